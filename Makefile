@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything lands in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+EXTRAS := sim,view,train,dev
+TINY_TASKS := button-press-topdown-v3 reach-v3 drawer-close-v3 door-close-v3 window-open-v3
+TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
+
+.PHONY: help demo test lint system browser reproduce-tiny clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+system:  ## software rendering for the simulator (OSMesa), through apt when root
+	@tools/install_system.sh libosmesa6 libegl1 libgl1
+
+browser:  ## headless Chromium, for the tests that open pages as a person would
+	@tools/install_system.sh chromium chromium-driver
+
+demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/report.html
+	$(BIN)/xwam demo
+
+test: system browser .venv/ready  ## the whole test suite
+	$(BIN)/python -m pytest
+
+reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (about 1.5 hours on 2 idle cores)
+	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 80 --out runs/tiny/data
+	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
+	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/checkpoint
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 20 --out runs/tiny/closed.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
+
+lint: .venv/ready  ## ruff and pyright
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
+
+clean:  ## remove what was built (never your data or runs)
+	rm -rf .venv build dist *.egg-info src/*.egg-info

@@ -1,0 +1,256 @@
+"""Every setting, as frozen dataclasses with strict JSON both ways.
+
+Architecture fields have no defaults: each number stands in a preset (presets.py) or beside a
+checkpoint (``config.json``). An unknown or missing key is refused, with a suggestion.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+NoiseDraw = Literal["asynchronous", "synchronous", "decoupled"]
+Mode = Literal["policy", "joint", "forward_dynamics"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The diffusion transformer: Wan's blocks, plus action, state and depth."""
+
+    num_views: int
+    latent_channels: int
+    patch_size: tuple[int, int, int]  # latent frames, rows, columns of one token
+    width: int
+    ffn_width: int
+    num_heads: int
+    num_blocks: int
+    num_depth_blocks: int  # copies of the last blocks; 0: no depth branch
+    sinusoid_width: int
+    text_width: int
+    text_length: int
+    state_width: int
+    action_width: int
+    actions_per_frame: int
+    frames_per_latent: int  # the VAE's stride in time
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads or (self.width // self.num_heads) % 2:
+            raise ValueError(
+                f"width={self.width}, num_heads={self.num_heads}: width must be num_heads times an even number."
+            )
+        if not 0 <= self.num_depth_blocks <= self.num_blocks:
+            raise ValueError(f"num_depth_blocks={self.num_depth_blocks} must be in 0..num_blocks={self.num_blocks}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """The video autoencoder: diffusers' ``AutoencoderKLWan`` with these numbers."""
+
+    base_width: int
+    decoder_base_width: int
+    latent_channels: int
+    width_multipliers: tuple[int, ...]
+    num_res_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text encoder: transformers' ``UMT5EncoderModel`` with these numbers."""
+
+    tokenizer: Literal["bytes", "sentencepiece"]
+    vocab_size: int
+    width: int
+    head_width: int
+    ffn_width: int
+    num_blocks: int
+    num_heads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """What a clip holds. Frame ``k`` is seen at action step ``k * actions_per_frame``."""
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    action_horizon: int
+    actions_per_frame: int
+    action_hz: float
+    crop: float  # share of the image kept by the crop of training (random) and inference (centre)
+
+    @property
+    def num_states(self) -> int:
+        """One state per frame."""
+        return self.num_frames
+
+    @property
+    def frame_hz(self) -> float:
+        """Frames per second of the imagined video."""
+        return self.action_hz / self.actions_per_frame
+
+    def __post_init__(self) -> None:
+        if self.num_frames % 4 != 1:
+            raise ValueError(f"num_frames={self.num_frames}: the VAE takes 1 + 4k frames (1, 5, 9, 13, …).")
+        if self.action_horizon != (self.num_frames - 1) * self.actions_per_frame:
+            raise ValueError(
+                f"action_horizon={self.action_horizon} must be (num_frames - 1) * actions_per_frame = "
+                f"{(self.num_frames - 1) * self.actions_per_frame}: actions end where the video ends."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """How training draws noise levels."""
+
+    draw: NoiseDraw
+    clean_action_ratio: float
+    shift: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiseConfig:
+    """How inference spends its steps."""
+
+    num_video_steps: int
+    num_action_steps: int
+    shift: float
+    guidance: float  # 1: the plain conditional pass
+
+    def __post_init__(self) -> None:
+        if not 0 < self.num_action_steps <= self.num_video_steps:
+            raise ValueError(
+                f"num_action_steps={self.num_action_steps} must be in 1..num_video_steps={self.num_video_steps}: "
+                "actions may finish before the video, never after it."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The training run."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    num_warmup_steps: int
+    max_gradient_norm: float
+    ema_decay: float
+    text_dropout: float
+    video_loss_weight: float
+    action_loss_weight: float
+    state_loss_weight: float
+    depth_loss_weight: float
+    seed: int
+    compile: bool
+    log_every: int
+    validate_every: int
+    save_every: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One whole system: what a preset names and what ``config.json`` of a checkpoint holds."""
+
+    name: str
+    view_names: tuple[str, ...]
+    modes: tuple[Mode, ...]  # what the checkpoint was trained to answer
+    model: ModelConfig
+    vae: VaeConfig
+    text: TextConfig
+    clip: ClipConfig
+    noise: NoiseConfig
+    denoise: DenoiseConfig
+    train: TrainConfig
+
+    def __post_init__(self) -> None:
+        pairs = [
+            ("model.num_views", self.model.num_views, "number of view_names", len(self.view_names)),
+            ("model.latent_channels", self.model.latent_channels, "vae.latent_channels", self.vae.latent_channels),
+            ("model.text_width", self.model.text_width, "text.width", self.text.width),
+            (
+                "model.actions_per_frame",
+                self.model.actions_per_frame,
+                "clip.actions_per_frame",
+                self.clip.actions_per_frame,
+            ),
+        ]
+        for left, left_value, right, right_value in pairs:
+            if left_value != right_value:
+                raise ValueError(f"{left}={left_value} must equal {right}={right_value}.")
+
+
+def to_json(settings: Any) -> str:
+    """A dataclass as JSON text, ending in a newline."""
+    return json.dumps(dataclasses.asdict(settings), indent=2) + "\n"
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """The inverse of to_json. Raises ValueError naming the key, what is allowed and what to do."""
+    return _build(cls, json.loads(text), cls.__name__)
+
+
+def load(cls: type[T], path: Path) -> T:
+    """Read a dataclass from a JSON file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path={path}: no such file; a {cls.__name__} in JSON is expected there.")
+    try:
+        return from_json(cls, path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def suggest(name: str, allowed: "typing.Iterable[str]") -> str:
+    """The end of an error message about a wrong name: the nearest right ones, then all of them."""
+    allowed = list(allowed)
+    near = difflib.get_close_matches(name, allowed, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"{hint}allowed: {', '.join(allowed)}."
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Turn parsed JSON into a value of type ``kind``, strictly."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, value, where)
+    if origin is Literal:
+        if value not in inner:
+            raise ValueError(f"{where}={value!r}: {suggest(str(value), map(str, inner))}")
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _build(next(k for k in inner if k is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}={value!r}: must be a list.")
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+        if len(kinds) != len(value):
+            raise ValueError(f"{where}={value!r}: must have {len(kinds)} entries.")
+        return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where}={value!r}: must be of type {kind.__name__}.")
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}={value!r}: must be an object with the keys of {kind.__name__}.")
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    for key in value:
+        if key not in fields:
+            raise ValueError(f"{where} has the unknown key {key!r}: {suggest(key, fields)}")
+    required = [
+        n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in value]
+    if missing:
+        raise ValueError(f"{where} lacks {', '.join(missing)}: add it.")
+    return kind(**{name: _build(hints[name], v, f"{where}.{name}") for name, v in value.items()})

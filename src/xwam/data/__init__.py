@@ -1,0 +1,1 @@
+"""Episodes on disk to clips: read, write, cut, augment, count."""

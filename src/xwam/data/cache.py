@@ -1,0 +1,255 @@
+"""Latents of all training clips, encoded once: training then reads no video and runs no VAE.
+
+A cache is a folder of safetensors shards, each with the latents of some clips (several augmented variants of each) and
+everything else that training needs of them; so the data set itself is not needed any more. ``facts.json`` says what it
+was made of. If any of that changes, the cache is refused (or rebuilt, when asked).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
+from xwam.data.clips import Clips
+from xwam.data.files import Recent, whole_file
+from xwam.encode import Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
+from xwam.records import Clip
+from xwam.robot.normalizer import Normalizer
+
+CLIPS_PER_SHARD = 64
+_FORMAT = 1  # counts up when the content of a shard changes
+
+
+class LatentBatch(NamedTuple):
+    """Clips as training wants them: latents, normalised states and actions, masks, and the words."""
+
+    video: Float[Tensor, "B C F V h w"]
+    depth: Float[Tensor, "B C F V h w"]
+    state: Float[Tensor, "B Ts Ds"]
+    action: Float[Tensor, "B Ta Da"]
+    video_mask: Bool[Tensor, "B F V"]
+    depth_mask: Bool[Tensor, "B F V"]
+    state_mask: Bool[Tensor, "B Ts Ds"]
+    action_mask: Bool[Tensor, "B Ta Da"]
+    instructions: list[str]
+
+
+def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) -> dict[str, Any]:
+    """Everything that changes the content of a cache, in JSON's own types."""
+    augmentation = [LARGEST_FACTOR, LARGEST_HUE] if num_variants else None
+    return {
+        "format": _FORMAT,
+        "data": clips.episodes.fingerprint,
+        "clip": dataclasses.asdict(clips.config),
+        "views": list(clips.view_names),
+        "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
+        "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],
+        "every": clips.every,
+        "num_clips": len(clips),
+        "num_variants": num_variants,
+        "augmentation": augmentation,
+        "seed": seed,
+        "vae": vae_hash,
+    }
+
+
+def build_cache(
+    folder: Path,
+    clips: Clips,
+    encoder: Encoder,
+    *,
+    vae_hash: str,
+    num_variants: int = 1,
+    seed: int = 0,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    rebuild: bool = False,
+    progress: bool = True,
+) -> None:
+    """Fill a cache; one that was interrupted is continued, a finished one is left alone.
+
+    ``num_variants``: random crops and colours of each clip; 0: one centre crop (validation). ``encoder`` maps images
+    ``B 3 T H W`` in [-1, 1] to latents and may use any device. Raises ValueError for a cache made of something else,
+    unless ``rebuild``.
+    """
+    if len(clips) == 0:
+        raise ValueError("num_clips=0: no episode is long enough for a clip; record more or shorten the clip.")
+    facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
+    path = folder / "facts.json"
+    if path.is_file() and (changed := _differences(json.loads(path.read_text()), facts)):
+        if not rebuild:
+            raise ValueError(f"cache={folder} was made of something else ({changed}): rebuild it or use a new folder.")
+        for old in [path, *folder.glob("latents-*.safetensors")]:
+            old.unlink()
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    missing = [shard for shard in range(_num_shards(facts)) if not _shard_path(folder, shard).is_file()]
+    wanted = [index for shard in missing for index in _clips_of(shard, len(clips))]
+    loader = DataLoader(_Variants(clips, wanted, num_variants, seed), batch_size=None, num_workers=num_workers)
+    loaded = iter(loader)
+    with tqdm(total=len(wanted), desc="latents", unit="clip", disable=not progress) as bar:
+        for shard in missing:
+            rows = (next(loaded) for _ in _clips_of(shard, len(clips)))
+            tensors, instructions = _encode_shard(rows, encoder, batch_size, bar)
+            with whole_file(_shard_path(folder, shard)) as temporary:
+                save_file(tensors, temporary, metadata={"instructions": json.dumps(instructions)})
+
+
+class LatentCache:
+    """Reads a finished cache; see build_cache. Files are memory-mapped: any number of processes share them."""
+
+    def __init__(self, folder: Path, normalizer: Normalizer) -> None:
+        """Raises FileNotFoundError or ValueError when there is no cache, or only part of one."""
+        path = folder / "facts.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"cache={folder}: no latent cache there; build it first.")
+        self.facts = json.loads(path.read_text())
+        self.folder, self.normalizer = folder, normalizer
+        self.num_variants = max(1, self.facts["num_variants"])
+        there = sum(_shard_path(folder, shard).is_file() for shard in range(_num_shards(self.facts)))
+        if there < _num_shards(self.facts):
+            raise ValueError(
+                f"cache={folder} has {there} of {_num_shards(self.facts)} files: build it again, it will continue."
+            )
+        self._open = Recent[Any](most=512)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything the latents were made of."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return self.facts["num_clips"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open files stay in their process."""
+        return self.__dict__ | {"_open": Recent[Any](most=512)}
+
+    def batch(self, indices: Int[np.ndarray, " B"], visit: int = 0) -> LatentBatch:
+        """These clips; ``visit`` (how often the data was gone through) picks the variant."""
+        rows = [self._row(int(index), visit % self.num_variants) for index in indices]
+        columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "instruction"}
+        layout, normalizer = self.normalizer.layout, self.normalizer
+        return LatentBatch(
+            video=columns["video"].float(),
+            depth=columns["depth"].float(),
+            state=torch.from_numpy(normalizer.normalize_state(columns["state"].numpy())),
+            action=torch.from_numpy(normalizer.normalize_action(columns["action"].numpy())),
+            video_mask=columns["video_mask"],
+            depth_mask=columns["depth_mask"],
+            state_mask=columns["state_mask"][..., None] & torch.from_numpy(layout.state_mask),
+            action_mask=columns["action_mask"][..., None] & torch.from_numpy(layout.action_mask),
+            instructions=[row["instruction"] for row in rows],
+        )
+
+    def instructions(self) -> list[str]:
+        """Every instruction that occurs, sorted: encode these prompts once."""
+        shards = range(_num_shards(self.facts))
+        return sorted({text for shard in shards for text in _instructions(self._file(shard))})
+
+    def _file(self, shard: int) -> Any:
+        return self._open.get(_shard_path(self.folder, shard), lambda path: safe_open(path, "pt"))
+
+    def _row(self, index: int, variant: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index}: the cache has {len(self)} clips.")
+        file, place = self._file(index // CLIPS_PER_SHARD), index % CLIPS_PER_SHARD
+        row: dict[str, Any] = {name: file.get_slice(name)[place, variant] for name in ("video", "depth")}
+        labels = ("state", "action", "video_mask", "depth_mask", "state_mask", "action_mask")
+        row |= {name: file.get_slice(name)[place] for name in labels}
+        return row | {"instruction": _instructions(file)[place]}
+
+
+class _Variants(Dataset):
+    """The variants of each clip (in worker processes): reading, cropping and colouring are the slow part on a GPU."""
+
+    def __init__(self, clips: Clips, wanted: list[int], num_variants: int, seed: int) -> None:
+        self.clips, self.wanted, self.num_variants, self.seed = clips, wanted, num_variants, seed
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, place: int) -> list[Clip]:
+        index, crop = self.wanted[place], self.clips.config.crop
+        clip = self.clips[index]
+        if self.num_variants == 0:
+            return [centre_crop(clip, crop=crop)]
+        draws = (np.random.default_rng((self.seed, index, variant)) for variant in range(self.num_variants))
+        return [augment(clip, generator, crop=crop) for generator in draws]
+
+
+def _encode_shard(
+    rows: Iterator[list[Clip]], encoder: Encoder, batch_size: int, bar: tqdm
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Latents (half precision) and labels of one shard's clips."""
+    video, depth, first = [], [], []
+    batch: list[Clip] = []
+    for variants in rows:
+        first.append(variants[0])
+        batch += variants
+        if len(batch) >= batch_size:
+            _encode(batch, encoder, video, depth)
+            batch = []
+        bar.update()
+    if batch:
+        _encode(batch, encoder, video, depth)
+    masks = [(latent_mask(c.video_mask), latent_mask(c.depth_mask)) for c in first]
+    return {
+        "video": torch.cat(video).unflatten(0, (len(first), -1)),
+        "depth": torch.cat(depth).unflatten(0, (len(first), -1)),
+        "state": torch.from_numpy(np.stack([c.state for c in first]).astype(np.float32)),
+        "action": torch.from_numpy(np.stack([c.action for c in first]).astype(np.float32)),
+        "video_mask": torch.stack([mask for mask, _ in masks]),
+        "depth_mask": torch.stack([mask for _, mask in masks]),
+        "state_mask": torch.from_numpy(np.stack([c.state_mask for c in first])),
+        "action_mask": torch.from_numpy(np.stack([c.action_mask for c in first])),
+    }, [c.instruction for c in first]
+
+
+@torch.no_grad()
+def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: list[Tensor]) -> None:
+    latents = encode_views(encoder, torch.stack([video_to_tensor(clip.video) for clip in batch])).cpu().half()
+    video.append(latents)
+    empty = torch.full((1,), -1.0)  # far away everywhere; masked
+    images = [
+        empty.expand(len(clip.video), 3, *clip.video.shape[1:4])
+        if clip.depth is None
+        else depth_to_tensor(clip.depth, clip.cameras)
+        for clip in batch
+    ]
+    depth.append(encode_views(encoder, torch.stack(images)).cpu().half())
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    names = [name for name in old.keys() | new.keys() if old.get(name) != json.loads(json.dumps(new.get(name)))]
+    return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(names))
+
+
+def _instructions(file: Any) -> list[str]:
+    return json.loads(file.metadata()["instructions"])
+
+
+def _num_shards(facts: dict[str, Any]) -> int:
+    return -(-facts["num_clips"] // CLIPS_PER_SHARD)
+
+
+def _clips_of(shard: int, num_clips: int) -> range:
+    return range(shard * CLIPS_PER_SHARD, min((shard + 1) * CLIPS_PER_SHARD, num_clips))
+
+
+def _shard_path(folder: Path, shard: int) -> Path:
+    return folder / f"latents-{shard:05d}.safetensors"

@@ -1,0 +1,129 @@
+"""Cut episodes into training clips: frames ``s, s + k, s + 2k, ..`` and the actions ``s, s + 1, ..`` between them.
+
+A clip may start at any step. What lies after the episode's end is filled (last frame and state again, zero action) and
+masked: it never trains.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from xwam.config import ClipConfig
+from xwam.data.episodes import Episodes, camera_named
+from xwam.images import resize, resize_nearest, to_bytes
+from xwam.records import Clip
+
+Split = Literal["train", "validation", "all"]
+VALIDATION_SHARE = 0.1  # of the episodes are held out
+
+
+def split_episodes(num_episodes: int, validation_share: float = VALIDATION_SHARE) -> tuple[list[int], list[int]]:
+    """Training and validation episodes: whole ones, by a fixed shuffle; at least one held out unless the share is 0."""
+    if not 0 <= validation_share < 1:
+        raise ValueError(f"validation_share={validation_share}: must be at least 0 and below 1.")
+    shuffled = sorted(range(num_episodes), key=lambda i: zlib.crc32(f"episode {i}".encode()))
+    held_out = round(num_episodes * validation_share)
+    if validation_share > 0:
+        held_out = min(max(1, held_out), num_episodes - 1)
+    return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+
+
+class Clips:
+    """All clips of some episodes: ``clips[i]`` reads one, uncropped, at the size of the settings."""
+
+    def __init__(
+        self,
+        episodes: Episodes,
+        config: ClipConfig,
+        view_names: Sequence[str],
+        *,
+        split: Split = "train",
+        validation_share: float = VALIDATION_SHARE,
+        padded: bool = True,
+        every: int = 1,
+    ) -> None:
+        """``padded=False``: only clips that end in the episode. ``every``: a clip begins at each such step.
+
+        Raises ValueError when rates or cameras do not fit.
+        """
+        if abs(episodes.action_hz - config.action_hz) > 0.01 * config.action_hz:
+            raise ValueError(
+                f"action_hz={episodes.action_hz:g} of the data set: the settings say {config.action_hz:g}; "
+                "actions of another rate mean something else. Change clip.action_hz or resample the data set."
+            )
+        self.episodes, self.config, self.view_names = episodes, config, tuple(view_names)
+        self.cameras = tuple(
+            camera_named(episodes.cameras, name).resized(config.width_px, config.height_px) for name in view_names
+        )
+        train, validation = split_episodes(episodes.num_episodes, validation_share)
+        self.numbers = {"train": train, "validation": validation, "all": sorted(train + validation)}[split]
+        span = 0 if padded else config.action_horizon
+        starts = [max(0, episodes.length(number) - span) for number in self.numbers]
+        self.every = every
+        self._ends = np.cumsum([-(-count // every) for count in starts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.at(*self.locate(index))
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The episode and the first step of a clip."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index={index}: there are {len(self)} clips.")
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        before = int(self._ends[place - 1]) if place else 0
+        return self.numbers[place], (index - before) * self.every
+
+    def at(self, episode: int, start: int) -> Clip:
+        """The clip that begins at this step of this episode."""
+        info, config = self.episodes.info(episode), self.config
+        frames, is_real = self._steps(start, info.length)
+        actions = start + np.arange(config.action_horizon)
+        acts = actions < len(info.action)
+        depth, has_depth = self._depth(episode, frames)
+        video_mask = np.broadcast_to(is_real, (len(self.view_names), len(frames))).copy()
+        return Clip(
+            video=to_bytes(self.images(episode, start)),
+            depth=depth,
+            state=info.state[frames],
+            action=np.where(acts[:, None], info.action[np.minimum(actions, len(info.action) - 1)], 0),
+            video_mask=video_mask,
+            depth_mask=video_mask & has_depth[:, None],
+            state_mask=is_real,
+            action_mask=acts,
+            instruction=info.instruction,
+            cameras=self.cameras,
+        )
+
+    def images(self, episode: int, start: int) -> Float32[np.ndarray, "V T H W 3"]:
+        """The clip's images in 0..255, resized and not yet rounded."""
+        frames, _ = self._steps(start, self.episodes.length(episode))
+        config = self.config
+        views = [self.episodes.frames(episode, name, frames) for name in self.view_names]
+        return np.stack([resize(view, config.height_px, config.width_px) for view in views])
+
+    def _steps(self, start: int, length: int) -> tuple[Int[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+        """The step of each frame (the last one again after the end), and which are real."""
+        if not 0 <= start < length:
+            raise ValueError(f"start={start}: the episode has steps 0..{length - 1}.")
+        steps = start + np.arange(self.config.num_frames) * self.config.actions_per_frame
+        return np.minimum(steps, length - 1), steps < length
+
+    def _depth(
+        self, episode: int, frames: Int[np.ndarray, " T"]
+    ) -> tuple[Float32[np.ndarray, "V T H W"] | None, Bool[np.ndarray, " V"]]:
+        """Metres of every view (zeros for a camera without depth), and which views have depth."""
+        config = self.config
+        depth = np.zeros((len(self.view_names), len(frames), config.height_px, config.width_px), np.float32)
+        has_depth = np.zeros(len(self.view_names), dtype=bool)
+        for view, name in enumerate(self.view_names):
+            metres = self.episodes.depth(episode, name, frames)
+            if metres is not None:
+                has_depth[view] = True
+                depth[view] = resize_nearest(metres, config.height_px, config.width_px)
+        return (depth if has_depth.any() else None), has_depth

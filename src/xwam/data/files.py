@@ -1,0 +1,58 @@
+"""Files: written whole or not at all, remembered a while, and known by a fingerprint."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+TAIL_BYTES = 65536  # mp4 and parquet keep their index, which depends on all content, at the end
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; renamed to ``path`` at the end, removed if anything fails.
+
+    The temporary name ends in ``.tmp``, so no reader that looks for ``*.parquet`` or ``*.mp4`` takes it for a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(root: Path, paths: Iterable[Path], *facts: object) -> str:
+    """Short hash of each file's name, size and end, and of further facts (through repr)."""
+    found = hashlib.sha256(repr(facts).encode())
+    for path in sorted(paths):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - TAIL_BYTES))
+            found.update(f"{path.relative_to(root)} {size} ".encode() + file.read())
+    return found.hexdigest()[:16]
+
+
+class Recent(Generic[T]):
+    """What was read lately, by path; the oldest is dropped when there are too many."""
+
+    def __init__(self, most: int = 256) -> None:
+        self._most, self._kept = most, OrderedDict[Path, T]()
+
+    def get(self, path: Path, read: Callable[[Path], T]) -> T:
+        """The content of a file, read now or lately. Raises FileNotFoundError when it is missing."""
+        if path not in self._kept:
+            if not path.is_file():
+                raise FileNotFoundError(f"path={path}: no such file; copy the data set again.")
+            self._kept[path] = read(path)
+            if len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(path)
+        return self._kept[path]

@@ -1,0 +1,1 @@
+"""Noise levels, losses, solvers and the asynchronous loop. Knows no network."""

@@ -1,0 +1,100 @@
+"""What training minimises: one number per modality (X-WAM, arXiv 2604.26694).
+
+Every loss is a mean of squared errors over the elements that count, in the whole batch at once:
+
+- ``video``   velocity, latent frames 1.. (frame 0 is given), where ``video_mask`` is True;
+- ``action``  velocity, where ``action_mask`` is True, samples whose actions are noisy (level > 0);
+- ``state``   velocity, states 1.. (state 0 is given), where ``state_mask`` is True, samples with a noisy action level;
+- ``depth``   clean depth latents, all latent frames, where ``depth_mask`` is True. Absent without a depth branch.
+
+A loss with nothing to count is 0, with zero gradients. Padded steps, unused slots and missing depth never count.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from xwam.denoise.noise import NoiseLevels, Noisy
+from xwam.encode import Batch
+
+
+@runtime_checkable
+class Predicted(Protocol):
+    """What the network answers: velocities, and the clean depth latents or None."""
+
+    @property
+    def video(self) -> Tensor:  # noqa: D102
+        ...
+
+    @property
+    def depth(self) -> Tensor | None:  # noqa: D102
+        ...
+
+    @property
+    def state(self) -> Tensor:  # noqa: D102
+        ...
+
+    @property
+    def action(self) -> Tensor:  # noqa: D102
+        ...
+
+
+@runtime_checkable
+class Drawn(Protocol):
+    """What was random in the step: the levels, and the noise that was mixed in."""
+
+    @property
+    def levels(self) -> NoiseLevels:  # noqa: D102
+        ...
+
+    @property
+    def noise(self) -> Noisy:  # noqa: D102
+        ...
+
+
+class Term(NamedTuple):
+    """A loss before its division: several processes add up both numbers to get the loss of the global batch."""
+
+    sum: Float[Tensor, ""]
+    count: Float[Tensor, ""]
+
+
+def masked_losses(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Float[Tensor, ""]]:
+    """The loss of every modality, unweighted."""
+    return {name: term.sum / term.count.clamp(min=1) for name, term in loss_terms(predicted, batch, drawn).items()}
+
+
+def loss_terms(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Term]:
+    """Sum and number of the squared errors that count, by modality."""
+    noise = drawn.noise
+    is_noisy = (drawn.levels.action > 0)[:, None, None]
+    video_mask = batch.video_mask[:, None, 1:, :, None, None]
+    terms = {
+        "video": _term(predicted.video[:, :, 1:], (noise.video - batch.video)[:, :, 1:], video_mask),
+        "state": _term(
+            predicted.state[:, 1:], (noise.state - batch.state)[:, 1:], (batch.state_mask & is_noisy)[:, 1:]
+        ),
+        "action": _term(predicted.action, noise.action - batch.action, batch.action_mask & is_noisy),
+    }
+    if predicted.depth is not None:
+        terms["depth"] = _term(predicted.depth, batch.depth, batch.depth_mask[:, None, :, :, None, None])
+    return terms
+
+
+def weighted_sum(losses: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, float]) -> Float[Tensor, ""]:
+    """The number to minimise. Raises ValueError unless every loss has a weight and every weight a loss."""
+    if set(losses) != set(weights):
+        raise ValueError(
+            f"losses={sorted(losses)}, weights={sorted(weights)}: the names must be the same; "
+            "a model without a depth branch has no depth loss, so give no weight for it."
+        )
+    return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _term(predicted: Float[Tensor, "*all"], target: Float[Tensor, "*all"], mask: Bool[Tensor, "..."]) -> Term:
+    # Selected before squaring, not multiplied by the mask: what does not count may be anything, even inf.
+    error = torch.where(mask, predicted.float() - target.float(), 0.0)
+    return Term(sum=error.square().sum(), count=mask.expand(error.shape).sum().to(error.dtype))

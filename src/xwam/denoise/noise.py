@@ -1,0 +1,122 @@
+"""Noise levels: how much noise each modality carries, in training and at inference.
+
+A level ``sigma`` is in [0, 1]: 0 is clean data, 1 is pure noise. Data and noise are joined by a straight line, and
+the network predicts its direction::
+
+    noisy    = (1 - sigma) * clean + sigma * noise
+    velocity = noise - clean
+    shift(s) = a s / (1 + (a - 1) s)          pushes levels towards noise; a = 5 (X-WAM, arXiv 2604.26694)
+
+Video and actions have levels of their own, so the robot's actions can be finished while the video is still noise.
+The state always shares the action's level.
+"""
+
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from xwam.config import NoiseConfig, suggest
+
+Level = TypeVar("Level", float, np.ndarray, Tensor)
+
+
+class NoiseLevels(NamedTuple):
+    """One level per sample, each in [0, 1]; the state shares the action's."""
+
+    video: Float[Tensor, " B"]
+    action: Float[Tensor, " B"]
+
+
+class Noisy(NamedTuple):
+    """What the network reads: latents, normalised states and actions, each somewhere between clean and noise."""
+
+    video: Float[Tensor, "B C F V h w"]
+    state: Float[Tensor, "B Ts Ds"]
+    action: Float[Tensor, "B Ta Da"]
+
+
+class Given(NamedTuple):
+    """How many leading latent frames, states and actions are known: they are clean, whatever the levels say.
+
+    ``actions`` may differ from sample to sample (a robot still playing its last chunk knows its next actions).
+    """
+
+    frames: int = 1
+    states: int = 1
+    actions: int | Int[Tensor, " B"] = 0
+
+
+class Velocity(NamedTuple):
+    """What the network answers. ``depth`` is no velocity but the clean depth latents; None where not asked for."""
+
+    video: Float[Tensor, "B C F V h w"] | None
+    depth: Float[Tensor, "B C F V h w"] | None
+    state: Float[Tensor, "B Ts Ds"]
+    action: Float[Tensor, "B Ta Da"]
+
+
+def shift(sigma: Level, amount: float) -> Level:
+    """Push levels towards 1 (``amount`` > 1); 0 and 1 stay where they are."""
+    return amount * sigma / (1 + (amount - 1) * sigma)
+
+
+def add_noise(
+    clean: Float[Tensor, "B *rest"], noise: Float[Tensor, "B *rest"], sigma: Float[Tensor, " B"]
+) -> Float[Tensor, "B *rest"]:
+    """Place each sample at its level on the line from data to noise."""
+    sigma = sigma.to(clean.dtype).view(-1, *[1] * (clean.ndim - 1))
+    return (1 - sigma) * clean + sigma * noise
+
+
+def keep_given(noisy: Noisy, clean: Noisy, given: Given) -> Noisy:
+    """``noisy`` with its given part (leading frames, states, actions) taken from ``clean``."""
+    step = torch.arange(noisy.action.shape[1], device=noisy.action.device)
+    count = given.actions[:, None] if isinstance(given.actions, Tensor) else given.actions
+    is_given: Bool[Tensor, "_ Ta 1"] = (step < count).view(-1, len(step), 1)
+    return Noisy(
+        video=torch.cat([clean.video[:, :, : given.frames], noisy.video[:, :, given.frames :]], dim=2),
+        state=torch.cat([clean.state[:, : given.states], noisy.state[:, given.states :]], dim=1),
+        action=torch.where(is_given, clean.action, noisy.action),
+    )
+
+
+def draw_levels(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:
+    """Draw the levels of one training batch, on the generator's device.
+
+    ``asynchronous`` is X-WAM's Asynchronous Noise Sampling: the levels that inference visits and no others, so the
+    video is never cleaner than the actions. ``synchronous`` (one level for both) and ``decoupled`` (two independent
+    levels) are the alternatives that the paper compares.
+    """
+    if config.draw not in _DRAWS:
+        raise ValueError(f"draw={config.draw!r}: {suggest(config.draw, _DRAWS)}")
+    levels = _DRAWS[config.draw](batch_size, config, generator)
+    return NoiseLevels(*(shift(level, config.shift) for level in levels))
+
+
+def _asynchronous(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:
+    level = _uniform(batch_size, generator)
+    beta = _uniform(batch_size, generator) ** (1 / 1.5)  # Beta(1.5, 1) by inversion
+    actions_are_clean = _uniform(batch_size, generator) < config.clean_action_ratio
+    return NoiseLevels(
+        video=torch.where(actions_are_clean, level, level + (1 - level) * beta),
+        action=torch.where(actions_are_clean, 0.0, level),
+    )
+
+
+def _synchronous(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:
+    level = _uniform(batch_size, generator)
+    return NoiseLevels(video=level, action=level)
+
+
+def _decoupled(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:
+    return NoiseLevels(video=_uniform(batch_size, generator), action=_uniform(batch_size, generator))
+
+
+def _uniform(batch_size: int, generator: torch.Generator) -> Float[Tensor, " B"]:
+    return torch.rand(batch_size, generator=generator, device=generator.device)
+
+
+_DRAWS = {"asynchronous": _asynchronous, "synchronous": _synchronous, "decoupled": _decoupled}

@@ -1,0 +1,209 @@
+"""Physical units <-> model tensors: the one path of training and of the policy.
+
+In: records (uint8 images, metres, the Layout's units). Out: float tensors (images in [-1, 1], normalised
+states and actions), and back. Images become latents through a VAE that is passed in; this room knows no network.
+
+Depth travels as an image: with ``n, f`` the camera's near and far distance, a depth ``z`` becomes
+``2 (1/z - 1/f) / (1/n - 1/f) - 1``, so near is 1 and far is -1 (inverse depth: fine where the hand works).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Shaped, UInt8
+from torch import Tensor
+
+from xwam.config import ClipConfig, suggest
+from xwam.images import centre_window, resize_and_centre_crop
+from xwam.records import Camera, Clip, Observation
+from xwam.robot.layout import Layout
+from xwam.robot.normalizer import Normalizer
+
+FAR_MARGIN = 0.02  # depth images within this of -1 mean "far away or unknown": no point is made of them
+FRAMES_PER_LATENT = 4  # the VAE's stride in time
+
+Encoder = Callable[[Tensor], Tensor]
+"""Maps images ``B 3 T H W`` in [-1, 1] to latents ``B C F h w``."""
+
+
+class Pixels(NamedTuple):
+    """A batch of clips before the VAE: images in [-1, 1], states and actions normalised, masks True where real."""
+
+    video: Float[Tensor, "B V 3 T H W"]
+    depth: Float[Tensor, "B V 3 T H W"]
+    state: Float[Tensor, "B Ts Ds"]
+    action: Float[Tensor, "B Ta Da"]
+    video_mask: Bool[Tensor, "B F V"]
+    depth_mask: Bool[Tensor, "B F V"]
+    state_mask: Bool[Tensor, "B Ts Ds"]
+    action_mask: Bool[Tensor, "B Ta Da"]
+
+
+class Batch(NamedTuple):
+    """What a training step eats: as Pixels, with latents in place of images and the encoded prompt."""
+
+    video: Float[Tensor, "B C F V h w"]
+    depth: Float[Tensor, "B C F V h w"]
+    state: Float[Tensor, "B Ts Ds"]
+    action: Float[Tensor, "B Ta Da"]
+    video_mask: Bool[Tensor, "B F V"]
+    depth_mask: Bool[Tensor, "B F V"]
+    state_mask: Bool[Tensor, "B Ts Ds"]
+    action_mask: Bool[Tensor, "B Ta Da"]
+    prompt: Float[Tensor, "B P Dt"]
+
+
+# --- images and depth -------------------------------------------------------------------------------------------
+
+
+def depth_to_image(depth_m: Float[np.ndarray, "*any"], near_m: float, far_m: float) -> Float[np.ndarray, "*any"]:
+    """Metres to [-1, 1] (inverse depth). Unknown (0) and beyond ``far_m`` give -1; nearer than ``near_m`` gives 1."""
+    known = np.where(depth_m > 0, depth_m, far_m)
+    inverse = 1 / np.clip(known, near_m, far_m)
+    return (2 * (inverse - 1 / far_m) / (1 / near_m - 1 / far_m) - 1).astype(np.float32)
+
+
+def image_to_depth(image: Float[np.ndarray, "*any"], near_m: float, far_m: float) -> Float[np.ndarray, "*any"]:
+    """The inverse of depth_to_image, in metres; 0 (unknown) where the image says far away."""
+    inverse = (np.clip(image, -1, 1).astype(np.float64) + 1) / 2 * (1 / near_m - 1 / far_m) + 1 / far_m
+    return np.where(image <= -1 + FAR_MARGIN, 0.0, 1 / inverse).astype(np.float32)
+
+
+def video_to_tensor(video: UInt8[np.ndarray, "*views T H W 3"]) -> Float[Tensor, "*views 3 T H W"]:
+    """Bytes to [-1, 1], channels before time."""
+    return torch.from_numpy(np.ascontiguousarray(video)).movedim(-1, -4).float() / 127.5 - 1
+
+
+def tensor_to_video(video: Float[Tensor, "*views 3 T H W"]) -> UInt8[np.ndarray, "*views T H W 3"]:
+    """The inverse of video_to_tensor; values outside [-1, 1] are clipped."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().byte().movedim(-4, -1).cpu().numpy()
+
+
+def depth_to_tensor(depth_m: Float[np.ndarray, "V T H W"], cameras: Sequence[Camera]) -> Float[Tensor, "V 3 T H W"]:
+    """Metres to three equal channels in [-1, 1], each view with its own camera's range."""
+    images = [depth_to_image(view, c.near_m, c.far_m) for view, c in zip(depth_m, cameras, strict=True)]
+    return torch.from_numpy(np.stack(images))[:, None].expand(-1, 3, -1, -1, -1)
+
+
+def tensor_to_depth(depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera]) -> Float[np.ndarray, "V T H W"]:
+    """The inverse of depth_to_tensor (mean over the channels), in metres, 0 where far away."""
+    images = depth.float().mean(dim=1).cpu().numpy()
+    return np.stack([image_to_depth(view, c.near_m, c.far_m) for view, c in zip(images, cameras, strict=True)])
+
+
+# --- clips (training) -------------------------------------------------------------------------------------------
+
+
+def latent_mask(mask: Bool[np.ndarray, "V T"]) -> Bool[Tensor, "F V"]:
+    """A latent frame counts when every video frame in it is real. Latent 0 is frame 0, latent f the next four."""
+    first, rest = mask[:, :1], mask[:, 1:]
+    groups = rest.reshape(len(mask), -1, FRAMES_PER_LATENT).all(axis=-1)
+    return torch.from_numpy(np.concatenate([first, groups], axis=1).T.copy())
+
+
+def encode_clips(clips: Sequence[Clip], normalizer: Normalizer) -> Pixels:
+    """Clips of equal sizes to a batch. A clip without depth gives zeros and a False depth mask."""
+    layout = normalizer.layout
+    rows = []
+    for clip in clips:
+        video = video_to_tensor(clip.video)
+        depth, depth_mask = torch.zeros_like(video), np.zeros_like(clip.video_mask)
+        if clip.depth is not None:
+            depth, depth_mask = depth_to_tensor(clip.depth, clip.cameras), clip.depth_mask
+        rows.append(
+            Pixels(
+                video=video,
+                depth=depth,
+                state=torch.from_numpy(normalizer.normalize_state(clip.state)),
+                action=torch.from_numpy(normalizer.normalize_action(clip.action)),
+                video_mask=latent_mask(clip.video_mask),
+                depth_mask=latent_mask(depth_mask),
+                state_mask=torch.from_numpy(clip.state_mask[:, None] & layout.state_mask),
+                action_mask=torch.from_numpy(clip.action_mask[:, None] & layout.action_mask),
+            )
+        )
+    return Pixels(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def encode_views(encoder: Encoder, video: Float[Tensor, "B V 3 T H W"]) -> Float[Tensor, "B C F V h w"]:
+    """All views of all samples through the VAE in one batch."""
+    batch_size, num_views = video.shape[:2]
+    return encoder(video.flatten(0, 1)).unflatten(0, (batch_size, num_views)).movedim(1, 3)
+
+
+def decode_views(
+    decoder: Callable[[Tensor], Tensor], latents: Float[Tensor, "B C F V h w"]
+) -> Float[Tensor, "B V 3 T H W"]:
+    """The inverse of encode_views, one view at a time: memory stays that of one view."""
+    return torch.stack([decoder(latents[:, :, :, view]) for view in range(latents.shape[3])], dim=1)
+
+
+# --- observations (the policy) ----------------------------------------------------------------------------------
+
+
+def check_observation(observation: Observation, view_names: Sequence[str], layout: Layout) -> None:
+    """Refuse what the model cannot see: missing cameras, wrong image types, states that are not numbers."""
+    for name in view_names:
+        if name not in observation.images:
+            raise ValueError(f"camera={name!r} is missing from the observation: {suggest(name, observation.images)}")
+        image = observation.images[name]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(
+                f"image of camera {name!r} has dtype={image.dtype}, shape={image.shape}: must be uint8 H W 3 (RGB)."
+            )
+    if observation.state.ndim != 1:
+        raise ValueError(f"state has shape {observation.state.shape}: must be one vector of {layout.state_width}.")
+    layout.check_state(observation.state)
+    if not observation.instruction.strip():
+        raise ValueError(f"instruction={observation.instruction!r}: say in words what the robot should do.")
+
+
+def encode_observation(
+    observation: Observation, view_names: Sequence[str], clip: ClipConfig, normalizer: Normalizer
+) -> tuple[Float[Tensor, "V 3 1 H W"], Float[Tensor, " Ds"]]:
+    """One image per view (resized, centre-cropped as training expects) and the state, normalised."""
+    check_observation(observation, view_names, normalizer.layout)
+    images = [
+        resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
+        for name in view_names
+    ]
+    state = normalizer.normalize_state(observation.state)
+    return video_to_tensor(np.stack(images)[:, None]), torch.from_numpy(state)
+
+
+def cameras_seen(
+    observation: Observation, view_names: Sequence[str], clip: ClipConfig, known: Mapping[str, Camera]
+) -> tuple[Camera, ...]:
+    """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike."""
+    seen = []
+    for name in view_names:
+        camera = observation.cameras.get(name) or known.get(name)
+        if camera is None:
+            camera = Camera(name=name, width=clip.width_px, height=clip.height_px)
+        seen.append(centre_cropped(camera, clip))
+    return tuple(seen)
+
+
+def centre_cropped(camera: Camera, clip: ClipConfig) -> Camera:
+    """A camera after resize, centre crop and resize back: the path of ``resize_and_centre_crop``."""
+    window = centre_window(clip.height_px, clip.width_px, clip.crop)
+    resized = camera.resized(clip.width_px, clip.height_px)
+    cropped = resized.cropped(window.left, window.top, window.width, window.height)
+    return cropped.resized(clip.width_px, clip.height_px)
+
+
+def to_robot_units(
+    state: Float[Tensor, "Ts Ds"], action: Float[Tensor, "Ta Da"], normalizer: Normalizer
+) -> tuple[Shaped[np.ndarray, "Ts Ds"], Shaped[np.ndarray, "Ta Da"]]:
+    """Normalised states and actions back to the Layout's units; quaternions are made unit again, ``w >= 0``."""
+    states = normalizer.denormalize_state(state.float().cpu().numpy())
+    start = 0
+    for part in normalizer.layout.state:
+        if part.kind == "quat_wxyz" and part.is_used:
+            quat = states[:, start : start + 4]
+            quat = quat / np.maximum(np.linalg.norm(quat, axis=-1, keepdims=True), 1e-8)
+            states[:, start : start + 4] = np.where(quat[:, :1] < 0, -quat, quat)
+        start += part.size
+    return states, normalizer.denormalize_action(action.float().cpu().numpy())

@@ -1,0 +1,1 @@
+"""Numbers: images, depth, point clouds, actions, success."""

@@ -1,0 +1,222 @@
+"""Closed loop: does the robot do it? Success over many unseen placements, with honest intervals.
+
+Several simulators run in their own processes and share one batched policy. Every finished episode is written at
+once, so an interrupted evaluation continues where it stopped.
+"""
+
+import json
+import multiprocessing
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from xwam.evaluate.metrics import wilson_interval
+from xwam.policy import Policy
+from xwam.records import Observation
+from xwam.sim.env import Env
+
+UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoopConfig:
+    """What is evaluated, and how the chunks are played."""
+
+    tasks: tuple[str, ...]
+    num_episodes: int
+    seed: int
+    replan_every: int  # actions played of each chunk
+    max_steps: int  # actions per episode
+    num_envs: int
+    is_blind: bool = False  # baseline: the policy sees grey images
+    is_random: bool = False  # baseline: uniform actions within the statistics' bounds
+
+    def __post_init__(self) -> None:
+        for name in ("num_episodes", "replan_every", "max_steps", "num_envs"):
+            if vars(self)[name] < 1:
+                raise ValueError(f"{name}={vars(self)[name]}: must be 1 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeResult:
+    """One episode, played once."""
+
+    task: str
+    seed: int
+    success: bool
+    num_steps: int
+    action_seconds: float  # median time from observation to actions
+
+
+def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
+    """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall."""
+    settings = json.loads(json.dumps(asdict(config)))
+    done = _load_finished(out, settings)
+    seeds = [UNSEEN + config.seed * 10_000 + episode for episode in range(config.num_episodes)]
+    waiting = deque((t, s) for s in seeds for t in config.tasks if (t, s) not in done)
+    bar = tqdm(total=len(seeds) * len(config.tasks), initial=len(done), desc="evaluate", unit="episode")
+    workers = _start_workers(min(config.num_envs, len(waiting)), config, policy)
+    try:
+        for result in _play(policy, config, workers, waiting):
+            done[result.task, result.seed] = result
+            bar.update()
+            bar.set_postfix_str(f"success {np.mean([r.success for r in done.values()]):.0%}")
+            _write(out, settings, list(done.values()))
+    finally:
+        bar.close()
+        for connection, process in workers:
+            connection.close()
+            process.join(timeout=5)
+            process.terminate()
+    return _write(out, settings, list(done.values()))
+
+
+def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: deque):
+    """Hand out episodes, batch the observations that are ready, send the actions back; yields finished episodes."""
+    running: dict[Connection, dict[str, Any]] = {}
+    for connection, _ in workers:
+        _next_episode(connection, waiting, running)
+    while running:
+        ready = [c for c in wait(list(running)) if isinstance(c, Connection)]
+        asking: list[tuple[Connection, Observation]] = []
+        for connection in ready:
+            observation, success, num_steps, is_over = connection.recv()
+            if not is_over:
+                asking.append((connection, observation))
+                continue
+            episode = running.pop(connection)
+            times = episode["seconds"]
+            yield EpisodeResult(
+                task=episode["task"],
+                seed=episode["seed"],
+                success=success,
+                num_steps=num_steps,
+                action_seconds=float(np.median(times)) if times else 0.0,
+            )
+            _next_episode(connection, waiting, running)
+        if asking:
+            _answer(policy, config, asking, running)
+
+
+def _answer(policy: Policy, config: ClosedLoopConfig, asking: list, running: dict) -> None:
+    """One batched policy call for all robots that wait for actions."""
+    observations = [observation for _, observation in asking]
+    seeds = [running[c]["seed"] * 1000 + len(running[c]["seconds"]) for c, _ in asking]
+    if config.is_random:
+        actions = [_random_chunk(policy, seed) for seed in seeds]
+        seconds = 0.0
+    else:
+        if config.is_blind:
+            observations = [_blinded(observation) for observation in observations]
+        answers = next(policy.predict_batch(observations, seeds=seeds, actions_only=True))
+        actions = [answer.action for answer in answers]
+        seconds = sum(answers[0].seconds.values())
+    for (connection, _), chunk in zip(asking, actions, strict=True):
+        running[connection]["seconds"].append(seconds)
+        connection.send(("play", chunk[: config.replan_every]))
+
+
+def _blinded(observation: Observation) -> Observation:
+    return replace(observation, images={k: np.full_like(v, 127) for k, v in observation.images.items()})
+
+
+def _random_chunk(policy: Policy, seed: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    clip, width = policy.config.clip, policy.layout.action_width
+    noise = generator.uniform(-1, 1, (clip.action_horizon, width)).astype(np.float32)
+    return policy.normalizer.denormalize_action(noise)
+
+
+def _next_episode(connection: Connection, waiting: deque, running: dict) -> None:
+    if waiting:
+        task, seed = waiting.popleft()
+        running[connection] = {"task": task, "seed": seed, "seconds": []}
+        connection.send(("reset", (task, seed)))
+
+
+def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list:
+    context = multiprocessing.get_context("spawn")
+    clip = policy.config.clip
+    workers = []
+    for _ in range(count):
+        here, there = context.Pipe()
+        arguments = (there, clip.width_px, clip.height_px, config.max_steps)
+        process = context.Process(target=_simulate, args=arguments, daemon=True)
+        process.start()
+        there.close()
+        workers.append((here, process))
+    return workers
+
+
+def _simulate(connection: Connection, width_px: int, height_px: int, max_steps: int) -> None:
+    """A worker: its own simulator; answers ``reset`` and ``play`` with (observation, success, steps, is_over)."""
+    from xwam.sim.metaworld import make_metaworld
+
+    opened: dict[str, Env] = {}
+    steps = 0
+    try:
+        while True:
+            word, value = connection.recv()
+            if word == "reset":
+                task, seed = value
+                if task not in opened:
+                    opened = {task: make_metaworld(task, width_px=width_px, height_px=height_px)}
+                env = opened[task]
+                env.reset(seed)
+                steps = 0
+            else:
+                (env,) = opened.values()
+                for action in value:
+                    env.step(action)
+                    steps += 1
+                    if env.success or steps >= max_steps:
+                        break
+            is_over = steps >= max_steps or env.success
+            connection.send((None if is_over else env.observe(), bool(env.success), steps, is_over))
+    except (EOFError, KeyboardInterrupt, BrokenPipeError):
+        return
+
+
+def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success rates with 95 % Wilson intervals, per task and over all episodes, and action latency."""
+
+    def rate(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
+        wins = sum(r.success for r in rows)
+        low, high = wilson_interval(wins, len(rows))
+        return {"success": wins / len(rows), "low": low, "high": high, "episodes": len(rows)}
+
+    tasks = sorted({r.task for r in results})
+    per_task = {task: rate([r for r in results if r.task == task]) for task in tasks}
+    return {
+        "mean_success": float(np.mean([row["success"] for row in per_task.values()])),
+        "overall": rate(results),
+        "tasks": per_task,
+        "action_seconds_median": float(np.median([r.action_seconds for r in results])),
+    }
+
+
+def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int], EpisodeResult]:
+    if not out.is_file():
+        return {}
+    stored = json.loads(out.read_text())
+    if {k: v for k, v in stored["settings"].items() if k not in ("num_envs", "num_episodes", "tasks")} != {
+        k: v for k, v in settings.items() if k not in ("num_envs", "num_episodes", "tasks")
+    }:
+        raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")
+    results = [EpisodeResult(**row) for row in stored["episodes"]]
+    return {(r.task, r.seed): r for r in results}
+
+
+def _write(out: Path, settings: dict[str, Any], results: list[EpisodeResult]) -> dict[str, Any]:
+    report = {"settings": settings, **summarize(results), "episodes": [asdict(r) for r in results]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".tmp-{out.name}")
+    temporary.write_text(json.dumps(report, indent=1) + "\n")
+    temporary.rename(out)
+    return report

@@ -1,0 +1,160 @@
+"""Numbers for geometry: point clouds, agreement between views, paths of the hand. Metres, base frame.
+
+Clouds come in as ``N 3`` arrays (``xwam.view.points`` makes them). Large clouds are sampled with a fixed seed, so
+the same clouds always give the same number.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial import KDTree
+
+from xwam.evaluate.metrics import check_same_shape
+from xwam.records import Camera
+from xwam.robot.layout import Layout
+from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
+
+MAX_POINTS = 20_000  # points of each cloud that enter a comparison
+F_THRESHOLDS_M = (0.005, 0.010, 0.020)
+EDGE_RATIO = 1.1  # neighbouring depths further apart than this lie on two surfaces
+
+
+class CloudScores(NamedTuple):
+    """How far two point clouds are apart."""
+
+    chamfer_m: float
+    f_5mm: float
+    f_10mm: float
+    f_20mm: float
+
+
+class ViewConsistency(NamedTuple):
+    """How well depth maps of several cameras agree on one surface."""
+
+    error_m: float  # median distance along the second camera's ray; NaN when no two views share a surface
+    seen_through: float  # share of points that another view looks through: one of the two must be wrong
+    num_points: int
+
+
+class PathScores(NamedTuple):
+    """Distance between a predicted and an executed path of a hand, step by step."""
+
+    mean_m: float
+    final_m: float
+    rotation_rad: float | None  # mean angle; None when the layout has no quaternion
+
+
+def cloud_scores(
+    points: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"], *, seed: int = 0
+) -> CloudScores:
+    """Chamfer distance and F-scores of two clouds; all NaN when one is empty.
+
+    With ``d(a, B)`` the distance of a point to its nearest neighbour in the other cloud: Chamfer =
+    ``(mean_a d(a, B) + mean_b d(b, A)) / 2`` in metres, not squared. F at a threshold = harmonic mean of precision
+    (share of a with d(a, B) below it) and recall (share of b with d(b, A) below it): Knapitsch, Park, Zhou, Koltun,
+    ACM TOG 36(4), 2017, section 3.
+    """
+    if not len(points) or not len(reference):
+        return CloudScores(*[float("nan")] * 4)
+    a, b = _sampled(points, seed), _sampled(reference, seed)
+    to_b, to_a = KDTree(b).query(a)[0], KDTree(a).query(b)[0]
+    scores = []
+    for threshold in F_THRESHOLDS_M:
+        precision, recall = np.mean(to_b < threshold), np.mean(to_a < threshold)
+        scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
+    return CloudScores(float((to_b.mean() + to_a.mean()) / 2), *scores)
+
+
+def view_consistency(
+    points: Float[np.ndarray, "V H W 3"],
+    depth_m: Float[np.ndarray, "V H W"],
+    cameras: Sequence[Camera],
+    base_from_camera: Float[np.ndarray, "V 4 4"],
+    *,
+    margin_m: float = 0.05,
+) -> ViewConsistency:
+    """Look at each view's points (base frame; NaN where unknown) with every other camera and compare depths.
+
+    For a point of view a that falls between known pixels of view b (but not on an edge), ``gap = its depth in b -
+    depth map of b there``. Beyond ``margin_m`` it is hidden behind what b sees, which is no error; below
+    ``-margin_m`` b looks through it, which is counted in ``seen_through``; the rest is the same surface and gives
+    ``error_m = median |gap|``.
+    """
+    gaps = [
+        _gaps(points[a].reshape(-1, 3), depth_m[b], cameras[b], base_from_camera[b])
+        for a in range(len(cameras))
+        for b in range(len(cameras))
+        if a != b and cameras[b].intrinsics is not None
+    ]
+    gap = np.concatenate(gaps) if gaps else np.zeros(0)
+    not_hidden = gap[gap <= margin_m]
+    same = not_hidden[not_hidden >= -margin_m]
+    return ViewConsistency(
+        error_m=float(np.median(np.abs(same))) if len(same) else float("nan"),
+        seen_through=float(1 - len(same) / len(not_hidden)) if len(not_hidden) else 0.0,
+        num_points=len(same),
+    )
+
+
+def hand_path_scores(
+    state: Float[np.ndarray, "Ts Ds"], reference: Float[np.ndarray, "Ts Ds"], layout: Layout
+) -> dict[str, PathScores]:
+    """Predicted against executed hand poses, per arm in use (named as the layout names its position part).
+
+    Position: Euclidean distance per step. Rotation: angle of ``R_predicted R_executed^T``.
+    """
+    check_same_shape(state, reference)
+    layout.check_state(state)
+    layout.check_state(reference)
+    scores = {}
+    for index, part in enumerate(layout.state):
+        if part.kind != "position" or not part.is_used:
+            continue
+        where = layout.state_slice(part.name)
+        distance = np.linalg.norm(state[:, where].astype(np.float64) - reference[:, where], axis=-1)
+        following = layout.state[index + 1 : index + 2]
+        angle = None
+        if following and following[0].kind == "quat_wxyz":
+            turn = layout.state_slice(following[0].name)
+            ours, theirs = matrix_from_quat(state[:, turn]), matrix_from_quat(reference[:, turn])
+            angle = float(np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1).mean())
+        scores[part.name] = PathScores(float(distance.mean()), float(distance[-1]), angle)
+    return scores
+
+
+def _gaps(points: np.ndarray, depth_m: np.ndarray, camera: Camera, base_from_camera: np.ndarray) -> np.ndarray:
+    """Depth of points in a camera minus what its depth map says there; only where the map knows."""
+    assert camera.intrinsics is not None
+    points = points[np.isfinite(points).all(axis=-1)].astype(np.float64)
+    camera_from_base = np.linalg.inv(base_from_camera)
+    seen = points @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
+    seen = seen[seen[:, 2] > camera.near_m]
+    pixel = seen @ camera.intrinsics.T
+    there = _depth_between_pixels(depth_m, pixel[:, :2] / pixel[:, 2:])
+    return (seen[:, 2] - there)[there > 0]
+
+
+def _depth_between_pixels(depth_m: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Depth at image positions (column, row): bilinear in inverse depth, which is exact on planes.
+
+    0 outside the image, beside unknown pixels, and where the four neighbours straddle an edge.
+    """
+    height, width = depth_m.shape
+    corner = np.floor(place - 0.5)
+    column, row = corner.astype(int).T
+    inside = (column >= 0) & (column < width - 1) & (row >= 0) & (row < height - 1)
+    column, row = np.where(inside, column, 0), np.where(inside, row, 0)
+    around = np.stack([depth_m[row + i, column + j] for i in (0, 1) for j in (0, 1)]).astype(np.float64)
+    usable = inside & (around.min(axis=0) > 0) & (around.max(axis=0) < EDGE_RATIO * around.min(axis=0))
+    across, down = (place - 0.5 - corner).T
+    weights = np.stack([(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across])
+    inverse = (weights / np.where(usable, around, 1.0)).sum(axis=0)
+    return np.where(usable, 1 / inverse, 0.0)
+
+
+def _sampled(points: np.ndarray, seed: int) -> np.ndarray:
+    if len(points) <= MAX_POINTS:
+        return points
+    return points[np.random.default_rng(seed).choice(len(points), MAX_POINTS, replace=False)]

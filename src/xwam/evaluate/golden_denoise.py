@@ -1,0 +1,293 @@
+"""Does our denoising answer what the published one answered: schedules, levels, whole runs, training steps?
+
+``schedules.json``        levels and timesteps, exact
+``ans_statistics.json``   statistics of the levels that training draws (compared with fresh draws, so only closely)
+``sampler_NAME.*``        whole runs, with the tensors given to the network at every step
+``train_NAME.*``          training steps: noisy inputs, losses, the norm of every parameter's gradient
+
+The network's weights are drawn (golden_recipe.py) for the model of ``model_NAME.json``.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xwam.config import DenoiseConfig, NoiseConfig, NoiseDraw
+from xwam.denoise.losses import masked_losses, weighted_sum
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, add_noise, draw_levels, keep_given
+from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.denoise.solvers import schedule
+from xwam.encode import Batch
+from xwam.evaluate.golden_model import golden_model
+from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
+from xwam.model.xwam import XWAM, PromptKeysValues
+
+GIVEN = Given(frames=1, states=1)
+NOISE_NAMES = {"video": "latents", "state": "proprios", "action": "actions"}  # ours: theirs
+LOSS_NAMES = {"video": "video", "state": "proprio", "action": "action", "depth": "depth"}
+STATISTICS_BOUND = 5e-3  # of means, spreads and quantiles of a million draws
+NUM_DRAWS = 1_000_000
+
+
+# --- levels -----------------------------------------------------------------------------------------------------
+
+
+def check_schedules(folder: Path, name: str = "schedules") -> Iterator[tuple[str, float]]:
+    """The largest difference of levels and of timesteps, for every golden schedule: 0 is the bound to ask for."""
+    for case, golden in read_json(folder, name).items():
+        num_steps, shift_amount = case.removeprefix("steps").split("_shift")
+        found = schedule(int(num_steps), float(shift_amount))
+        timesteps = np.round(1000 * np.array(found.network_sigmas))
+        sigmas = np.array(found.sigmas, np.float32) - np.array(golden["sigmas"], np.float32)
+        yield f"{case}/sigmas", float(np.abs(sigmas).max())
+        yield f"{case}/timesteps", float(np.abs(timesteps - golden["timesteps"]).max())
+
+
+def check_levels(folder: Path, name: str = "ans_statistics") -> Iterator[tuple[str, float]]:
+    """Differences between the statistics of a million draws and the golden ones; ask for STATISTICS_BOUND.
+
+    Draws that no published configuration uses, and that we do not have, give ``DRAW/not compared``.
+    """
+    kinds: dict[str, NoiseDraw] = {
+        "default_joint": "asynchronous",
+        "independent": "decoupled",
+        "sync_uniform": "synchronous",
+    }
+    for theirs, golden in read_json(folder, name).items():
+        if theirs not in kinds:
+            yield f"{theirs}/not compared", 0.0
+            continue
+        config = NoiseConfig(draw=kinds[theirs], clean_action_ratio=0.5, shift=5.0)
+        levels = draw_levels(NUM_DRAWS, config, torch.Generator().manual_seed(0))
+        video, action = (level.double().numpy() for level in levels)
+        yield f"{theirs}/P_t_action_eq_0", abs((action == 0).mean() - golden["P_t_action_eq_0"])
+        yield f"{theirs}/P_video_lt_action", abs((video < action).mean() - golden["P_video_lt_action"])
+        yield f"{theirs}/corr", abs(np.corrcoef(video, action)[0, 1] - golden["corr"])
+        noisy = action > 0
+        groups = {
+            "t_video": video,
+            "t_action": action if noisy.all() else None,  # else half of it is 0, and its quantiles jump
+            "t_action_given_noisy": action[noisy],
+            "t_video_given_noisy": video[noisy],
+            "t_video_given_clean": video[~noisy],
+        }
+        for group, values in groups.items():
+            if values is not None and group in golden:
+                yield f"{theirs}/{group}", _statistics_error(values, golden[group])
+
+
+def _statistics_error(values: np.ndarray, golden: Mapping[str, Any]) -> float:
+    quantiles = {float(share): value for share, value in golden["quantiles"].items()}
+    # Where nearly no values lie, a quantile of a million draws is not sharp; the outer ones are left out.
+    inner = {share: value for share, value in quantiles.items() if 0.01 <= share <= 0.99}
+    errors = [abs(values.mean() - golden["mean"]), abs(values.std() - golden["std"])]
+    found = np.quantile(values, list(inner))
+    return float(max(*errors, *np.abs(found - list(inner.values()))))
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------
+
+
+def check_sampler(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+    """Every tensor of every run, with our largest error relative to its peak. 1e-5 is the bound to ask for.
+
+    Runs with fewer video than action steps are refused by us: they yield ``CASE/refused``, 0 when we do.
+    """
+    settings, golden = read_json(folder, name), read_tensors(folder, name)
+    model_settings = _model_settings(folder, settings["model_config"])
+    for case, numbers in settings["cases"].items():
+        if numbers["steps"] < numbers["action_steps"] and numbers["decoupled"]:
+            yield f"{case}/refused", float(_accepts(numbers))
+            continue
+        model = golden_model(model_settings, scale=numbers["scale"])
+        yield from _check_run(case, numbers, golden, model)
+
+
+class Call(NamedTuple):
+    """What the network was given in one step."""
+
+    noisy: Noisy
+    levels: NoiseLevels
+
+
+def _check_run(
+    case: str, numbers: Mapping[str, Any], golden: Mapping[str, np.ndarray], model: XWAM
+) -> Iterator[tuple[str, float]]:
+    noise = f"{case}/noise" if f"{case}/noise_latents" in golden else "input/noise"
+    start = _noisy(golden, f"{noise}_latents", f"{noise}_proprios", f"{noise}_actions")
+    observed = start._replace(
+        video=torch.from_numpy(golden["input/cond_latents"]), state=torch.from_numpy(golden["input/cond_proprio"])
+    )
+    start = keep_given(start, observed, GIVEN)
+    context = torch.from_numpy(golden["input/context"]).split(len(start.video))
+    prompts = [model.prompt_keys_values(part) for part in context]
+    calls: list[Call] = []
+
+    def answer(prompt: PromptKeysValues, noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
+        calls.append(Call(noisy, levels))
+        return Velocity(
+            *model(
+                *noisy,
+                *levels,
+                prompt,
+                given_frames=GIVEN.frames,
+                given_states=GIVEN.states,
+                depth=depth and numbers["run_depth"] and model.config.num_depth_blocks > 0,
+                actions_only=not video,
+            )
+        )
+
+    events = list(
+        denoise(
+            partial(answer, prompts[0]),
+            start,
+            config=_denoise_config(numbers),
+            given=GIVEN,
+            actions_only=numbers["early_stop"],
+            unconditional=partial(answer, prompts[1]),
+        )
+    )
+    yield from _check_events(case, events, golden)
+    yield from _check_calls(case, calls, golden)
+
+
+def _check_events(
+    case: str, events: list[ActionsReady | WorldReady], golden: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    theirs = {"action": "actions", "state": "proprios", "video": "latents", "depth": "depth_latents"}
+    for event in events:
+        for ours, found in event._asdict().items():
+            key = f"{case}/out/{theirs[ours]}"
+            if key in golden and found is not None:
+                yield f"{key} of {type(event).__name__}", relative_error(found.numpy(), golden[key])
+
+
+def _check_calls(case: str, calls: list[Call], golden: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
+    for index, (noisy, levels) in enumerate(calls):
+        prefix = f"{case}/step{index:02d}"
+        if f"{prefix}/x" not in golden:
+            return
+        for ours, theirs in (("video", "x"), ("state", "proprios"), ("action", "actions")):
+            yield f"{prefix}/{theirs}", relative_error(getattr(noisy, ours).numpy(), golden[f"{prefix}/{theirs}"])
+        for theirs, level in (("t", levels.video), ("t_actions", levels.action), ("t_proprios", levels.action)):
+            golden_timesteps = golden[f"{prefix}/{theirs}"][:, -1]
+            yield f"{prefix}/{theirs}", float(np.abs(1000 * level.numpy() - golden_timesteps).max())
+
+
+def _denoise_config(numbers: Mapping[str, Any]) -> DenoiseConfig:
+    """Their settings in our words: without decoupling, actions take the video's steps; cfg 0 means the plain pass."""
+    return DenoiseConfig(
+        num_video_steps=numbers["steps"],
+        num_action_steps=numbers["action_steps"] if numbers["decoupled"] else numbers["steps"],
+        shift=numbers["shift"],
+        guidance=numbers["cfg"] or 1.0,
+    )
+
+
+def _accepts(numbers: Mapping[str, Any]) -> bool:
+    try:
+        _denoise_config(numbers)
+    except ValueError:
+        return False
+    return True
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+class GoldenDraw(NamedTuple):
+    """The levels and noise of a golden training step."""
+
+    levels: NoiseLevels
+    noise: Noisy
+
+
+def check_training(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+    """Noisy inputs, losses and gradient norms of every case, relative errors. 1e-5 is the bound to ask for.
+
+    Gradient norms are relative to the largest one. Cases with the frequency-domain action loss, which no published
+    configuration uses and we do not have, give ``CASE/gradient/not compared``; their other losses are compared.
+    """
+    golden = read_tensors(folder, name)
+    model_settings = _model_settings(folder, name.removeprefix("train_"))
+    for case, numbers in read_json(folder, name).items():
+        model = golden_model(model_settings, scale=numbers["scale"])
+        yield from _check_training_step(case, numbers, golden, model)
+
+
+def _check_training_step(
+    case: str, numbers: Mapping[str, Any], golden: Mapping[str, np.ndarray], model: XWAM
+) -> Iterator[tuple[str, float]]:
+    tensors = {key.removeprefix(f"{case}/"): torch.from_numpy(golden[key]) for key in golden if key.startswith(case)}
+    batch, drawn = _golden_batch(tensors), _golden_draw(tensors)
+    clean = Noisy(batch.video, batch.state, batch.action)
+    levels = drawn.levels
+    mixed = [
+        add_noise(x, noise, sigma)
+        for x, noise, sigma in zip(clean, drawn.noise, (levels.video, levels.action, levels.action), strict=True)
+    ]
+    noisy = keep_given(Noisy(*mixed), clean, GIVEN)
+    for ours, theirs in NOISE_NAMES.items():
+        yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).numpy(), golden[f"{case}/xt_{theirs}"])
+
+    prompt = model.prompt_keys_values(batch.prompt)
+    depth = numbers["run_depth"] and model.config.num_depth_blocks > 0
+    output = model(*noisy, *levels, prompt, given_frames=1, given_states=1, depth=depth)
+    losses = masked_losses(output, batch, drawn)
+    largest = max(numbers["losses"].values())
+    for ours, loss in losses.items():
+        golden_loss = numbers["losses"][f"train/{LOSS_NAMES[ours]}_loss"]
+        yield f"{case}/{ours}_loss", abs(loss.item() - golden_loss) / largest
+
+    config = numbers["config"]
+    weights = {"video": 1.0} | {k: config[f"{v}_loss_weight"] for k, v in LOSS_NAMES.items() if k != "video"}
+    total = weighted_sum(losses, {key: weights[key] for key in losses})
+    frequency = config["dct_loss_weight"] * numbers["losses"].get("train/dct_loss", 0.0)
+    yield f"{case}/total", abs(total.item() + frequency - numbers["total"]) / numbers["total"]
+    if frequency:
+        yield f"{case}/gradient/not compared", 0.0
+        return
+    total.backward()
+    norms = {key: value or 0.0 for key, value in numbers["grad_norm"].items()}  # None: not part of this loss
+    peak = max(norms.values())
+    for key, parameter in model.named_parameters():
+        found = 0.0 if parameter.grad is None else parameter.grad.norm().item()
+        yield f"{case}/gradient/{key}", abs(found - norms.get(key, 0.0)) / peak
+
+
+def _golden_batch(tensors: Mapping[str, Tensor]) -> Batch:
+    """A golden case as a batch; all its pictures are real."""
+    batch_size, _, num_latents, num_views = tensors["latents"].shape[:4]
+    all_real = torch.ones(batch_size, num_latents, num_views, dtype=torch.bool)
+    return Batch(
+        video=tensors["latents"],
+        depth=tensors["depth_latents"],
+        state=tensors["proprios"],
+        action=tensors["actions"],
+        video_mask=all_real,
+        depth_mask=all_real,
+        state_mask=tensors["proprio_mask"].bool(),
+        action_mask=tensors["action_mask"].bool(),
+        prompt=tensors["context_used"],
+    )
+
+
+def _golden_draw(tensors: Mapping[str, Tensor]) -> GoldenDraw:
+    """Timesteps of frames and steps as one level per sample: the last one is never given."""
+    levels = NoiseLevels(video=tensors["t"][:, -1].double() / 1000, action=tensors["t_actions"][:, -1].double() / 1000)
+    return GoldenDraw(levels, Noisy(*(tensors[f"noise_{theirs}"] for theirs in NOISE_NAMES.values())))
+
+
+def _noisy(golden: Mapping[str, np.ndarray], video: str, state: str, action: str) -> Noisy:
+    return Noisy(*(torch.from_numpy(golden[key]) for key in (video, state, action)))
+
+
+def _model_settings(folder: Path, name: str) -> dict[str, Any]:
+    """Those of ``model_NAME``, or of the only model in the folder."""
+    models = sorted(path.stem for path in folder.glob("model_*.json"))
+    return read_json(folder, models[0] if len(models) == 1 else f"model_{name}")

@@ -1,0 +1,42 @@
+"""Videos inside a page: every frame is a WebP picture of all views side by side, of which the page shows one.
+
+Pictures need no video codec, open in every browser, and a slider can jump to any frame at once.
+"""
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+
+MAX_HEIGHT_PX = 256  # of one frame
+GAP = 0.025  # white between views, as a share of a view's width
+
+
+def strip(video: UInt8[np.ndarray, "V T H W 3"], label: str, *, quality: int = 82) -> str:
+    """A ``.strip`` element with one picture per frame; the page's script chooses which one is seen."""
+    num_views, num_frames, height, width = video.shape[:4]
+    gap = max(1, round(GAP * width))
+    spaced = np.pad(video, ((0, 0), (0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    frames = spaced.transpose(1, 2, 0, 3, 4).reshape(num_frames, height, num_views * (width + gap), 3)[:, :, :-gap]
+    scale = min(1.0, MAX_HEIGHT_PX / height)
+    pictures = [f'<img alt="" src="data:image/webp;base64,{_webp(frame, scale, quality)}">' for frame in frames]
+    pictures[0] = pictures[0].replace("<img", '<img class="on"', 1)  # what is seen without the script
+    return (
+        f'<div class="strip" role="img" aria-label="{label}" style="aspect-ratio:{frames.shape[2]}/{height}">'
+        f"{''.join(pictures)}</div>"
+    )
+
+
+def _webp(image: UInt8[np.ndarray, "H W 3"], scale: float, quality: int) -> str:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("the report needs Pillow: pip install 'xwam[view]'") from error
+    picture = Image.fromarray(image)
+    if scale < 1:
+        size = (round(picture.width * scale), round(picture.height * scale))
+        picture = picture.resize(size, Image.Resampling.BOX)
+    held = io.BytesIO()
+    picture.save(held, "WEBP", quality=quality, method=2)
+    return base64.b64encode(held.getvalue()).decode("ascii")

@@ -1,0 +1,158 @@
+"""Small plots as SVG text: sharp at any size, no library. Shapes differ as well as colours.
+
+Every function returns one ``<svg>`` element; lengths in the arguments are data units, never pixels.
+"""
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.colours import IMAGINED_RGB, REAL_RGB, css
+
+WIDTH, HEIGHT = 360, 230
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+REAL, IMAGINED = css(REAL_RGB), css(IMAGINED_RGB)
+
+
+class Line(NamedTuple):
+    """One curve: its name, points, colour, and whether it is dashed."""
+
+    name: str
+    points: Float[np.ndarray, "N 2"]
+    colour: str
+    is_dashed: bool = False
+
+
+class _Axes(NamedTuple):
+    """Data to pixels."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def place(self, points: np.ndarray) -> np.ndarray:
+        share = (np.asarray(points, dtype=float) - self.low) / (self.high - self.low)
+        size = np.array([WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM])
+        return np.array([LEFT, HEIGHT - BOTTOM]) + share * size * [1, -1]
+
+
+def line_chart(lines: Sequence[Line], x_name: str, y_name: str) -> str:
+    """Curves over a common x, with their names in a legend. Points that are not finite are left out."""
+    shown = [line._replace(points=line.points[np.isfinite(line.points).all(axis=1)]) for line in lines]
+    shown = [line for line in shown if len(line.points)]
+    if not shown:
+        return _svg("nothing to show", '<text x="180" y="110" text-anchor="middle">nothing to show</text>')
+    every = np.concatenate([line.points for line in shown])
+    low, high = every.min(axis=0), every.max(axis=0)
+    margin = np.maximum((high - low) * [0.02, 0.12], [1e-9, 1e-3 + 0.01 * np.abs(high[1])])
+    axes = _Axes(low - margin, high + margin)
+    parts = [_frame(axes, x_name, y_name), *(_curve(axes, line) for line in shown)]
+    return _svg(f"{y_name} over {x_name}", "".join(parts) + _legend(shown))
+
+
+def path_plot(lines: Sequence[Line], x_name: str, y_name: str) -> str:
+    """Paths in a plane of space, in metres, with equal scales; a ring marks the start, a disc the end."""
+    every = np.concatenate([line.points for line in lines])
+    middle = (every.min(axis=0) + every.max(axis=0)) / 2
+    size = np.array([WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM], dtype=float)
+    metres_per_pixel = max(float((np.ptp(every, axis=0) / size).max()) * 1.15, 0.02 / size[1])
+    axes = _Axes(middle - size / 2 * metres_per_pixel, middle + size / 2 * metres_per_pixel)
+    parts = [_frame(axes, x_name, y_name)]
+    for line in lines:
+        start, end = axes.place(line.points[[0, -1]])
+        parts.append(_curve(axes, line))
+        parts.append(f'<circle cx="{start[0]:.1f}" cy="{start[1]:.1f}" r="3.5" fill="#fff" stroke="{line.colour}"/>')
+        parts.append(f'<circle cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="3" fill="{line.colour}"/>')
+    return _svg(f"paths, {y_name} against {x_name}", "".join(parts))
+
+
+def histogram(values: Sequence[float], x_name: str) -> str:
+    """How often values fall where; the dashed line is the median."""
+    data = np.asarray(values, dtype=float)
+    counts, edges = np.histogram(data, bins=min(12, max(4, len(data) // 2)))
+    axes = _Axes(np.array([edges[0], 0.0]), np.array([edges[-1], counts.max() * 1.1]))
+    parts = [_frame(axes, x_name, "decisions", whole=True)]
+    for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True):
+        (x0, y0), (x1, y1) = axes.place(np.array([[left, 0], [right, count]]))
+        parts.append(f'<rect x="{x0 + 1:.1f}" y="{y1:.1f}" width="{x1 - x0 - 2:.1f}" height="{y0 - y1:.1f}" ')
+        parts.append(f'fill="{REAL}" fill-opacity=".75"/>')
+    median = axes.place(np.array([[np.median(data), 0], [np.median(data), axes.high[1]]]))
+    parts.append(_polyline(median, "#1d2430", "5 4"))
+    return _svg(f"histogram of {x_name}", "".join(parts))
+
+
+def interval_chart(rows: Sequence[tuple[str, float, float, float]]) -> str:
+    """Shares with their intervals, one row each: (name, low, value, high), all within 0..1."""
+    row_height, left = 40, 16
+    height = 8 + row_height * len(rows) + 24
+    span = WIDTH - 2 * left
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        x = left + tick * span
+        parts.append(f'<path d="M{x:.1f} 8V{height - 24}" stroke="#e6e9ed"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="middle">{tick:.0%}</text>')
+    for index, (name, low, value, high) in enumerate(rows):
+        y = 8 + row_height * index + 28
+        x0, x1, x2 = (left + v * span for v in (low, value, high))
+        parts.append(f'<text x="{left}" y="{y - 12}">{html.escape(name)}</text>')
+        parts.append(f'<path d="M{x0:.1f} {y}H{x2:.1f}" stroke="{REAL}" stroke-width="6" stroke-opacity=".3"/>')
+        parts.append(f'<circle cx="{x1:.1f}" cy="{y}" r="5" fill="{REAL}"/>')
+    return _svg("success rate with its interval", "".join(parts), height)
+
+
+def _svg(label: str, inside: str, height: int = HEIGHT) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{inside}</svg>'
+
+
+def _frame(axes: _Axes, x_name: str, y_name: str, *, whole: bool = False) -> str:
+    """Grid lines at round numbers (on y only whole ones, if asked), their values, and the names of the axes."""
+    parts = []
+    for x in _round_numbers(axes.low[0], axes.high[0], 5):
+        px = axes.place(np.array([x, axes.low[1]]))[0]
+        parts.append(f'<path d="M{px:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#e6e9ed"/>')
+        parts.append(f'<text x="{px:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{x:g}</text>')
+    for y in _round_numbers(axes.low[1], axes.high[1], 4):
+        if whole and y % 1:
+            continue
+        py = axes.place(np.array([axes.low[0], y]))[1]
+        parts.append(f'<path d="M{LEFT} {py:.1f}H{WIDTH - RIGHT}" stroke="#e6e9ed"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{py + 4:.1f}" text-anchor="end">{y:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(x_name)}</text>')
+    up = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text transform="translate(11 {up}) rotate(-90)" text-anchor="middle">{html.escape(y_name)}</text>')
+    return "".join(parts)
+
+
+def _round_numbers(low: float, high: float, count: int) -> list[float]:
+    """About ``count`` round numbers between two bounds."""
+    rough = (high - low) / count
+    power = 10 ** np.floor(np.log10(rough))
+    step = next(float(m * power) for m in (1, 2, 5, 10) if m * power >= rough)
+    ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    return [float(round(tick, 10)) for tick in ticks]
+
+
+def _curve(axes: _Axes, line: Line) -> str:
+    return _polyline(axes.place(line.points), line.colour, "6 4" if line.is_dashed else "none")
+
+
+def _polyline(points: np.ndarray, colour: str, dash: str) -> str:
+    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return (
+        f'<polyline points="{text}" fill="none" stroke="{colour}" stroke-width="2.2" stroke-dasharray="{dash}" '
+        'stroke-linejoin="round"/>'
+    )
+
+
+def _legend(lines: Sequence[Line]) -> str:
+    parts = []
+    for index, line in enumerate(lines):
+        y = TOP + 8 + 16 * index
+        points = np.array([[WIDTH - RIGHT - 26, y], [WIDTH - RIGHT - 2, y]])
+        parts.append(_polyline(points, line.colour, "6 4" if line.is_dashed else "none"))
+        name = html.escape(line.name)
+        parts.append(f'<text x="{WIDTH - RIGHT - 32}" y="{y + 4}" text-anchor="end">{name}</text>')
+    return "".join(parts)

@@ -1,0 +1,86 @@
+"""Resizing and cropping of images, the same for training and for the policy. numpy only.
+
+Coordinates follow records.py: the centre of pixel ``i`` is ``i + 0.5``, so an image resized from ``n`` to ``m`` samples
+the position ``(i + 0.5) n / m``. Intrinsics of ``Camera.resized`` and ``Camera.cropped`` are exact for these functions.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+
+
+class Window(NamedTuple):
+    """A part of an image, in whole pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def crop_size(height: int, width: int, crop: float) -> tuple[int, int]:
+    """Height and width of a crop that keeps this share of each side (rounded down)."""
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop={crop}: must be above 0 and at most 1 (the share of each side that is kept).")
+    return max(1, int(height * crop)), max(1, int(width * crop))
+
+
+def centre_window(height: int, width: int, crop: float) -> Window:
+    """The window in the middle (half pixels go to the top left)."""
+    rows, columns = crop_size(height, width, crop)
+    return Window((height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+def cut(images: Shaped[np.ndarray, "*any"], window: Window, *, axis: int = -2) -> Shaped[np.ndarray, "*cut"]:
+    """The window of an image whose rows lie along ``axis`` and columns along the next one."""
+    rows = slice(window.top, window.top + window.height)
+    columns = slice(window.left, window.left + window.width)
+    after = images.ndim - 2 - axis % images.ndim
+    return images[(..., rows, columns, *(slice(None),) * after)]
+
+
+def resize(images: Shaped[np.ndarray, "*T H W C"], height: int, width: int) -> Float32[np.ndarray, "*T h w C"]:
+    """Bilinear, without smoothing first (as the published model was trained)."""
+    resized = images.astype(np.float32)
+    for axis, size in ((-3, height), (-2, width)):
+        if resized.shape[axis] != size:
+            resized = _resize_axis(resized, axis, size)
+    return resized
+
+
+def resize_nearest(images: Shaped[np.ndarray, "*T H W"], height: int, width: int) -> Shaped[np.ndarray, "*T h w"]:
+    """Take the pixel under each new centre: depth must not be mixed across edges."""
+    rows = (2 * np.arange(height) + 1) * images.shape[-2] // (2 * height)
+    columns = (2 * np.arange(width) + 1) * images.shape[-1] // (2 * width)
+    return images[..., rows[:, None], columns]
+
+
+def resize_corners(images: Shaped[np.ndarray, "*T H W"], height: int, width: int) -> Shaped[np.ndarray, "*T h w"]:
+    """Take the pixel under each new top left corner: what the published model's random crop did to depth."""
+    rows = np.arange(height) * images.shape[-2] // height
+    columns = np.arange(width) * images.shape[-1] // width
+    return images[..., rows[:, None], columns]
+
+
+def to_bytes(images: Float32[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
+    """Round to 0..255."""
+    return np.clip(np.rint(images), 0, 255).astype(np.uint8)
+
+
+def resize_and_centre_crop(
+    image: UInt8[np.ndarray, "*T H W 3"], width_px: int, height_px: int, crop: float
+) -> UInt8[np.ndarray, "*T h w 3"]:
+    """What the policy does to each image: bilinear resize, centre crop, resize back to full size."""
+    resized = resize(image, height_px, width_px)
+    window = centre_window(height_px, width_px, crop)
+    return to_bytes(resize(cut(resized, window, axis=-3), height_px, width_px))
+
+
+def _resize_axis(images: np.ndarray, axis: int, size: int) -> np.ndarray:
+    old = images.shape[axis]
+    position = np.clip((np.arange(size, dtype=np.float32) + 0.5) * np.float32(old / size) - 0.5, 0, None)
+    low = np.minimum(position.astype(int), old - 1)
+    high = np.minimum(low + 1, old - 1)
+    share = (position - low).astype(np.float32).reshape(-1, *(1,) * (-axis - 1))
+    return images.take(low, axis) * (1 - share) + images.take(high, axis) * share

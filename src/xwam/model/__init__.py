@@ -1,0 +1,1 @@
+"""The networks: VAE, text encoder, diffusion transformer."""

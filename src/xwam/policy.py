@@ -1,0 +1,268 @@
+"""Policy: observations in, the next actions at once, the imagined world a little later.
+
+    for prediction in load_policy("checkpoints/tiny").predict(observation):
+        if prediction.video is None: robot.follow(prediction.action)   # now
+        else:                        show(prediction)                  # later: video, depth, states
+
+Stop iterating after the first answer and the world is never computed.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xwam import encode
+from xwam.config import Config, DenoiseConfig, load
+from xwam.denoise.guidance import Denoiser
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
+from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.model.weights import load_weights
+from xwam.model.xwam import XWAM
+from xwam.records import Camera, Observation, Prediction
+from xwam.robot.calibration import load_cameras
+from xwam.robot.layout import load_layout
+from xwam.robot.normalizer import Normalizer, load_normalizer
+
+MAX_CACHED_PROMPTS = 256
+PROMPTS_FILE = "prompts.safetensors"
+OBSERVED = Given(frames=1, states=1)  # what an observation fixes: the first latent frame and the first state
+
+
+class Networks(NamedTuple):
+    """The three networks of a checkpoint. ``text`` gets the text encoder, which is not needed for known prompts."""
+
+    transformer: XWAM
+    vae: VideoVae
+    text: Callable[[], TextEncoder]
+
+
+class Policy:
+    """One checkpoint, ready to answer. Stateless between requests, but for a cache of encoded prompts."""
+
+    def __init__(
+        self,
+        config: Config,
+        normalizer: Normalizer,
+        cameras: Mapping[str, Camera],
+        networks: Networks,
+        *,
+        device: str = "cpu",
+        prompts: Mapping[str, Float[Tensor, "P Dt"]] | None = None,
+    ) -> None:
+        """``prompts``: instructions that are encoded already."""
+        self.config = config
+        self.normalizer = normalizer
+        self.layout = normalizer.layout
+        self.cameras = cameras
+        self.device = torch.device(device)
+        self.networks = networks
+        networks.transformer.to(self.device).eval()
+        networks.vae.to(self.device).eval()
+        self._prompts: dict[str, Tensor] = {text: row.to(self.device) for text, row in (prompts or {}).items()}
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        """The text encoder, loaded when first used."""
+        return self.networks.text().to(self.device).eval()
+
+    def predict(
+        self,
+        observation: Observation,
+        *,
+        seed: int = 0,
+        actions_only: bool = False,
+        steps: DenoiseConfig | None = None,
+    ) -> Iterator[Prediction]:
+        """One observation; yields the prediction with actions, then (unless ``actions_only``) the whole world."""
+        for answers in self.predict_batch([observation], seeds=[seed], actions_only=actions_only, steps=steps):
+            yield answers[0]
+
+    def predict_batch(
+        self,
+        observations: Sequence[Observation],
+        *,
+        seeds: Sequence[int],
+        actions_only: bool = False,
+        steps: DenoiseConfig | None = None,
+    ) -> Iterator[list[Prediction]]:
+        """Several observations in one batch; each answer depends on its own observation and seed alone."""
+        steps = steps or self.config.denoise
+        if not actions_only and self.networks.vae.vae.decoder is None:
+            raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
+        clock = _Clock(self.device)
+        first, start = self._start(observations, seeds)
+        clock.mark("encode")
+        model = self._denoiser([o.instruction for o in observations])
+        unconditional = None if steps.guidance == 1 else self._denoiser([""] * len(observations))
+        clock.mark("text")
+        events = denoise(
+            model, start, config=steps, given=OBSERVED, actions_only=actions_only, unconditional=unconditional
+        )
+        for event in events:
+            if isinstance(event, ActionsReady):
+                clock.mark("actions")
+                yield self._answers(observations, seeds, event, None, None, clock.seconds)
+            else:
+                clock.mark("world")
+                video, depth = self._decode(event, first)
+                clock.mark("decode")
+                yield self._answers(observations, seeds, event, video, depth, clock.seconds)
+
+    @torch.no_grad()
+    def _start(self, observations: Sequence[Observation], seeds: Sequence[int]) -> tuple[Tensor, Noisy]:
+        """The observed images and the noise to start from, with the observation in frame 0 and state 0."""
+        config = self.config
+        if len(observations) != len(seeds) or not observations:
+            raise ValueError(f"{len(observations)} observations and {len(seeds)} seeds: give one seed for each.")
+        encoded = [encode.encode_observation(o, config.view_names, config.clip, self.normalizer) for o in observations]
+        images = torch.stack([image for image, _ in encoded]).to(self.device)
+        latents = encode.encode_views(self.networks.vae.encode, images)
+        noise = start_noise(config, seeds, (latents.shape[-2], latents.shape[-1]))
+        noise = Noisy(*(x.to(self.device) for x in noise))
+        noise.video[:, :, :1] = latents
+        noise.state[:, 0] = torch.stack([state for _, state in encoded]).to(self.device)
+        return images, noise
+
+    @torch.no_grad()
+    def _denoiser(self, instructions: Sequence[str]) -> Denoiser:
+        """The transformer with its prompts and what is given filled in: what the sampler calls."""
+        transformer = self.networks.transformer
+        prompt = transformer.prompt_keys_values(self.encode_prompts(instructions))
+
+        @torch.no_grad()
+        def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
+            output = transformer(
+                *noisy,
+                *levels,
+                prompt,
+                given_frames=OBSERVED.frames,
+                given_states=OBSERVED.states,
+                depth=depth and transformer.config.num_depth_blocks > 0,
+                actions_only=not video,
+            )
+            return Velocity(*output)
+
+        return denoiser
+
+    @torch.no_grad()
+    def encode_prompts(self, instructions: Sequence[str]) -> Float[Tensor, "B P Dt"]:
+        """Encoded instructions; each distinct one is encoded once and remembered."""
+        for text in dict.fromkeys(instructions):
+            if text not in self._prompts:
+                while len(self._prompts) >= MAX_CACHED_PROMPTS:
+                    self._prompts.pop(next(iter(self._prompts)))
+                self._prompts[text] = self.text.encode([text])[0]
+        return torch.stack([self._prompts[text] for text in instructions])
+
+    def save_prompts(self, folder: Path, instructions: Sequence[str]) -> None:
+        """Put encoded instructions (and the empty one) into a checkpoint folder, which then needs no text encoder."""
+        texts = list(dict.fromkeys([*instructions, ""]))
+        rows = self.encode_prompts(texts).cpu()
+        save_file({text: row.clone() for text, row in zip(texts, rows, strict=True)}, folder / PROMPTS_FILE)
+
+    @torch.no_grad()
+    def _decode(self, world: WorldReady, first: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Latents to images ``B V 3 T H W``; frame 0 of the video is the observation itself, not its reconstruction."""
+        video = encode.decode_views(self.networks.vae.decode, world.video)
+        video = torch.cat([first, video[:, :, :, 1:]], dim=3)
+        if world.depth is None:
+            return video, None
+        return video, encode.decode_views(self.networks.vae.decode, world.depth)
+
+    def _answers(
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        event: ActionsReady | WorldReady,
+        video: Tensor | None,
+        depth: Tensor | None,
+        seconds: Mapping[str, float],
+    ) -> list[Prediction]:
+        clip, names = self.config.clip, self.config.view_names
+        answers = []
+        for row, (observation, seed) in enumerate(zip(observations, seeds, strict=True)):
+            cameras = encode.cameras_seen(observation, names, clip, self.cameras)
+            state, action = encode.to_robot_units(event.state[row], event.action[row], self.normalizer)
+            state[0] = observation.state
+            answers.append(
+                Prediction(
+                    action=action,
+                    state=state,
+                    video=None if video is None else encode.tensor_to_video(video[row]),
+                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras),
+                    cameras=cameras,
+                    instruction=observation.instruction,
+                    frame_hz=clip.frame_hz,
+                    action_hz=clip.action_hz,
+                    seed=seed,
+                    seconds=dict(seconds),
+                )
+            )
+        return answers
+
+
+def start_noise(config: Config, seeds: Sequence[int], grid: tuple[int, int]) -> Noisy:
+    """Pure noise per request from its own seed (CPU generator; video, then action, then state, as the release)."""
+    model, clip = config.model, config.clip
+    frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        video = torch.randn((model.latent_channels, frames, model.num_views, *grid), generator=generator)
+        action = torch.randn((clip.action_horizon, model.action_width), generator=generator)
+        state = torch.randn((clip.num_states, model.state_width), generator=generator)
+        rows.append(Noisy(video=video, state=state, action=action))
+    return Noisy(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def load_policy(
+    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True
+) -> Policy:
+    """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's.
+
+    ``with_world=False`` leaves the depth branch and the VAE's decoder on disk: such a policy answers actions only.
+    Raises FileNotFoundError or ValueError that names the file at fault.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"folder={folder}: no config.json there; a checkpoint folder is expected.")
+    config = load(Config, folder / "config.json")
+    layout = load_layout(folder / "layout.json")
+    for what, expected, found in (
+        ("state", config.model.state_width, layout.state_width),
+        ("action", config.model.action_width, layout.action_width),
+    ):
+        if expected != found:
+            raise ValueError(f"{folder}: the model's {what}_width={expected} but layout.json has {found} slots.")
+    weights = folder / "model.safetensors"
+    normalizer = load_normalizer(folder / "normalizer.json", layout)
+    networks = Networks(
+        transformer=load_weights(weights, config.model, device=device, dtype=dtype, depth=with_world),
+        vae=VideoVae.load(folder / "vae", encoder_only=not with_world),
+        text=lambda: TextEncoder.load(folder / "text", config.model.text_length),
+    )
+    cameras = {c.name: c for c in load_cameras(folder / "cameras.json")}
+    prompts = load_file(folder / PROMPTS_FILE) if (folder / PROMPTS_FILE).is_file() else None
+    return Policy(config, normalizer, cameras, networks, device=device, prompts=prompts)
+
+
+class _Clock:
+    """Seconds spent per stage; waits for the device so that each stage pays for itself."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self._last = device, {}, time.perf_counter()
+
+    def mark(self, stage: str) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

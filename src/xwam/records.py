@@ -1,0 +1,115 @@
+"""What crosses a door: plain records in physical units, unbatched, numpy.
+
+Images are uint8 RGB, lengths metres, angles radians, times seconds. Rotations are unit quaternions
+``wxyz`` with ``w >= 0``. Poses are 4x4 matrices named ``target_from_source``, so that products cancel:
+``base_from_camera = base_from_hand @ hand_from_camera``. Cameras look along +z, x right, y down
+(OpenCV). Pixel ``(u, v)`` covers ``[u, u+1) x [v, v+1)``: its centre is at ``(u + 0.5, v + 0.5)``.
+
+Letters (docs/glossary.md): ``V`` views, ``T`` frames, ``H W`` pixels, ``Ta Da`` action steps and width,
+``Ts Ds`` state steps and width.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+Image = UInt8[np.ndarray, "H W 3"]
+Pose = Float[np.ndarray, "4 4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """One calibrated camera. A static camera knows ``base_from_camera``, a wrist camera ``hand_from_camera``.
+
+    Neither pose given means: images only, no point cloud from this view.
+    """
+
+    name: str
+    width: int
+    height: int
+    intrinsics: Float[np.ndarray, "3 3"] | None = None  # pixels of a width x height image
+    base_from_camera: Pose | None = None
+    hand_from_camera: Pose | None = None
+    hand: str = "left"  # the arm that carries a wrist camera
+    near_m: float = 0.1  # depths outside [near_m, far_m] are not encoded
+    far_m: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.base_from_camera is not None and self.hand_from_camera is not None:
+            raise ValueError(
+                f"camera name={self.name!r} has base_from_camera and hand_from_camera: give one, "
+                "base_from_camera for a static camera, hand_from_camera for a wrist camera."
+            )
+        if not 0 < self.near_m < self.far_m:
+            raise ValueError(
+                f"camera name={self.name!r} near_m={self.near_m}, far_m={self.far_m}: need 0 < near_m < far_m."
+            )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True when the camera's pixels can be placed in the robot's base frame."""
+        return self.intrinsics is not None and (self.base_from_camera is not None or self.hand_from_camera is not None)
+
+    def resized(self, width: int, height: int) -> "Camera":
+        """The same camera after its image was resized (pixels)."""
+        scale = np.diag([width / self.width, height / self.height, 1.0])
+        intrinsics = None if self.intrinsics is None else scale @ self.intrinsics
+        return replace(self, width=width, height=height, intrinsics=intrinsics)
+
+    def cropped(self, left: int | float, top: int | float, width: int, height: int) -> "Camera":
+        """The same camera after a window of its image was cut out (pixels)."""
+        offset = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
+        intrinsics = None if self.intrinsics is None else offset @ self.intrinsics
+        return replace(self, width=width, height=height, intrinsics=intrinsics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What the robot sees now: one image per camera, its state, and what it is asked to do."""
+
+    images: Mapping[str, Image]
+    state: Float[np.ndarray, " Ds"]  # as the Layout says
+    instruction: str
+    cameras: Mapping[str, Camera] = field(default_factory=dict)  # calibration, where known
+    depth: Mapping[str, Float[np.ndarray, "H W"]] = field(default_factory=dict)  # metres; the policy ignores it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A training sample: ``T`` frames of every view, the states at them and the actions between them.
+
+    Masks are True where the value is real; padded steps (after the episode's end) never train.
+    """
+
+    video: UInt8[np.ndarray, "V T H W 3"]
+    depth: Float[np.ndarray, "V T H W"] | None  # metres, 0 where unknown
+    state: Float[np.ndarray, "Ts Ds"]
+    action: Float[np.ndarray, "Ta Da"]
+    video_mask: Bool[np.ndarray, "V T"]
+    depth_mask: Bool[np.ndarray, "V T"]
+    state_mask: Bool[np.ndarray, " Ts"]
+    action_mask: Bool[np.ndarray, " Ta"]
+    instruction: str
+    cameras: tuple[Camera, ...]  # one per view, in the order of ``video``
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What the model answers: actions at once; with the world, video, depth and states as well.
+
+    ``video[:, 0]`` and ``state[0]`` are the observation itself. ``video`` and ``depth`` are None in the first
+    answer (actions only).
+    """
+
+    action: Float[np.ndarray, "Ta Da"]
+    state: Float[np.ndarray, "Ts Ds"]
+    video: UInt8[np.ndarray, "V T H W 3"] | None
+    depth: Float[np.ndarray, "V T H W"] | None  # metres
+    cameras: tuple[Camera, ...]
+    instruction: str
+    frame_hz: float
+    action_hz: float
+    seed: int
+    seconds: Mapping[str, float]  # time spent in each stage

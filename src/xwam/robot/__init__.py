@@ -1,0 +1,1 @@
+"""The robot's own words: rotations, layout, normalizer, actions. numpy only."""

@@ -1,0 +1,152 @@
+"""What each slot of a state or action vector means: name, unit, frame, and how it is normalised.
+
+A vector is a row of parts, left arm before right. A robot that lacks a part keeps its slots, at zero,
+with ``is_used=False``: they never enter a loss and never move.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from xwam.config import from_json, suggest, to_json
+
+Kind = Literal[
+    "position",  # metres, xyz
+    "quat_wxyz",  # unit quaternion, w >= 0
+    "rotation_matrix",
+    "joint_position",  # radians
+    "gripper",  # opening
+    "delta_position",  # metres to move in one action step
+    "delta_rotation",  # rotation vector in one action step, R <- exp(delta) R
+    "joint_command",
+    "gripper_command",
+]
+Scaling = Literal["quantile", "symmetric", "identity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Neighbouring slots with one meaning.
+
+    ``scaling``: ``quantile`` maps [q01, q99] to [-1, 1]; ``symmetric`` divides by max(|q01|, |q99|), so zero stays
+    zero; ``identity`` leaves values alone. ``sign`` = -1 flips the part on the model's side only.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    unit: str
+    frame: str
+    scaling: Scaling
+    is_used: bool = True
+    sign: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The parts of a robot's state and action vectors, in order."""
+
+    name: str
+    state: tuple[Part, ...]
+    action: tuple[Part, ...]
+
+    @property
+    def state_width(self) -> int:
+        """``Ds``."""
+        return sum(part.size for part in self.state)
+
+    @property
+    def action_width(self) -> int:
+        """``Da``."""
+        return sum(part.size for part in self.action)
+
+    @property
+    def state_mask(self) -> Bool[np.ndarray, " Ds"]:
+        """True for slots this robot has."""
+        return np.repeat([p.is_used for p in self.state], [p.size for p in self.state])
+
+    @property
+    def action_mask(self) -> Bool[np.ndarray, " Da"]:
+        """True for slots this robot has."""
+        return np.repeat([p.is_used for p in self.action], [p.size for p in self.action])
+
+    def state_slice(self, name: str) -> slice:
+        """Where a part of the state stands."""
+        return _slice(self.state, name)
+
+    def action_slice(self, name: str) -> slice:
+        """Where a part of the action stands."""
+        return _slice(self.action, name)
+
+    def check_state(self, state: Float[np.ndarray, "*steps width"]) -> None:
+        """Refuse a state of the wrong width or with NaN or infinity in it."""
+        _check(state, self.state_width, "state", self.name)
+
+    def check_action(self, action: Float[np.ndarray, "*steps width"]) -> None:
+        """Refuse an action of the wrong width or with NaN or infinity in it."""
+        _check(action, self.action_width, "action", self.name)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(to_json(self))
+
+
+def load_layout(path: Path) -> Layout:
+    """Read what ``Layout.save`` wrote; raises ValueError on unknown keys."""
+    return from_json(Layout, path.read_text())
+
+
+def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, raw_gripper: bool = False) -> Layout:
+    """The layout of the published model: per arm pose and gripper, deltas as actions; left arm first.
+
+    ``single_arm`` leaves the right arm unused. ``raw_gripper``: the action's last slot is the controller's own
+    command in [-1, 1] with the opposite sign (RoboCasa), passed on unscaled.
+    """
+    state: list[Part] = []
+    action: list[Part] = []
+    for arm in ("left", "right"):
+        is_used = arm == "left" or not single_arm
+
+        def part(what: str, kind: Kind, size: int, unit: str, scaling: Scaling, sign: int = 1) -> Part:
+            return Part(
+                name=f"{arm}_{what}",  # noqa: B023 (called at once)
+                kind=kind,
+                size=size,
+                unit=unit,
+                frame=frame,
+                scaling=scaling,
+                is_used=is_used,  # noqa: B023
+                sign=sign,
+            )
+
+        state += [
+            part("position", "position", 3, "m", "quantile"),
+            part("rotation", "quat_wxyz", 4, "1", "identity"),
+            part("gripper", "gripper", 1, "1", "quantile"),
+        ]
+        action += [
+            part("position", "delta_position", 3, "m", "symmetric"),
+            part("rotation", "delta_rotation", 3, "rad", "symmetric"),
+            part("gripper", "gripper_command", 1, "1", *(("identity", -1) if raw_gripper else ("symmetric", 1))),
+        ]
+    return Layout(name=name, state=tuple(state), action=tuple(action))
+
+
+def _slice(parts: tuple[Part, ...], name: str) -> slice:
+    start = 0
+    for part in parts:
+        if part.name == name:
+            return slice(start, start + part.size)
+        start += part.size
+    raise ValueError(f"part={name!r} is not in this layout: {suggest(name, [p.name for p in parts])}")
+
+
+def _check(values: np.ndarray, width: int, what: str, layout: str) -> None:
+    if values.shape[-1] != width:
+        raise ValueError(f"{what} has shape {values.shape}: layout {layout!r} needs {width} slots in the last axis.")
+    if not np.isfinite(values).all():
+        bad = np.argwhere(~np.isfinite(values))[0].tolist()
+        raise ValueError(f"{what} is not finite at index {bad}: every slot must be a number; check the sensor.")

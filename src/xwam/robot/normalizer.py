@@ -1,0 +1,93 @@
+"""Physical units <-> the numbers the network sees; both directions, one set of statistics.
+
+Bounds are the 1 % and 99 % quantiles of what training normalises. Unused slots are zero on both sides.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.robot.layout import Layout, Part
+
+SMALLEST_SPAN = 1e-6  # two quantiles closer than this count as this far apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalizer:
+    """Quantiles per slot, and the layout that says how each is used."""
+
+    layout: Layout
+    state_q01: Float[np.ndarray, " Ds"]
+    state_q99: Float[np.ndarray, " Ds"]
+    action_q01: Float[np.ndarray, " Da"]
+    action_q99: Float[np.ndarray, " Da"]
+
+    def normalize_state(self, state: Float[np.ndarray, "*steps Ds"]) -> Float[np.ndarray, "*steps Ds"]:
+        """Physical units to about [-1, 1]."""
+        self.layout.check_state(state)
+        return _forward(state, *_scale(self.layout.state, self.state_q01, self.state_q99), self.layout.state_mask)
+
+    def denormalize_state(self, state: Float[np.ndarray, "*steps Ds"]) -> Float[np.ndarray, "*steps Ds"]:
+        """The inverse of normalize_state."""
+        return _backward(state, *_scale(self.layout.state, self.state_q01, self.state_q99), self.layout.state_mask)
+
+    def normalize_action(self, action: Float[np.ndarray, "*steps Da"]) -> Float[np.ndarray, "*steps Da"]:
+        """Physical units to about [-1, 1]; zero motion stays zero."""
+        self.layout.check_action(action)
+        return _forward(action, *_scale(self.layout.action, self.action_q01, self.action_q99), self.layout.action_mask)
+
+    def denormalize_action(self, action: Float[np.ndarray, "*steps Da"]) -> Float[np.ndarray, "*steps Da"]:
+        """The inverse of normalize_action."""
+        return _backward(action, *_scale(self.layout.action, self.action_q01, self.action_q99), self.layout.action_mask)
+
+    def save(self, path: Path) -> None:
+        """Write the quantiles as JSON (the layout is a file of its own)."""
+        path.write_text(json.dumps(self._quantiles(), indent=1) + "\n")
+
+    def fingerprint(self) -> str:
+        """Short hash of the statistics, for manifests and the server's hand-shake."""
+        return hashlib.sha256(json.dumps(self._quantiles()).encode()).hexdigest()[:16]
+
+    def _quantiles(self) -> dict[str, list[float]]:
+        names = ("state_q01", "state_q99", "action_q01", "action_q99")
+        return {name: [float(x) for x in getattr(self, name)] for name in names}
+
+
+def load_normalizer(path: Path, layout: Layout) -> Normalizer:
+    """Read what ``Normalizer.save`` wrote. Raises FileNotFoundError or ValueError naming what is missing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path={path}: no statistics; run `xwam stats DATASET` and keep the file there.")
+    stored = json.loads(path.read_text())
+    widths = {"state": layout.state_width, "action": layout.action_width}
+    arrays = {}
+    for name in ("state_q01", "state_q99", "action_q01", "action_q99"):
+        if name not in stored:
+            raise ValueError(f"{path} lacks {name}: run `xwam stats DATASET` again.")
+        arrays[name] = np.asarray(stored[name], dtype=np.float64)
+        width = widths[name.split("_")[0]]
+        if arrays[name].shape != (width,) or not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{path} {name} has shape {arrays[name].shape}: must be {width} finite numbers.")
+    return Normalizer(layout=layout, **arrays)
+
+
+def _scale(parts: tuple[Part, ...], q01: np.ndarray, q99: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and half span per slot (times the part's sign): normalised = (value - centre) / half_span."""
+    scaling = np.repeat([p.scaling for p in parts], [p.size for p in parts])
+    sign = np.repeat([p.sign for p in parts], [p.size for p in parts])
+    largest = np.maximum(np.abs(q01), np.abs(q99))
+    low = np.select([scaling == "quantile", scaling == "symmetric"], [q01, -largest], default=-1.0)
+    high = np.select([scaling == "quantile", scaling == "symmetric"], [q99, largest], default=1.0)
+    half_span = np.maximum(high - low, SMALLEST_SPAN) / 2
+    return low + half_span, half_span * sign
+
+
+def _forward(values: np.ndarray, centre: np.ndarray, half_span: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, (values.astype(np.float64) - centre) / half_span, 0.0).astype(np.float32)
+
+
+def _backward(values: np.ndarray, centre: np.ndarray, half_span: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    return np.where(mask, values.astype(np.float64) * half_span + centre, 0.0).astype(np.float32)

@@ -1,0 +1,222 @@
+"""Record scripted experts as a data set. Interrupt and repeat at will: it continues where it stopped.
+
+Exploration: in bursts, smooth Gaussian noise is added to the displacement that is *executed*; what is *stored* as
+the action is what the expert wanted to do from there. So the data show how to come back from a mistake.
+The result depends on the arguments alone, not on the number of processes.
+"""
+
+import contextlib
+import functools
+import itertools
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from xwam.data.episodes import Episode
+from xwam.data.lerobot import DatasetWriter
+from xwam.sim.env import ExpertEnv
+from xwam.sim.instructions import instructions
+from xwam.sim.metaworld import make_metaworld
+
+MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function of a module, as workers import it
+
+RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
+MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
+STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
+MIN_STEPS = 40  # actions per episode
+NOISE_PERSISTENCE = 0.8  # of the noise of one action in the next
+BURST_STARTS, BURST_STOPS = 0.08, 0.12  # chance per action that a burst of noise begins or ends
+CLEAN_SHARE = 0.25  # of the episodes have no noise at all
+
+
+class Slot(NamedTuple):
+    """One episode to record: the first seed that works of ``seed, seed + RETRY_STRIDE, …``."""
+
+    task: str
+    seed: int
+    noise: float
+    width_px: int
+    height_px: int
+    make_env: MakeEnv
+
+
+def collect(
+    out: Path,
+    tasks: Sequence[str],
+    num_episodes: int,
+    *,
+    seed: int = 0,
+    noise: float = 0.3,
+    num_workers: int = 1,
+    width_px: int = 128,
+    height_px: int = 128,
+    make_env: MakeEnv = make_metaworld,
+) -> int:
+    """Record until ``out`` holds ``num_episodes`` successful episodes of every task; returns how many it holds.
+
+    ``seed`` is the first placement; ``noise`` the strength of the exploration, as a share of the largest displacement.
+    Raises ValueError on a bad argument or when ``out`` holds another kind of data. Failed placements are warned about.
+    """
+    _check(tasks, num_episodes, seed, noise, num_workers)
+    if make_env is make_metaworld:
+        for task in tasks:
+            instructions(task)  # refuses an unknown name now, not after hours
+    env = _opened(make_env, tasks[0], width_px, height_px)
+    cameras = tuple(env.cameras.values())
+    writer = DatasetWriter(out, layout=env.layout, cameras=cameras, action_hz=env.action_hz, robot_type=env.layout.name)
+    done = writer.episode_keys()
+    slots = [Slot(t, seed + i, noise, width_px, height_px, make_env) for t in tasks for i in range(num_episodes)]
+    left = [slot for slot in slots if not any((slot.task, s) in done for s in _seeds(slot))]
+    bar = tqdm(total=len(slots), initial=len(slots) - len(left), desc="collect", unit="episode")
+    try:
+        with _interrupt_after_episodes() as interrupted:
+            for slot, episode in _record_all(left, num_workers, interrupted):
+                if episode is None:
+                    text = (
+                        f"task={slot.task!r} seed={slot.seed}: the expert failed {MAX_PLACEMENTS} placements; left out."
+                    )
+                    warnings.warn(text, stacklevel=2)
+                    continue
+                writer.write(episode)
+                bar.update()
+                bar.set_postfix_str(slot.task)
+    finally:
+        bar.close()
+        writer.finish()
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    return writer.num_episodes
+
+
+def record_slot(slot: Slot) -> Episode | None:
+    """The slot's episode: with noise, else the same placement without, else further placements; None: all failed."""
+    env = _opened(slot.make_env, slot.task, slot.width_px, slot.height_px)
+    for seed in _seeds(slot):
+        for noise in (slot.noise, 0.0) if slot.noise else (0.0,):
+            episode = record_episode(env, seed, noise)
+            if episode is not None:
+                return episode
+    return None
+
+
+def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
+    """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
+    env.reset(seed)
+    moves = [env.layout.action_slice(part.name) for part in env.layout.action if part.kind == "delta_position"]
+    disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m)
+    rows, wanted, executed, success_at = [], [], [], None
+    while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
+        if success_at is None and len(rows) == env.max_steps:
+            return None
+        rows.append(env.observe())
+        wanted.append(env.expert_action())
+        action = wanted[-1].copy()
+        action[moves[0]] = (action[moves[0]] + next(disturbance)).clip(-env.max_delta_m, env.max_delta_m)
+        executed.append(action)
+        if env.step(action) and success_at is None:
+            success_at = len(rows)
+    return Episode(
+        instruction=env.instruction,
+        task=env.task,
+        seed=seed,
+        success=True,
+        state=np.stack([row.state for row in rows]),
+        action=np.stack(wanted),
+        executed_action=np.stack(executed),
+        video={name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
+        depth={name: np.stack([row.depth[name] for row in rows]) for name in rows[0].depth},
+    )
+
+
+def smooth_noise(rng: np.random.Generator, scale_m: float) -> Iterator[Float[np.ndarray, " 3"]]:
+    """Displacements in metres, without end: bursts of an AR(1) process of at most this standard deviation."""
+    strength = scale_m * rng.uniform() if rng.uniform() >= CLEAN_SHARE else 0.0
+    is_on, value = False, np.zeros(3)
+    fresh = np.sqrt(1 - NOISE_PERSISTENCE**2)  # keeps the standard deviation at 1
+    while True:
+        is_on = rng.uniform() >= BURST_STOPS if is_on else rng.uniform() < BURST_STARTS
+        value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=3)
+        yield strength * value * is_on
+
+
+def _record_all(
+    slots: Sequence[Slot], num_workers: int, interrupted: threading.Event
+) -> Iterator[tuple[Slot, Episode | None]]:
+    """The slots' episodes in order; several processes work at most two slots each ahead of the reader."""
+    if num_workers == 1:
+        for slot in itertools.takewhile(lambda _: not interrupted.is_set(), slots):
+            yield slot, record_slot(slot)
+        return
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_alone)
+    waiting: deque[tuple[Slot, Future[Episode | None]]] = deque()
+    rest = iter(slots)
+    try:
+        while True:
+            if not interrupted.is_set():
+                waiting += [
+                    (s, pool.submit(record_slot, s)) for s in itertools.islice(rest, 2 * num_workers - len(waiting))
+                ]
+            if not waiting:
+                return
+            slot, future = waiting.popleft()
+            if not (interrupted.is_set() and future.cancel()):  # only those that have not begun can be cancelled
+                yield slot, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupt_after_episodes() -> Iterator[threading.Event]:
+    """The first Ctrl-C sets the event, so that running episodes are finished and kept; the second stops at once."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted  # signals reach the main thread only
+        return
+
+    def note(*_: object) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        tqdm.write("collect: finishing the episodes that have begun (Ctrl-C again: stop at once)")
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _leave_interrupts_alone() -> None:
+    """Ctrl-C reaches every process; only the one that writes shall react."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(make_env: MakeEnv, task: str, width_px: int, height_px: int) -> ExpertEnv:
+    """The simulator, kept open while the task stays the same."""
+    return make_env(task, width_px=width_px, height_px=height_px)
+
+
+def _seeds(slot: Slot) -> range:
+    return range(slot.seed, slot.seed + MAX_PLACEMENTS * RETRY_STRIDE, RETRY_STRIDE)
+
+
+def _check(tasks: Sequence[str], num_episodes: int, seed: int, noise: float, num_workers: int) -> None:
+    if not tasks:
+        raise ValueError("tasks=(): name at least one task.")
+    if num_episodes < 1 or num_workers < 1:
+        raise ValueError(f"num_episodes={num_episodes}, num_workers={num_workers}: must be 1 or more.")
+    if not 0 <= seed <= RETRY_STRIDE - num_episodes:
+        raise ValueError(f"seed={seed}: seed and seed + num_episodes must be in 0..{RETRY_STRIDE}.")
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise={noise}: a share of the largest displacement, in 0..1; 0.3 is a good choice.")

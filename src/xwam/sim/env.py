@@ -1,0 +1,57 @@
+"""What every simulator (and every real robot's adapter) answers. All values in physical units, numpy, unbatched.
+
+One episode: ``reset(seed)``, then ``observe`` and ``step`` in turn, until ``success`` or ``max_steps`` actions.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.records import Camera, Observation
+from xwam.robot.layout import Layout
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A world with a robot in it and one task to do."""
+
+    layout: Layout
+    cameras: Mapping[str, Camera]  # static: base_from_camera; on a hand: hand_from_camera
+    action_hz: float  # actions per second
+    task: str
+    instruction: str  # the task in words; ``reset`` draws one of several wordings
+    max_steps: int  # actions after which an episode counts as failed
+    success: bool  # True once the task was solved in this episode
+
+    def reset(self, seed: int) -> None:
+        """Start an episode. The same seed gives the same episode; another seed, another placement. ``seed >= 0``."""
+        ...
+
+    def step(self, action: Float[np.ndarray, " Da"]) -> bool:
+        """Play one action (the layout's units, 1 / action_hz seconds); returns ``success``. Refuses NaN and widths."""
+        ...
+
+    def state(self) -> Float[np.ndarray, " Ds"]:
+        """The robot's state now, as the layout says; cheap: no pictures are taken."""
+        ...
+
+    def observe(self) -> Observation:
+        """RGB images, metric depth (0 where unknown or beyond the camera's ``far_m``), state and instruction, now."""
+        ...
+
+    def close(self) -> None:
+        """Free what the simulator holds."""
+        ...
+
+
+@runtime_checkable
+class ExpertEnv(Env, Protocol):
+    """An Env that also knows how its task is done."""
+
+    max_delta_m: float  # the largest displacement per axis that one action executes
+
+    def expert_action(self) -> Float[np.ndarray, " Da"]:
+        """What a scripted expert would do now, within the range that ``step`` executes."""
+        ...

@@ -1,0 +1,187 @@
+"""Meta-World: 50 table-top tasks with a Sawyer arm, MuJoCo physics and scripted experts (`pip install 'xwam[sim]'`).
+
+One action lasts 50 ms: four control steps of 12.5 ms with the same command. Its position slots are the commanded
+displacement of the hand over the whole action (metres, world axes, at most ``MAX_DELTA_M`` per axis), its gripper slot
+runs from -1 (open) to 1 (close). Meta-World cannot turn the hand, so rotation slots do nothing. The base frame is the
+world frame; the state is the pose of the body ``hand`` and the opening of the fingers (0 closed, 1 open).
+
+Where the goal is a bare point in space (``MARKED_GOALS``) a green ball marks it in every picture and in the depth:
+Meta-World's own marks are often misplaced or hidden, and without one these tasks cannot be solved from images.
+"""
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from xwam.config import suggest
+from xwam.records import Camera, Observation
+from xwam.robot.layout import two_arm_layout
+from xwam.sim.instructions import INSTRUCTIONS, instructions
+from xwam.sim.render import Marker, Renderer, load_mujoco
+from xwam.sim.views import VIEWS, camera_records, place_cameras
+
+__all__ = ["MARKED_GOALS", "MAX_DELTA_M", "METAWORLD_LAYOUT", "TASKS", "MetaWorld", "instructions", "make_metaworld"]
+
+TASKS: tuple[str, ...] = tuple(INSTRUCTIONS)
+METAWORLD_LAYOUT = two_arm_layout("metaworld", single_arm=True)
+ACTION_HZ = 20.0
+CONTROL_STEPS = 4  # control steps (80 Hz) of one action
+MAX_DELTA_M = 0.04  # one control step moves the commanded position by at most 0.01 m per axis
+MAX_STEPS = 125  # Meta-World's own horizon, 500 control steps
+MARKED_GOALS = (
+    "coffee-pull-v3",
+    "hand-insert-v3",
+    "pick-out-of-hole-v3",
+    "pick-place-v3",
+    "pick-place-wall-v3",
+    "plate-slide-back-side-v3",
+    "plate-slide-back-v3",
+    "push-back-v3",
+    "push-v3",
+    "push-wall-v3",
+    "reach-v3",
+    "reach-wall-v3",
+    "stick-pull-v3",
+    "stick-push-v3",
+)
+_POSITION = METAWORLD_LAYOUT.action_slice("left_position")
+_GRIPPER = METAWORLD_LAYOUT.action_slice("left_gripper")
+
+
+def make_metaworld(task: str, *, width_px: int = 128, height_px: int = 128) -> "MetaWorld":
+    """Open one task. Raises ValueError on an unknown name, ImportError or RuntimeError with the line to install."""
+    if task not in INSTRUCTIONS:
+        raise ValueError(f"task={task!r}: {suggest(task, TASKS)}")
+    if width_px < 1 or height_px < 1:
+        raise ValueError(f"width_px={width_px}, height_px={height_px}: must be 1 or more.")
+    return MetaWorld(task, width_px=width_px, height_px=height_px)
+
+
+class MetaWorld:
+    """One Meta-World task as an ``ExpertEnv``. Call ``reset`` first."""
+
+    layout = METAWORLD_LAYOUT
+    action_hz = ACTION_HZ
+    max_steps = MAX_STEPS
+    max_delta_m = MAX_DELTA_M
+
+    def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
+        self._mujoco = load_mujoco()
+        self._raw, self._expert_class = _open_task(task)
+        self.task = task
+        self.instruction = instructions(task)[0]
+        self.success = False
+        self._obs: Float[np.ndarray, " 39"] | None = None  # Meta-World's own observation; only the expert reads it
+        model = self._raw.model
+        place_cameras(model)
+        # A reset writes placements into the model; these copies undo the ones of the episode before.
+        self._initial = {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "site_pos")}
+        self._renderer = Renderer(model, width_px=width_px, height_px=height_px)
+        self.cameras: Mapping[str, Camera] = camera_records(width_px, height_px)
+
+    def reset(self, seed: int) -> None:
+        """Place robot and objects anew, and draw one of the wordings; all from ``seed`` alone (0 or more)."""
+        if seed < 0:
+            raise ValueError(f"seed={seed}: must be 0 or more.")
+        raw, model, data = self._raw, self._raw.model, self._raw.data
+        for name, values in self._initial.items():
+            getattr(model, name)[:] = values
+        self._mujoco.mj_resetData(model, data)
+        raw.np_random = np.random.default_rng([seed, 0])
+        raw.curr_path_length = 0
+        raw.reset_model()
+        self._mujoco.mj_forward(model, data)
+        raw._prev_obs = raw._get_curr_obs_combined_no_goal()
+        self._obs = np.clip(raw._get_obs(), raw.sawyer_observation_space.low, raw.sawyer_observation_space.high)
+        self._expert = self._expert_class()
+        self.success = False
+        wordings = instructions(self.task)
+        self.instruction = wordings[np.random.default_rng([seed, 1]).integers(len(wordings))]
+
+    def step(self, action: Float[np.ndarray, " Da"]) -> bool:
+        """Play one action for 50 ms; too large values are clipped to what Meta-World executes. Returns ``success``."""
+        self._check_begun()
+        self.layout.check_action(action)
+        command = np.concatenate([action[_POSITION] / MAX_DELTA_M, action[_GRIPPER]]).clip(-1, 1)
+        for _ in range(CONTROL_STEPS):
+            self._obs, _, _, _, info = self._raw.step(command)
+            self.success = self.success or bool(info["success"])
+        return self.success
+
+    def observe(self) -> Observation:
+        """Three RGB-D images, the state and the instruction. Depth is 0 (unknown) beyond a camera's ``far_m``."""
+        self._check_begun()
+        images, depth = {}, {}
+        markers = [Marker(np.array(self._raw._target_pos[:3]), 0.02, (0.1, 0.9, 0.2, 1.0))]
+        for name, camera in self.cameras.items():
+            images[name], metres = self._renderer.render(
+                self._raw.data, VIEWS[name].mujoco_name, markers if self.task in MARKED_GOALS else ()
+            )
+            depth[name] = np.where(metres <= camera.far_m, metres, np.float32(0))
+        return Observation(
+            images=images, depth=depth, state=self.state(), instruction=self.instruction, cameras=self.cameras
+        )
+
+    def state(self) -> Float32[np.ndarray, " Ds"]:
+        """What the layout says: hand position (metres), quaternion (w >= 0), finger opening; the right arm is zero."""
+        hand = self._raw.data.body("hand")
+        quat = hand.xquat if hand.xquat[0] >= 0 else -hand.xquat
+        opening = self._raw._get_curr_obs_combined_no_goal()[3]
+        state = np.zeros(self.layout.state_width, dtype=np.float32)
+        state[:8] = np.concatenate([hand.xpos, quat, [opening]])
+        return state
+
+    def expert_action(self) -> Float32[np.ndarray, " Da"]:
+        """What Meta-World's scripted expert would do now (it sees the simulator's inside).
+
+        The expert is written for 80 Hz. It is run ahead for one action and its commands are averaged: holding its
+        first command instead makes it overshoot (bin-picking: 3 of 10 episodes instead of 10).
+        """
+        self._check_begun()
+        raw, model, obs = self._raw, self._raw.model, self._obs
+        present, previous = raw.data, raw._prev_obs
+        raw.data = copy.copy(present)
+        commands = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "constant(s) may be too high": we clip, as Meta-World does
+            for _ in range(CONTROL_STEPS):
+                command = np.clip(self._expert.get_action(obs), -1, 1)
+                commands.append(command)
+                raw.set_xyz_action(command[:3])
+                raw.do_simulation([command[3], -command[3]], raw.frame_skip)
+                self._mujoco.mj_forward(model, raw.data)
+                obs = raw._get_obs()
+        raw.data, raw._prev_obs = present, previous
+        action = np.zeros(self.layout.action_width, dtype=np.float32)
+        action[_POSITION] = np.mean(commands, axis=0)[:3] * MAX_DELTA_M
+        action[_GRIPPER] = np.mean(commands, axis=0)[3]
+        return action
+
+    def close(self) -> None:
+        """Free the picture buffers."""
+        self._renderer.close()
+
+    def _check_begun(self) -> None:
+        if self._obs is None:
+            raise ValueError(f"task={self.task!r} has not begun: call reset(seed) first.")
+
+
+def _open_task(task: str) -> tuple[Any, Any]:
+    """Meta-World's raw environment, free to draw new placements for ever, and the class of its expert."""
+    try:
+        from metaworld.env_dict import ENV_CLS_MAP
+        from metaworld.policies import ENV_POLICY_MAP
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{error.name} is not installed: run `pip install 'xwam[sim]'`.") from error
+    raw = ENV_CLS_MAP[task]()
+    raw._set_task_called = True
+    raw._freeze_rand_vec = False
+    raw.seeded_rand_vec = True
+    raw._partially_observable = False
+    del raw.sawyer_observation_space  # cached with the goal hidden; the experts need it
+    raw.max_path_length = np.iinfo(np.int64).max
+    return raw, ENV_POLICY_MAP[task]

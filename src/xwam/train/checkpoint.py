@@ -1,0 +1,131 @@
+"""Checkpoint folders: self-contained, written whole or not at all, resumable.
+
+A folder holds all that a policy needs: ``config.json layout.json normalizer.json cameras.json model.safetensors vae/
+text/ manifest.json``. A training run adds ``training/``: raw weights, optimiser moments and the step.
+``model.safetensors`` are the averaged (EMA) weights.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from xwam.config import Config, to_json
+from xwam.model.weights import save_weights
+from xwam.records import Camera
+from xwam.robot.calibration import save_cameras
+from xwam.robot.layout import Layout
+from xwam.robot.normalizer import Normalizer
+
+
+class Robot(NamedTuple):
+    """What a checkpoint knows about the robot it serves."""
+
+    normalizer: Normalizer
+    cameras: tuple[Camera, ...]
+
+    @property
+    def layout(self) -> Layout:
+        """The meaning of the state's and the action's slots."""
+        return self.normalizer.layout
+
+
+class TrainingState(NamedTuple):
+    """All that a run must remember between two steps; randomness is a function of seed and step."""
+
+    model: nn.Module
+    average: dict[str, Tensor]  # EMA of the weights, float32
+    optimizer: torch.optim.Optimizer
+
+
+def write_whole(target: Path, fill: Any) -> None:
+    """Let ``fill(folder)`` write a folder under a temporary name, then give it its name: whole or absent."""
+    temporary = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    fill(temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+
+
+def save_policy_files(folder: Path, config: Config, robot: Robot, frozen: Path, manifest: dict[str, Any]) -> None:
+    """Everything of a checkpoint but the transformer's weights. ``frozen`` holds ``vae/`` and ``text/``."""
+    (folder / "config.json").write_text(to_json(config))
+    robot.layout.save(folder / "layout.json")
+    robot.normalizer.save(folder / "normalizer.json")
+    save_cameras(folder / "cameras.json", robot.cameras)
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    for name in ("vae", "text"):
+        shutil.copytree(frozen / name, folder / name, copy_function=_link_or_copy)
+
+
+def save_training(folder: Path, state: TrainingState, step: int) -> None:
+    """Raw weights, optimiser moments and the step, for ``load_training``."""
+    target = folder / "training"
+    target.mkdir()
+    save_file({k: v.contiguous() for k, v in state.model.state_dict().items()}, target / "weights.safetensors")
+    save_file({k: v.contiguous() for k, v in state.average.items()}, target / "average.safetensors")
+    moments = {
+        f"{index}.{name}": value.contiguous()
+        for index, entry in state.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    save_file(moments, target / "optimizer.safetensors")
+    (target / "step.json").write_text(json.dumps({"step": step}) + "\n")
+
+
+def load_training(folder: Path, state: TrainingState) -> int:
+    """Put a saved run back into ``state`` in place; returns the number of steps done."""
+    source = folder / "training"
+    state.model.load_state_dict(load_file(source / "weights.safetensors"))
+    for name, value in load_file(source / "average.safetensors").items():
+        state.average[name].copy_(value)
+    stored = state.optimizer.state_dict()
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in load_file(source / "optimizer.safetensors").items():
+        index, name = key.split(".", 1)
+        entries.setdefault(int(index), {})[name] = value
+    stored["state"] = entries
+    state.optimizer.load_state_dict(stored)
+    return int(json.loads((source / "step.json").read_text())["step"])
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The last whole checkpoint of a run, if any."""
+    found = sorted(p for p in run.glob("step-*") if (p / "training" / "step.json").is_file())
+    return found[-1] if found else None
+
+
+def keep_newest(run: Path, count: int) -> None:
+    """Delete all but the newest ``count`` checkpoints of a run."""
+    for old in sorted(run.glob("step-*"))[:-count]:
+        shutil.rmtree(old)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without links
+        shutil.copy2(source, target)
+
+
+def export_policy(source: Path, target: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Copy a checkpoint without its training state, the transformer's weights in ``dtype``: what is shipped."""
+    if not (source / "config.json").is_file():
+        raise FileNotFoundError(f"source={source}: no config.json there; give one step-… folder of a run.")
+
+    def fill(folder: Path) -> None:
+        for name in ("config.json", "layout.json", "normalizer.json", "cameras.json", "manifest.json"):
+            shutil.copy2(source / name, folder / name)
+        for name in ("vae", "text"):
+            shutil.copytree(source / name, folder / name)
+        if (target / "README.md").is_file():
+            shutil.copy2(target / "README.md", folder / "README.md")
+        save_weights(folder / "model.safetensors", load_file(source / "model.safetensors"), dtype=dtype)
+
+    write_whole(target, fill)

@@ -1,0 +1,185 @@
+"""From a data set to a checkpoint in one go: statistics, VAE, text encoder, latent cache, transformer.
+
+Every stage leaves its result in the run's folder and is skipped when it is there already, so the same command
+continues after an interruption::
+
+    out/frozen/vae, out/frozen/text    the frozen parts
+    out/latents                        clips after the VAE
+    out/step-0001000                   a checkpoint: whole, self-contained
+"""
+
+import hashlib
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import xwam
+from xwam.config import Config, load
+from xwam.data.cache import LatentCache, build_cache
+from xwam.data.clips import Clips
+from xwam.data.episodes import Episodes, camera_named
+from xwam.data.lerobot import open_lerobot
+from xwam.data.stats import normalizer_from
+from xwam.encode import Batch
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.model.weights import load_weights
+from xwam.presets import preset
+from xwam.train.checkpoint import Robot
+from xwam.train.loop import Run, batch_indices, train
+from xwam.train.setup import Precision
+from xwam.train.text import TINY_TEXT, train_text
+from xwam.train.vae import VaeTraining, load_films, train_vae
+from xwam.train.validate import make_validate, write_first_batch
+
+EPISODES_FOR_VAE = 80  # as many films as fit in memory side by side
+
+
+class PromptedClips:
+    """Cached clips with their encoded prompts: the loop's TrainingData."""
+
+    def __init__(self, cache: LatentCache, prompts: Mapping[str, Float[Tensor, "P Dt"]]) -> None:
+        self.cache, self.prompts = cache, prompts
+        self.empty_prompt = prompts[""]
+        self.fingerprint = cache.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, indices: Int[np.ndarray, " B"], visit: int) -> Batch:
+        """Clips by number; ``visit`` picks the augmented variant."""
+        *tensors, instructions = self.cache.batch(indices, visit)
+        return Batch(*tensors, prompt=torch.stack([self.prompts[text] for text in instructions]))
+
+
+def run_pipeline(
+    preset_name: str,
+    data: Path,
+    out: Path,
+    changes: Mapping[str, Any],
+    *,
+    vae: VaeTraining,
+    every: int,
+    num_variants: int,
+    minutes: float | None = None,
+    num_validation_clips: int = 4,
+    start: Path | None = None,
+    precision: Precision = "auto",
+    device: str = "cpu",
+) -> Path:
+    """Run (or continue) all stages; returns the last checkpoint's folder.
+
+    ``changes`` overrides fields of the preset's TrainConfig; a clip starts at ``every`` n-th step of each episode, in
+    ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights, VAE and text
+    encoder are taken; its sizes must be the preset's.
+    """
+    config = preset(preset_name)
+    config = replace(config, train=replace(config.train, **changes))
+    episodes = open_lerobot(data)
+    check_fits(config, episodes)
+    frozen = out / "frozen" if start is None else start
+    initial = None if start is None else _weights_of(start, config)
+    if not (frozen / "vae" / "config.json").is_file():
+        films = load_films(episodes, spread(episodes.num_episodes, EPISODES_FOR_VAE), config.view_names)
+        train_vae(config.vae, films, vae, frozen, device=device)
+    text = _text_encoder(config, episodes, frozen)
+    clips = Clips(episodes, config.clip, config.view_names, every=every)
+    clips_for_training = _cached(clips, config, frozen, out / "latents", num_variants, text, device)
+    normalizer = clips_for_training.cache.normalizer
+    cameras = tuple(c for c in episodes.cameras if c.name in config.view_names)
+    manifest = {
+        "data": clips_for_training.fingerprint,
+        "statistics": normalizer.fingerprint(),
+        "episodes": len(clips.numbers),
+        "clips": len(clips),
+        "preset": preset_name,
+        "versions": {"xwam": xwam.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": platform.machine(),
+    }
+    run = Run(out, Robot(normalizer, cameras), frozen, manifest)
+    _show_first_batch(out / "first_batch.png", clips_for_training, config, frozen)
+    held_out = Clips(episodes, config.clip, config.view_names, split="validation", padded=False)
+    validate = None
+    if len(held_out):
+        validate = make_validate(config, held_out, run.robot, frozen, num_clips=num_validation_clips, device=device)
+    return train(
+        config,
+        clips_for_training,
+        run,
+        device=device,
+        initial=initial,
+        validate=validate,
+        precision=precision,
+        max_minutes=minutes,
+    )
+
+
+def _show_first_batch(path: Path, clips: PromptedClips, config: Config, frozen: Path) -> None:
+    """A picture of what the network sees first, once per run."""
+    if not path.is_file():
+        numbers, visit = batch_indices(len(clips), config.train.batch_size, config.train.seed, 0)
+        write_first_batch(path, clips.batch(numbers[:4], visit), VideoVae.load(frozen / "vae"))
+
+
+def _weights_of(start: Path, config: Config) -> dict[str, Tensor]:
+    """The transformer's weights of a checkpoint whose sizes are those of ``config``."""
+    stored = load(Config, start / "config.json")
+    if stored.model != config.model:
+        raise ValueError(
+            f"start={start} holds a model of preset {stored.name!r}: its sizes are not those of {config.name!r}."
+        )
+    return load_weights(start / "model.safetensors", config.model).state_dict()
+
+
+def check_fits(config: Config, episodes: Episodes) -> None:
+    """Refuse a data set that lacks a camera, or whose vectors have other widths than the model."""
+    layout = episodes.layout
+    for name in config.view_names:
+        camera_named(episodes.cameras, name)
+    for what, ours, theirs in (
+        ("state_width", config.model.state_width, layout.state_width),
+        ("action_width", config.model.action_width, layout.action_width),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"{what}={theirs} of the data set's layout {layout.name!r}: preset {config.name!r} has {ours}; "
+                "choose a preset of that width or another layout."
+            )
+
+
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def _text_encoder(config: Config, episodes: Episodes, frozen: Path) -> TextEncoder:
+    """The run's text encoder; a small one is trained on the data set's wordings, grouped by task."""
+    if not (frozen / "text" / "config.json").is_file():
+        infos = [episodes.info(number) for number in range(episodes.num_episodes)]
+        wordings: dict[str, Sequence[str]] = {}
+        for task in sorted({info.task for info in infos}):
+            wordings[task] = sorted({info.instruction for info in infos if info.task == task})
+        train_text(config.text, config.model.text_length, wordings, TINY_TEXT, frozen)
+    return TextEncoder.load(frozen / "text", config.model.text_length)
+
+
+def _cached(
+    clips: Clips, config: Config, frozen: Path, folder: Path, num_variants: int, text: TextEncoder, device: str
+) -> PromptedClips:
+    """Encode all clips once, and all prompts."""
+    vae = VideoVae.load(frozen / "vae", encoder_only=True).to(device)
+    vae_hash = hashlib.sha256((frozen / "vae" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    build_cache(
+        folder, clips, lambda images: vae.encode(images.to(device)), vae_hash=vae_hash, num_variants=num_variants
+    )
+    cache = LatentCache(folder, normalizer_from(clips.episodes, only=clips.numbers))
+    with torch.no_grad():
+        prompts = {words: text.encode([words])[0] for words in ["", *cache.instructions()]}
+    return PromptedClips(cache, prompts)

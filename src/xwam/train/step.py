@@ -1,0 +1,88 @@
+"""One training step: draw levels and noise, mix, predict, compare. Plain functions of values.
+
+Everything random in step ``n`` comes from ``generator_for(seed, n)``, drawn for the whole (global) batch: a resumed
+run, or one spread over several processes, repeats exactly the same draws.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.denoise.losses import Term, loss_terms, weighted_sum
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, add_noise, draw_levels, keep_given
+from xwam.encode import Batch
+from xwam.model.xwam import XWAM
+
+GIVEN = Given(frames=1, states=1)  # the observation: always clean, never trained
+
+
+class Draw(NamedTuple):
+    """What is random in one step."""
+
+    levels: NoiseLevels
+    noise: Noisy
+    text_is_dropped: Bool[Tensor, " B"]
+
+
+def generator_for(seed: int, step: int) -> torch.Generator:
+    """The random source of one step (CPU): a function of the seed and the step alone."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63))
+
+
+def draw(batch: Batch, config: Config, generator: torch.Generator) -> Draw:
+    """Draw levels, noise and dropped prompts for a batch, on its device."""
+    batch_size, device = len(batch.video), batch.video.device
+
+    def normal(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator).to(device)
+
+    levels = draw_levels(batch_size, config.noise, generator)
+    return Draw(
+        levels=NoiseLevels(*(level.to(device) for level in levels)),
+        noise=Noisy(video=normal(batch.video), state=normal(batch.state), action=normal(batch.action)),
+        text_is_dropped=(torch.rand(batch_size, generator=generator) < config.train.text_dropout).to(device),
+    )
+
+
+def share(drawn: Draw, rank: int, num_ranks: int) -> Draw:
+    """The rows of a global draw that belong to one of several processes."""
+    return Draw(
+        levels=NoiseLevels(*(x[rank::num_ranks] for x in drawn.levels)),
+        noise=Noisy(*(x[rank::num_ranks] for x in drawn.noise)),
+        text_is_dropped=drawn.text_is_dropped[rank::num_ranks],
+    )
+
+
+def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> dict[str, Term]:
+    """Sum and count of the errors of one batch by modality (several processes add theirs up)."""
+    levels = drawn.levels
+    clean = Noisy(video=batch.video, state=batch.state, action=batch.action)
+    sigmas = Noisy(video=levels.video, state=levels.action, action=levels.action)
+    noisy = Noisy(*(add_noise(c, n, s) for c, n, s in zip(clean, drawn.noise, sigmas, strict=True)))
+    noisy = keep_given(noisy, clean, GIVEN)
+
+    context = torch.where(drawn.text_is_dropped[:, None, None], empty_prompt, batch.prompt)
+    has_depth = model.config.num_depth_blocks > 0
+    output = model(
+        *noisy,
+        *levels,
+        model.prompt_keys_values(context),
+        given_frames=GIVEN.frames,
+        given_states=GIVEN.states,
+        depth=has_depth,
+    )
+    return loss_terms(output, batch, drawn)
+
+
+def total_loss(losses: dict[str, Tensor], config: Config) -> Float[Tensor, ""]:
+    """The number that is minimised: every loss times its weight of the settings."""
+    weights = {
+        "video": config.train.video_loss_weight,
+        "action": config.train.action_loss_weight,
+        "state": config.train.state_loss_weight,
+        "depth": config.train.depth_loss_weight,
+    }
+    return weighted_sum(losses, {name: weights[name] for name in losses})

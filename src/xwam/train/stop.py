@@ -1,0 +1,42 @@
+"""When to end a run early: out of time, or Ctrl-C. A step is never cut in half."""
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from xwam.train.setup import World, any_says
+
+
+class StopSign:
+    """Raised by the clock or by the first Ctrl-C, on every process at once; the second Ctrl-C interrupts at once."""
+
+    def __init__(self, max_minutes: float | None, world: World, device: torch.device) -> None:
+        self.was_interrupted = False
+        self._deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
+        self._world, self._device = world, device
+        self._handler: Any = None
+
+    def __enter__(self) -> "StopSign":
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+    def is_up(self) -> bool:
+        """True when the run should save and end. Every process must ask after every step."""
+        is_late = self._deadline is not None and time.perf_counter() > self._deadline
+        return any_says(is_late or self.was_interrupted, self._world, self._device)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.was_interrupted:
+            raise KeyboardInterrupt
+        self.was_interrupted = True

@@ -1,0 +1,75 @@
+"""What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.data.augment import centre_crop
+from xwam.data.clips import Clips
+from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
+from xwam.evaluate.open_loop import score_clip, summarize
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.model.xwam import XWAM
+from xwam.policy import Networks, Policy
+from xwam.train import step
+from xwam.train.checkpoint import Robot
+from xwam.train.loop import Validate
+
+SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "path_left_position_mean_m")
+
+
+def make_validate(
+    config: Config, clips: Clips, robot: Robot, frozen: Path, *, num_clips: int, device: str = "cpu"
+) -> Validate:
+    """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time."""
+    model = XWAM(config.model)
+    vae = VideoVae.load(frozen / "vae")
+    text = TextEncoder.load(frozen / "text", config.model.text_length)
+    cameras = {camera.name: camera for camera in robot.cameras}
+    policy = Policy(config, robot.normalizer, cameras, Networks(model, vae, lambda: text), device=device)
+    chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
+    batch = _encoded([clips[i] for i in chosen], config, robot, vae, text, device)
+    drawn = step.draw(batch, config, torch.Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
+        model.load_state_dict(average)
+        terms = step.compute_terms(model, batch, drawn, policy.encode_prompts([""])[0])
+        numbers = {f"loss/{name}": (term.sum / term.count.clamp(min=1)).item() for name, term in terms.items()}
+        scores = summarize([score_clip(policy, clips[i], seed=i) for i in chosen])
+        return numbers | {name: scores[name] for name in SHOWN if name in scores}
+
+    return validate
+
+
+def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, text: TextEncoder, device: str) -> Batch:
+    """Held-out clips, centre-cropped, as a training batch."""
+    pixels = encode_clips([centre_crop(clip, crop=config.clip.crop) for clip in clips], robot.normalizer)
+    with torch.no_grad():
+        video, depth = (encode_views(vae.encode, images.to(device)) for images in (pixels.video, pixels.depth))
+        prompt = text.encode([clip.instruction for clip in clips])
+    encoded = pixels._replace(video=video, depth=depth)
+    return Batch(**{name: x.to(device) for name, x in encoded._asdict().items()}, prompt=prompt.to(device))
+
+
+@torch.no_grad()
+def write_first_batch(path: Path, batch: Batch, vae: VideoVae) -> None:
+    """What the network really sees, decoded: a row per clip; for each view its first and last frame, and last depth.
+
+    Needs Pillow (``pip install 'xwam[train]'``).
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("pictures of the first batch need Pillow: pip install 'xwam[train]'") from error
+    video, depth = (tensor_to_video(decode_views(vae.decode, latents[:4])) for latents in (batch.video, batch.depth))
+    rows = [
+        np.concatenate([tile for v, d in zip(clip, clip_depth, strict=True) for tile in (v[0], v[-1], d[-1])], axis=1)
+        for clip, clip_depth in zip(video, depth, strict=True)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows, axis=0)).save(path)

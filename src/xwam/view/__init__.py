@@ -1,0 +1,1 @@
+"""Pictures: point clouds, pages, mosaics."""

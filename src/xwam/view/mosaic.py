@@ -1,0 +1,104 @@
+"""One small video with everything: rows are real and imagined colour and depth, columns are the views.
+
+Depth colours: near is yellow, far is violet (``xwam.colours``), each view on a scale of its own, the same for real
+and imagined; the bar under each column says how many metres.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from xwam.colours import IMAGINED_RGB, REAL_RGB, depth_range, depth_to_colours
+from xwam.data.files import whole_file
+from xwam.data.videos import write_rgb
+from xwam.records import Prediction
+from xwam.view.points import world
+
+TILE_PX = 256  # height of one picture
+GAP_PX = 6
+LEFT_PX, TOP_PX, BOTTOM_PX = 34, 66, 40  # room for names and scales
+TEXT_RGB, FAINT_RGB = (30, 30, 30), (110, 110, 110)
+
+
+def write_mosaic(path: Path, prediction: Prediction, *, real: Prediction | None = None) -> None:
+    """Write the mosaic as mp4, at the imagined video's own speed. Where the real video ends, its tiles are empty."""
+    if path.suffix != ".mp4":
+        raise ValueError(f"path={path}: the file's name must end in .mp4.")
+    with whole_file(path) as temporary:
+        write_rgb(temporary, mosaic_frames(prediction, real=real), max(1, round(prediction.frame_hz)))
+
+
+def mosaic_frames(prediction: Prediction, *, real: Prediction | None = None) -> UInt8[np.ndarray, "T height width 3"]:
+    """The frames of the mosaic. Raises ValueError without a world, ImportError without the ``view`` extra."""
+    video, depth = world(prediction)
+    ranges = [depth_range(view if real is None else world(real)[1][i]) for i, view in enumerate(depth)]
+    rows = [("imagined", IMAGINED_RGB, video), ("imagined depth", IMAGINED_RGB, _coloured(depth, ranges))]
+    if real is not None:
+        real_video, real_depth = world(real)
+        real_rows = [("real", REAL_RGB, real_video), ("real depth", REAL_RGB, _coloured(real_depth, ranges))]
+        rows = [row for pair in zip(real_rows, rows, strict=True) for row in pair]
+    width = round(TILE_PX * video.shape[3] / video.shape[2])
+    still = _frame_of_names(prediction, [(name, colour) for name, colour, _ in rows], ranges, width)
+    return np.stack([_filled(still, rows, step, width, prediction.frame_hz) for step in range(video.shape[1])])
+
+
+def _coloured(
+    depth_m: Float[np.ndarray, "V T H W"], ranges: list[tuple[float, float]]
+) -> UInt8[np.ndarray, "V T H W 3"]:
+    return np.stack([depth_to_colours(view, *span) for view, span in zip(depth_m, ranges, strict=True)])
+
+
+def _frame_of_names(
+    prediction: Prediction, rows: list[tuple[str, tuple[int, int, int]]], ranges: list[tuple[float, float]], width: int
+) -> Any:
+    """Everything that stands still: instruction, names of rows and columns, scales of depth."""
+    Image, ImageDraw, font = _pillow()
+    num_views = len(prediction.cameras)
+    size = (LEFT_PX + num_views * (width + GAP_PX), TOP_PX + len(rows) * (TILE_PX + GAP_PX) + BOTTOM_PX)
+    still = Image.new("RGB", tuple(n + n % 2 for n in size), "white")
+    draw = ImageDraw.Draw(still)
+    draw.text((LEFT_PX, 8), prediction.instruction, TEXT_RGB, font(20))
+    for view, camera in enumerate(prediction.cameras):
+        left = LEFT_PX + view * (width + GAP_PX)
+        draw.text((left + width / 2, TOP_PX - 14), camera.name, TEXT_RGB, font(16), anchor="mm")
+        near, far = ranges[view]
+        scale = 1 / np.linspace(1 / near, 1 / far, width - 120)
+        bar = np.repeat(depth_to_colours(scale, near, far)[None], 12, axis=0)
+        below = size[1] - BOTTOM_PX + 12
+        still.paste(Image.fromarray(bar), (left + 60, below))
+        draw.text((left + 54, below + 6), f"{near:.2f} m", TEXT_RGB, font(14), anchor="rm")
+        draw.text((left + width - 54, below + 6), f"{far:.2f} m", TEXT_RGB, font(14), anchor="lm")
+    for row, (name, colour) in enumerate(rows):
+        words = Image.new("RGB", (TILE_PX, LEFT_PX), "white")
+        ImageDraw.Draw(words).text((TILE_PX / 2, LEFT_PX / 2), name, colour, font(17), anchor="mm")
+        still.paste(words.rotate(90, expand=True), (0, TOP_PX + row * (TILE_PX + GAP_PX)))
+    return still
+
+
+def _filled(still: Any, rows: list, step: int, width: int, frame_hz: float) -> UInt8[np.ndarray, "height width 3"]:
+    """One frame: the pictures of one step, and its time."""
+    Image, ImageDraw, font = _pillow()
+    frame = still.copy()
+    when = "now" if step == 0 else f"in {step / frame_hz:.1f} s"
+    ImageDraw.Draw(frame).text((frame.width - GAP_PX, 8), when, TEXT_RGB, font(20), anchor="ra")
+    for row, (_, _, pictures) in enumerate(rows):
+        for view in range(len(pictures)):
+            place = (LEFT_PX + view * (width + GAP_PX), TOP_PX + row * (TILE_PX + GAP_PX))
+            if step >= pictures.shape[1]:
+                middle = (place[0] + width / 2, place[1] + TILE_PX / 2)
+                ImageDraw.Draw(frame).text(middle, "not recorded", FAINT_RGB, font(16), anchor="mm")
+                continue
+            picture = Image.fromarray(pictures[view, step])
+            how = Image.Resampling.NEAREST if picture.height <= TILE_PX else Image.Resampling.BOX
+            frame.paste(picture.resize((width, TILE_PX), how), place)
+    return np.asarray(frame)
+
+
+def _pillow() -> tuple[Any, Any, Any]:
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError("the mosaic needs Pillow: pip install 'xwam[view]'") from error
+    return Image, ImageDraw, ImageFont.load_default

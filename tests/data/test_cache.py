@@ -1,0 +1,125 @@
+"""The latent cache holds what encoding on the fly gives, continues after an interruption, and refuses stale content."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE, make_episode
+from torch import Tensor
+
+from xwam.config import ClipConfig
+from xwam.data import cache as cache_module
+from xwam.data.augment import augment, centre_crop
+from xwam.data.cache import LatentCache, build_cache
+from xwam.data.clips import Clips
+from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
+from xwam.data.stats import normalizer_from
+from xwam.encode import encode_clips, encode_views
+from xwam.robot.normalizer import Normalizer
+
+CONFIG = ClipConfig(
+    num_frames=5, height_px=SIZE, width_px=SIZE, action_horizon=16, actions_per_frame=4, action_hz=20.0, crop=0.9
+)
+
+
+def encoder(images: Tensor) -> Tensor:
+    """Stands in for the VAE: means over time groups of 4 and squares of 8."""
+    first, rest = images[:, :, :1], images[:, :, 1:].unflatten(2, (-1, 4)).mean(dim=3)
+    return torch.nn.functional.avg_pool3d(torch.cat([first, rest], dim=2), (1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory, layout, cameras) -> LeRobotEpisodes:
+    root = tmp_path_factory.mktemp("cache") / "set"
+    writer = DatasetWriter(root, layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for number in range(3):
+        writer.write(make_episode(number, 18))
+    writer.finish()
+    return open_lerobot(root)
+
+
+@pytest.fixture(scope="module")
+def normalizer(episodes: LeRobotEpisodes) -> Normalizer:
+    with pytest.warns(UserWarning, match="never change"):
+        return normalizer_from(episodes)
+
+
+@pytest.fixture
+def clips(episodes: LeRobotEpisodes, monkeypatch: pytest.MonkeyPatch) -> Clips:
+    monkeypatch.setattr(cache_module, "CLIPS_PER_SHARD", 5)
+    return Clips(episodes, CONFIG, ("front", "wrist"), every=3)
+
+
+def build(folder: Path, clips: Clips, **changes: object) -> None:
+    settings = {"vae_hash": "abc", "num_variants": 2, "batch_size": 3, "progress": False} | changes
+    build_cache(folder, clips, encoder, **settings)
+
+
+def test_cached_is_what_encoding_gives(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:
+    build(tmp_path / "train", clips)
+    build(tmp_path / "validation", clips, num_variants=0)
+    train, validation = (LatentCache(tmp_path / name, normalizer) for name in ("train", "validation"))
+    assert len(train) == len(clips) == 12
+    for index, variant in ((0, 0), (7, 1), (11, 1)):
+        generator = np.random.default_rng((0, index, variant))
+        expected = encode_clips([augment(clips[index], generator, crop=0.9)], normalizer)
+        found = train.batch(np.array([index]), visit=variant)
+        for name in expected._fields[2:]:
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name))
+        torch.testing.assert_close(found.video, encode_views(encoder, expected.video), atol=1e-3, rtol=0)
+        torch.testing.assert_close(found.depth, encode_views(encoder, expected.depth), atol=1e-3, rtol=0)
+        assert found.instructions == [clips[index].instruction]
+    middle = encode_clips([centre_crop(clips[4], crop=0.9)], normalizer)
+    found = validation.batch(np.array([4, 2]), visit=3)
+    torch.testing.assert_close(found.video[:1], encode_views(encoder, middle.video), atol=1e-3, rtol=0)
+    assert set(train.instructions()) == {clips[i].instruction for i in range(len(clips))}
+    assert train.fingerprint != validation.fingerprint
+
+
+def test_an_interrupted_cache_continues(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:
+    build(tmp_path / "whole", clips)
+    seen = 0
+
+    def breaks(images: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        if seen > 10:
+            raise KeyboardInterrupt
+        return encoder(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(tmp_path / "half", clips, breaks, vae_hash="abc", num_variants=2, batch_size=3, progress=False)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "half").glob("*.safetensors")}
+    assert len(done) == 1
+    with pytest.raises(ValueError, match="1 of 3 files"):
+        LatentCache(tmp_path / "half", normalizer)
+    build(tmp_path / "half", clips, num_workers=1)
+    assert all(path.stat().st_mtime_ns == when for path, when in done.items())
+    everything = np.arange(len(clips))
+    whole, half = (LatentCache(tmp_path / name, normalizer).batch(everything, 1) for name in ("whole", "half"))
+    torch.testing.assert_close(whole.video, half.video)
+
+
+def test_stale_content_is_refused_or_rebuilt(
+    tmp_path: Path, clips: Clips, normalizer: Normalizer, episodes: LeRobotEpisodes
+) -> None:
+    build(tmp_path, clips)
+    build(tmp_path, clips)  # nothing to do
+    for change, word in (
+        ({"vae_hash": "def"}, "vae: abc"),
+        ({"num_variants": 3}, "num_variants"),
+        ({"seed": 1}, "seed"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            build(tmp_path, clips, **change)
+    other = Clips(episodes, replace(CONFIG, crop=0.8), ("front", "wrist"), every=3)
+    with pytest.raises(ValueError, match="crop"):
+        build(tmp_path, other)
+    build(tmp_path, other, rebuild=True)
+    assert LatentCache(tmp_path, normalizer).facts["clip"]["crop"] == 0.8
+    with pytest.raises(FileNotFoundError, match="no latent cache"):
+        LatentCache(tmp_path / "nothing", normalizer)
+    with pytest.raises(IndexError, match="index=12"):
+        LatentCache(tmp_path, normalizer).batch(np.array([12]))

@@ -1,0 +1,95 @@
+"""Clips hold the right frames and actions, are masked after the end, and never mix training and validation episodes."""
+
+import numpy as np
+import pytest
+from conftest import SIZE, make_episode
+
+from xwam.config import ClipConfig
+from xwam.data.clips import Clips, split_episodes
+from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
+
+LENGTHS = [20, 21, 22]
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory, layout, cameras) -> LeRobotEpisodes:
+    root = tmp_path_factory.mktemp("clips") / "set"
+    writer = DatasetWriter(root, layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for number, length in enumerate(LENGTHS):
+        writer.write(make_episode(number, length))
+    writer.finish()
+    return open_lerobot(root)
+
+
+def config(size: int = SIZE, hz: float = 20.0) -> ClipConfig:
+    return ClipConfig(
+        num_frames=5, height_px=size, width_px=size, action_horizon=16, actions_per_frame=4, action_hz=hz, crop=0.9
+    )
+
+
+def test_a_clip_inside_the_episode(episodes: LeRobotEpisodes) -> None:
+    clip = Clips(episodes, config(), ("wrist", "front")).at(1, 3)
+    expected = make_episode(1, 21)
+    np.testing.assert_allclose(clip.state, expected.state[3:20:4], atol=1e-6)
+    np.testing.assert_allclose(clip.action, expected.action[3:19], atol=1e-6)
+    np.testing.assert_array_equal(clip.video[1], episodes.frames(1, "front", np.arange(3, 20, 4)))
+    np.testing.assert_allclose(clip.depth[0], expected.depth["wrist"][3:20:4], atol=1e-3)
+    for mask in (clip.video_mask, clip.depth_mask, clip.state_mask, clip.action_mask):
+        assert mask.all()
+    assert [camera.name for camera in clip.cameras] == ["wrist", "front"]
+
+
+def test_after_the_end_everything_is_masked(episodes: LeRobotEpisodes) -> None:
+    clip = Clips(episodes, config(), ("front",)).at(0, 11)  # 20 steps: 9 are left
+    assert clip.action_mask.sum() == 9
+    assert (clip.action[9:] == 0).all()
+    np.testing.assert_array_equal(clip.state_mask, [True, True, True, False, False])
+    np.testing.assert_array_equal(clip.video_mask, [[True, True, True, False, False]])
+    np.testing.assert_array_equal(clip.depth_mask, clip.video_mask)
+    last = episodes.info(0).state[-1]
+    np.testing.assert_array_equal(clip.state[3:], [last, last])
+    np.testing.assert_array_equal(clip.video[0, 4], episodes.frames(0, "front", np.array([19]))[0])
+
+
+def test_every_step_begins_a_clip(episodes: LeRobotEpisodes) -> None:
+    clips = Clips(episodes, config(), ("front",), split="all")
+    assert len(clips) == sum(LENGTHS)
+    assert [clips.locate(i) for i in (0, 19, 20, 62)] == [(0, 0), (0, 19), (1, 0), (2, 21)]
+    whole = Clips(episodes, config(), ("front",), split="all", padded=False)
+    assert len(whole) == sum(length - 16 for length in LENGTHS)
+    assert all(whole[i].action_mask.all() and whole[i].video_mask.all() for i in range(len(whole)))
+    sparse = Clips(episodes, config(), ("front",), split="all", every=8)
+    assert [sparse.locate(i) for i in range(len(sparse))] == [(e, s) for e in range(3) for s in (0, 8, 16)]
+    with pytest.raises(IndexError, match="index=63"):
+        clips.locate(63)
+
+
+def test_whole_episodes_are_held_out(episodes: LeRobotEpisodes) -> None:
+    train, validation = (Clips(episodes, config(), ("front",), split=split) for split in ("train", "validation"))
+    assert len(train.numbers) == 2
+    assert len(validation.numbers) == 1
+    assert not set(train.numbers) & set(validation.numbers)
+    train, validation = split_episodes(1000, 0.1)
+    assert len(validation) == 100
+    assert sorted(train + validation) == list(range(1000))
+    more = split_episodes(1100, 0.1)[1]
+    assert len(set(validation) - set(more)) < 20  # a growing data set keeps its held-out episodes, nearly
+    assert split_episodes(5, 0.0)[1] == []
+
+
+def test_resizing_moves_the_intrinsics(episodes: LeRobotEpisodes) -> None:
+    clip = Clips(episodes, config(16), ("front",)).at(0, 0)
+    assert clip.video.shape == (1, 5, 16, 16, 3)
+    assert clip.depth.shape == (1, 5, 16, 16)
+    np.testing.assert_allclose(clip.cameras[0].intrinsics[:2], episodes.cameras[0].intrinsics[:2] / 2)
+
+
+def test_what_does_not_fit_is_refused(episodes: LeRobotEpisodes) -> None:
+    with pytest.raises(ValueError, match="action_hz=20"):
+        Clips(episodes, config(hz=10.0), ("front",))
+    with pytest.raises(ValueError, match="camera='top'"):
+        Clips(episodes, config(), ("top",))
+    with pytest.raises(ValueError, match="start=20"):
+        Clips(episodes, config(), ("front",)).at(0, 20)
+    with pytest.raises(ValueError, match=r"validation_share=1\.5"):
+        Clips(episodes, config(), ("front",), validation_share=1.5)

@@ -1,0 +1,121 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.view.scene import LAYOUT, make_imagined, make_real
+from xwam.evaluate.geometry_metrics import MAX_POINTS, cloud_scores, hand_path_scores, view_consistency
+from xwam.records import Camera
+from xwam.robot.layout import two_arm_layout
+from xwam.view.points import base_points, camera_poses
+
+
+def test_cloud_scores_by_hand():
+    """One point each way: a is 6 mm from b; b has a second point 30 mm from a."""
+    a = np.array([[0.0, 0, 0]])
+    b = np.array([[0.006, 0, 0], [0.03, 0, 0]])
+    scores = cloud_scores(a, b)
+    assert scores.chamfer_m == pytest.approx((0.006 + (0.006 + 0.03) / 2) / 2)
+    assert scores.f_5mm == 0
+    assert scores.f_10mm == pytest.approx(2 * 1 * 0.5 / 1.5)
+    assert scores.f_20mm == pytest.approx(2 / 3)
+    assert cloud_scores(b, a) == pytest.approx(scores)
+
+
+def test_equal_and_empty_clouds():
+    cloud = np.random.default_rng(0).uniform(size=(100, 3)).astype(np.float32)
+    assert cloud_scores(cloud, cloud) == (0, 1, 1, 1)
+    assert all(np.isnan(cloud_scores(cloud, cloud[:0])))
+
+
+def test_chamfer_against_all_pairs():
+    generator = np.random.default_rng(1)
+    a, b = generator.normal(size=(60, 3)), generator.normal(size=(80, 3))
+    pairs = np.linalg.norm(a[:, None] - b[None], axis=-1)
+    assert cloud_scores(a, b).chamfer_m == pytest.approx((pairs.min(1).mean() + pairs.min(0).mean()) / 2)
+
+
+def test_large_clouds_are_sampled_the_same_way_every_time():
+    generator = np.random.default_rng(2)
+    a, b = generator.uniform(size=(2 * MAX_POINTS, 3)), generator.uniform(size=(2 * MAX_POINTS, 3))
+    assert cloud_scores(a, b) == cloud_scores(a, b)
+    assert cloud_scores(a, b) != cloud_scores(a, b, seed=1)
+
+
+def two_cameras_above_a_plane():
+    """Two cameras 2 m above z = 0, looking straight down, 20 cm apart."""
+    intrinsics = np.array([[40.0, 0, 20], [0, 40.0, 20], [0, 0, 1]])
+    cameras = [Camera(name=n, width=40, height=40, intrinsics=intrinsics, base_from_camera=np.eye(4)) for n in "ab"]
+    poses = np.tile(np.diag([1.0, -1, -1, 1]), (2, 1, 1))
+    poses[:, 2, 3] = 2
+    poses[1, 0, 3] = 0.2
+    column, row = np.meshgrid(np.arange(40) + 0.5, np.arange(40) + 0.5)
+    rays = np.stack([column, row, np.ones_like(row)], axis=-1) @ np.linalg.inv(intrinsics).T
+    return cameras, poses, rays
+
+
+def consistency_of(depth):
+    cameras, poses, rays = two_cameras_above_a_plane()
+    points = (depth[..., None] * rays) @ np.swapaxes(poses[:, :3, :3], 1, 2)[:, None] + poses[:, None, None, :3, 3]
+    points[depth == 0] = np.nan
+    return view_consistency(points.astype(np.float32), depth, cameras, poses)
+
+
+def test_views_that_agree_have_no_error():
+    depth = np.full((2, 40, 40), 2.0)
+    scores = consistency_of(depth)
+    assert scores.error_m == pytest.approx(0, abs=1e-6)
+    assert scores.seen_through == 0
+    assert scores.num_points > 2000
+    depth[1, :, :20] = 0  # unknown pixels take no part
+    assert consistency_of(depth).error_m == pytest.approx(0, abs=1e-6)
+    assert consistency_of(depth).num_points < scores.num_points
+
+
+def test_exact_views_of_a_world_agree_and_imagined_ones_less():
+    """Three cameras on a table with boxes: no error of its own from pixels that do not coincide."""
+    real = make_real(num_steps=2, size=48)
+    errors = []
+    for world in (real, make_imagined(real)):
+        poses = np.stack([camera_poses(camera, world.state[1], LAYOUT) for camera in world.cameras])
+        scores = view_consistency(base_points(world, LAYOUT)[:, 1], world.depth[:, 1], world.cameras, poses)
+        assert scores.num_points > 2000
+        errors.append(scores.error_m)
+    assert errors[0] < 1e-6
+    assert errors[1] > 5e-3
+
+
+def test_a_view_that_is_too_far_shows():
+    depth = np.full((2, 40, 40), 2.0)
+    depth[1] = 2.03  # 3 cm below the plane, in the eyes of camera b
+    assert consistency_of(depth).error_m == pytest.approx(0.03, rel=1e-3)
+
+
+def test_looking_through_is_counted_and_hiding_is_not():
+    """Camera a sees a plane half a metre above the one of camera b: b looks through a's, a hides b's."""
+    depth = np.full((2, 40, 40), 2.0)
+    depth[0] = 1.5
+    scores = consistency_of(depth)
+    assert scores.seen_through == 1
+    assert np.isnan(scores.error_m)
+
+
+def test_hand_path_by_hand():
+    layout = two_arm_layout("test")
+    state = np.zeros((3, 16), dtype=np.float32)
+    state[:, [3, 11]] = 1
+    moved = state.copy()
+    moved[:, 0] = [0, 0.03, 0]
+    moved[:, 1] = [0, 0.04, 0.1]
+    moved[1, 3:7] = [np.cos(0.1), np.sin(0.1), 0, 0]  # a turn of 0.2 rad
+    moved[2, 3:7] = [-1, 0, 0, 0]  # the same rotation as (1, 0, 0, 0)
+    scores = hand_path_scores(moved, state, layout)
+    assert scores["left_position"] == pytest.approx((0.05, 0.1, 0.2 / 3), abs=1e-6)
+    assert scores["right_position"] == pytest.approx((0, 0, 0), abs=1e-6)
+    assert set(hand_path_scores(state, state, two_arm_layout("one", single_arm=True))) == {"left_position"}
+
+
+def test_path_without_quaternion_has_no_angle():
+    layout = two_arm_layout("test", single_arm=True)
+    bare = replace(layout, state=(layout.state[0],))
+    assert hand_path_scores(np.zeros((2, 3)), np.zeros((2, 3)), bare)["left_position"].rotation_rad is None

@@ -1,0 +1,178 @@
+"""The policy: actions first, the world later; every answer depends on its own observation and seed alone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.examples import make_cameras, make_normalizer, make_observation
+from tests.train.encoded import write_frozen
+from xwam.config import DenoiseConfig
+from xwam.model.weights import save_weights
+from xwam.model.xwam import XWAM, init_weights
+from xwam.policy import Policy, load_policy, start_noise
+from xwam.presets import preset
+from xwam.train import checkpoint
+
+CONFIG = preset("debug")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkpoint with random weights: every file as training writes it."""
+    root = tmp_path_factory.mktemp("checkpoint")
+    write_frozen(root / "frozen", CONFIG)
+    model = XWAM(CONFIG.model)
+    init_weights(model, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a head that starts at zero would hide the network behind it
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    robot = checkpoint.Robot(make_normalizer(), make_cameras(CONFIG))
+
+    def fill(target):
+        checkpoint.save_policy_files(target, CONFIG, robot, root / "frozen", {"steps": 0})
+        save_weights(target / "model.safetensors", model.state_dict())
+
+    checkpoint.write_whole(root / "whole", fill)
+    return root / "whole"
+
+
+@pytest.fixture(scope="module")
+def policy(folder) -> Policy:
+    return load_policy(folder)
+
+
+def test_actions_come_first_then_the_world(policy):
+    observation = make_observation(CONFIG)
+    now, later = policy.predict(observation, seed=3)
+    assert now.video is None
+    assert now.depth is None
+    clip = CONFIG.clip
+    assert now.action.shape == (clip.action_horizon, 14)
+    assert later.video.shape == (3, clip.num_frames, clip.height_px, clip.width_px, 3)
+    assert later.depth.shape == later.video.shape[:-1]
+    np.testing.assert_array_equal(now.action, later.action)
+    np.testing.assert_array_equal(now.state[0], observation.state)
+    assert set(later.seconds) == {"encode", "text", "actions", "world", "decode"}
+
+
+def test_the_first_frame_is_what_was_seen(policy):
+    from xwam.images import resize_and_centre_crop
+
+    observation = make_observation(CONFIG)
+    *_, later = policy.predict(observation)
+    clip = CONFIG.clip
+    seen = resize_and_centre_crop(observation.images["left"], clip.width_px, clip.height_px, clip.crop)
+    np.testing.assert_array_equal(later.video[0, 0], seen)
+
+
+def test_actions_only_gives_the_same_actions_and_stops(policy):
+    observation = make_observation(CONFIG)
+    both = next(policy.predict(observation, seed=5))
+    alone = list(policy.predict(observation, seed=5, actions_only=True))
+    assert len(alone) == 1
+    np.testing.assert_array_equal(alone[0].action, both.action)
+
+
+def test_unused_slots_stay_zero_and_quaternions_are_unit(policy):
+    *_, later = policy.predict(make_observation(CONFIG))
+    assert (later.action[:, 7:] == 0).all()
+    assert (later.state[:, 8:] == 0).all()
+    np.testing.assert_allclose(np.linalg.norm(later.state[:, 3:7], axis=1), 1, rtol=1e-5)
+    assert (later.state[:, 3] >= 0).all()
+
+
+def test_seeds_decide(policy):
+    observation = make_observation(CONFIG)
+    one, again, other = (next(policy.predict(observation, seed=s, actions_only=True)) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one.action, again.action)
+    assert np.abs(one.action - other.action).max() > 1e-4
+
+
+def test_a_batch_answers_as_single_requests_do(policy):
+    observations = [make_observation(CONFIG, seed=s) for s in (0, 1)]
+    observations[1] = replace(observations[1], instruction="open the drawer")
+    *_, together = policy.predict_batch(observations, seeds=[7, 8])
+    for observation, seed, answer in zip(observations, [7, 8], together, strict=True):
+        *_, alone = policy.predict(observation, seed=seed)
+        np.testing.assert_allclose(answer.action, alone.action, atol=1e-5)
+        assert np.abs(answer.video.astype(int) - alone.video.astype(int)).max() <= 1
+
+
+def test_guidance_of_one_is_the_plain_pass_and_others_differ(policy):
+    observation = make_observation(CONFIG)
+    plain = next(policy.predict(observation, actions_only=True))
+    steps = DenoiseConfig(num_video_steps=4, num_action_steps=2, shift=5.0, guidance=3.0)
+    guided = next(policy.predict(observation, actions_only=True, steps=steps))
+    assert np.abs(plain.action - guided.action).max() > 1e-6
+
+
+def test_noise_of_a_request_does_not_depend_on_its_neighbours():
+    alone = start_noise(CONFIG, [5], (2, 2))
+    beside = start_noise(CONFIG, [4, 5], (2, 2))
+    for one, two in zip(alone, beside, strict=True):
+        assert torch.equal(one[0], two[1])
+
+
+def test_prompts_are_encoded_once(policy):
+    policy.encode_prompts(["reach the goal", "reach the goal"])
+    kept = policy.encode_prompts(["reach the goal"])
+    assert kept.data_ptr() != 0
+    assert sum(text == "reach the goal" for text in policy._prompts) == 1
+
+
+def test_without_the_world_depth_and_decoder_stay_on_disk(folder, policy):
+    observation = make_observation(CONFIG)
+    alone = load_policy(folder, with_world=False)
+    assert not any("extra_" in name for name in alone.networks.transformer.state_dict())
+    assert not any(".decoder." in name for name in alone.networks.vae.state_dict())
+    (answer,) = alone.predict(observation, seed=5, actions_only=True)
+    np.testing.assert_array_equal(answer.action, next(policy.predict(observation, seed=5)).action)
+    with pytest.raises(ValueError, match="with_world=False"):
+        next(alone.predict(observation))
+
+
+def test_known_prompts_need_no_text_encoder(folder, policy, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    observation = make_observation(CONFIG)
+    policy.save_prompts(copy, [observation.instruction])
+    shutil.rmtree(copy / "text")
+    alone = load_policy(copy)
+    found, expected = (next(p.predict(observation, seed=5, actions_only=True)) for p in (alone, policy))
+    np.testing.assert_array_equal(found.action, expected.action)
+    with pytest.raises(FileNotFoundError, match="text"):
+        alone.encode_prompts(["a new one"])
+
+
+def test_doors(policy, folder, tmp_path):
+    with pytest.raises(ValueError, match="one seed for each"):
+        next(policy.predict_batch([make_observation(CONFIG)], seeds=[1, 2]))
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        load_policy(tmp_path)
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    layout = json.loads((broken / "layout.json").read_text())
+    layout["action"].pop()
+    (broken / "layout.json").write_text(json.dumps(layout))
+    with pytest.raises(ValueError, match=r"action_width=14 but layout\.json has 13"):
+        load_policy(broken)
+    (broken / "layout.json").unlink()
+    shutil.copy(folder / "layout.json", broken / "layout.json")
+    (broken / "normalizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no statistics"):
+        load_policy(broken)
+
+
+def test_export_keeps_the_answers(folder, tmp_path):
+    checkpoint.export_policy(folder, tmp_path / "shipped")
+    assert not (tmp_path / "shipped" / "training").exists()
+    observation = make_observation(CONFIG)
+    whole, half = (next(load_policy(f).predict(observation, actions_only=True)) for f in (folder, tmp_path / "shipped"))
+    np.testing.assert_allclose(half.action, whole.action, atol=2e-3)

@@ -1,0 +1,121 @@
+"""The whole stream on the debug preset: simulator, data, training, saving, resuming, acting, imagining, showing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.sim.fake_env import make_fake
+from xwam.data.lerobot import open_lerobot
+from xwam.demo import first_frames, real_world
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.open_loop import compare_worlds, evaluate_open_loop
+from xwam.evaluate.report import Decision, EpisodeReport, write_report
+from xwam.policy import load_policy
+from xwam.sim.collect import collect
+from xwam.sim.rollout import rollout
+from xwam.train.pipeline import run_pipeline
+from xwam.train.vae import ClipShape, VaeTraining
+from xwam.view.export import load_prediction, save_prediction
+from xwam.view.html import write_page
+
+VAE = VaeTraining(
+    shapes=(ClipShape(32, 5, 2, 1),), num_steps=3, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
+    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Data of a simulator in numpy, and a checkpoint trained on them: stopped half way, then resumed."""
+    root = tmp_path_factory.mktemp("walkthrough")
+    collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
+    for steps in (4, 8):
+        changes = {"num_steps": steps}
+        last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, every=8, num_variants=1)
+    return root, last
+
+
+def test_training_left_a_whole_checkpoint_and_a_log(world):
+    root, last = world
+    assert last.name == "step-0000008"
+    manifest = json.loads((last / "manifest.json").read_text())
+    assert manifest["steps"] == 8
+    assert manifest["samples"] == 16
+    rows = [json.loads(line) for line in (root / "run" / "log.jsonl").read_text().splitlines()]
+    trained = [row["step"] for row in rows if "loss/video" in row]
+    assert trained == list(range(1, 9)), "the resumed run continued where the first one ended"
+    validated = [row for row in rows if "validation/psnr_db" in row]
+    assert [row["step"] for row in validated] == [4, 8]
+    assert all(row["validation/loss/action"] > 0 for row in validated)
+    assert (root / "run" / "first_batch.png").stat().st_size > 0
+
+
+def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
+    _, last = world
+    policy = load_policy(last)
+    env = make_fake()
+    episode = rollout(
+        env, lambda o, seed: policy.predict(o, seed=seed), seed=5, replan_every=8, max_steps=16, imagine=True
+    )
+    assert len(episode.predictions) == 2
+    imagined, real = episode.predictions[0], real_world(episode, 0, policy)
+    assert np.isfinite(imagined.action).all()
+    scores = compare_worlds(first_frames(imagined, len(real.state)), real, policy.layout)
+    assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_mean_m"} <= set(scores)
+    page = tmp_path / "world.html"
+    write_page(page, imagined, policy.layout, real=real)
+    report = EpisodeReport(
+        task=env.task, instruction=episode.instruction, seed=5, success=episode.success, num_steps=episode.num_steps,
+        layout=policy.layout, decisions=[Decision(imagined=imagined, real=real, page=page)],
+    )  # fmt: skip
+    write_report(tmp_path / "report.html", [report], {"title": "walkthrough"})
+    assert "world.html" in (tmp_path / "report.html").read_text()
+    save_prediction(tmp_path / "world.npz", imagined, policy.layout)
+    np.testing.assert_array_equal(load_prediction(tmp_path / "world.npz").prediction.video, imagined.video)
+
+
+def test_open_loop_scores_held_out_clips(world, tmp_path):
+    root, last = world
+    report = evaluate_open_loop(load_policy(last), root / "data", num_clips=2, seed=0, out=tmp_path / "open.json")
+    assert report["psnr_db"] > 0
+    assert len(report["per_step"]["psnr_db"]) == 4
+    assert json.loads((tmp_path / "open.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
+    root, last = world
+    arguments = {"vae": VAE, "every": 8, "num_variants": 1}
+    tuned = run_pipeline("debug", root / "data", tmp_path / "tuned", {"num_steps": 1}, start=last, **arguments)
+    before, after = (load_file(folder / "model.safetensors") for folder in (last, tuned))
+    assert all(torch.allclose(before[name], after[name], atol=0.02) for name in before), "it went on from there"
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert (tuned / "vae" / "model.safetensors").read_bytes() == (last / "vae" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="its sizes are not those of 'tiny'"):
+        run_pipeline("tiny", root / "data", tmp_path / "other", {}, start=last, **arguments)
+
+
+def test_other_data_than_the_preset_expects_is_refused(world, tmp_path):
+    root, _ = world
+    assert open_lerobot(root / "data").num_episodes == 4
+    with pytest.raises(ValueError, match="camera='robot0_agentview_left' is not in this data set"):
+        run_pipeline("wan22_5b", root / "data", tmp_path / "run", {}, vae=VAE, every=8, num_variants=1)
+    assert not (tmp_path / "run").exists(), "refused before anything was written"
+
+
+def test_closed_loop_counts_and_continues(world, tmp_path):
+    pytest.importorskip("metaworld")
+    _, last = world
+    policy = load_policy(last)
+    config = ClosedLoopConfig(
+        tasks=("reach-v3",), num_episodes=1, seed=0, replan_every=8, max_steps=8, num_envs=1, is_random=True
+    )
+    report = evaluate_closed_loop(policy, config, tmp_path / "closed.json")
+    assert report["tasks"]["reach-v3"]["episodes"] == 1
+    more = ClosedLoopConfig(**(vars(config) | {"num_episodes": 2}))
+    report = evaluate_closed_loop(policy, more, tmp_path / "closed.json")
+    assert [row["seed"] for row in report["episodes"]] == [1_000_000, 1_000_001]
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_closed_loop(policy, ClosedLoopConfig(**(vars(config) | {"max_steps": 9})), tmp_path / "closed.json")

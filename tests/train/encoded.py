@@ -1,0 +1,62 @@
+"""Encoded clips of known content for the training tests; run as a script, one of several torchrun processes."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from xwam.config import Config
+from xwam.encode import Batch
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.presets import preset
+
+
+class EncodedClips:
+    """Latents, states and actions drawn once from a seed: fixed data, as a cache would give."""
+
+    fingerprint = "example"
+
+    def __init__(self, config: Config, size: int, spread: float = 1.0) -> None:
+        generator = torch.Generator().manual_seed(1)
+        model, clip = config.model, config.clip
+        frames = 1 + (clip.num_frames - 1) // 4
+        grid = (model.latent_channels, frames, model.num_views, clip.height_px // 16, clip.width_px // 16)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return spread * torch.randn((size, *shape), generator=generator)
+
+        self.empty_prompt = torch.zeros(model.text_length, model.text_width)
+        self._all = Batch(
+            video=normal(*grid),
+            depth=normal(*grid),
+            state=normal(clip.num_states, model.state_width),
+            action=normal(clip.action_horizon, model.action_width),
+            video_mask=torch.ones(size, frames, model.num_views, dtype=torch.bool),
+            depth_mask=torch.ones(size, frames, model.num_views, dtype=torch.bool),
+            state_mask=torch.ones(size, clip.num_states, model.state_width, dtype=torch.bool),
+            action_mask=torch.ones(size, clip.action_horizon, model.action_width, dtype=torch.bool),
+            prompt=normal(model.text_length, model.text_width),
+        )
+
+    def __len__(self) -> int:
+        return len(self._all.video)
+
+    def batch(self, indices, visit: int) -> Batch:
+        return Batch(*(tensor[torch.from_numpy(indices)] for tensor in self._all))
+
+
+def write_frozen(folder: Path, config: Config) -> None:
+    """A VAE and a text encoder with random weights."""
+    torch.manual_seed(0)
+    VideoVae(config.vae).save(folder / "vae")
+    TextEncoder(config.text, config.model.text_length).save(folder / "text")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[2]))
+    from tests.train.test_loop import make_run
+    from xwam.train import loop
+
+    torch.set_num_threads(1)
+    loop.train(preset("debug"), EncodedClips(preset("debug"), size=7), make_run(Path(sys.argv[1]), "two"))

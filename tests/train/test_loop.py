@@ -1,0 +1,137 @@
+"""Training: resumes exactly, does not care how many processes share the batch, leaves only whole checkpoints."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.examples import make_cameras, make_normalizer
+from tests.train.encoded import EncodedClips, write_frozen
+from xwam.presets import preset
+from xwam.train import checkpoint, loop, setup
+
+CONFIG = preset("debug")
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533")
+
+
+def make_run(folder: Path, out: str = "run") -> loop.Run:
+    frozen = folder / "frozen"
+    if not frozen.exists():
+        write_frozen(frozen, CONFIG)
+    robot = checkpoint.Robot(make_normalizer(), make_cameras(CONFIG))
+    return loop.Run(folder / out, robot, frozen, {"data": "d", "statistics": "s"})
+
+
+def losses_of(run: loop.Run) -> list[dict]:
+    return [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    data = EncodedClips(CONFIG, size=7)
+    whole, parts = make_run(tmp_path, "whole"), make_run(tmp_path, "parts")
+    loop.train(CONFIG, data, whole)
+
+    class PowerCutError(Exception):
+        pass
+
+    class Interrupted(EncodedClips):
+        def batch(self, indices, visit):
+            if len(losses_of(parts)) == 5 if (parts.out / "log.jsonl").exists() else False:
+                raise PowerCutError
+            return super().batch(indices, visit)
+
+    with pytest.raises(PowerCutError):
+        loop.train(CONFIG, Interrupted(CONFIG, size=7), parts)
+    assert checkpoint.newest_checkpoint(parts.out).name == "step-0000004"
+    last = loop.train(CONFIG, data, parts)
+    expected = losses_of(whole)
+    got = losses_of(parts)
+    got = got[:4] + got[-4:]  # step 5 was done twice: before the power cut, and again
+    for a, b in zip(expected, got, strict=True):
+        assert a["step"] == b["step"]
+        for name in ("loss/video", "loss/action", "loss/state", "loss/depth", "gradient_norm"):
+            assert a[name] == b[name], f"step {a['step']} {name}"
+    one = checkpoint.load_file(whole.out / last.name / "model.safetensors")
+    two = checkpoint.load_file(last / "model.safetensors")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_ctrl_c_saves_what_was_finished(tmp_path):
+    run = make_run(tmp_path)
+
+    class Interrupted(EncodedClips):
+        def batch(self, indices, visit):
+            if (run.out / "log.jsonl").exists() and len(losses_of(run)) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().batch(indices, visit)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(CONFIG, Interrupted(CONFIG, size=7), run)
+    assert checkpoint.newest_checkpoint(run.out).name == "step-0000006", "the step that had begun was finished"
+
+
+def test_two_processes_train_as_one(tmp_path):
+    run = make_run(tmp_path, "one")
+    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
+    script = Path(__file__).with_name("encoded.py")
+    subprocess.run(
+        [sys.executable, *TORCHRUN, str(script), str(tmp_path)],
+        check=True, capture_output=True, timeout=240, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    one = checkpoint.load_file(run.out / "step-0000008" / "training" / "weights.safetensors")
+    two = checkpoint.load_file(tmp_path / "two" / "step-0000008" / "training" / "weights.safetensors")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_refuses_other_data(tmp_path):
+    run = make_run(tmp_path)
+    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
+    with pytest.raises(ValueError, match="continue with the same data"):
+        loop.train(CONFIG, EncodedClips(CONFIG, size=7), run._replace(manifest={"data": "x", "statistics": "s"}))
+
+
+def test_every_clip_is_seen_once_per_pass_and_order_depends_on_seed_alone():
+    seen = np.concatenate([loop.batch_indices(10, 4, seed=0, at_step=s)[0] for s in range(5)])
+    assert sorted(seen[:10]) == list(range(10))
+    assert sorted(seen[10:]) == list(range(10))
+    assert seen[:10].tolist() != seen[10:].tolist()
+    again = np.concatenate([loop.batch_indices(10, 4, seed=0, at_step=s)[0] for s in range(5)])
+    assert (seen == again).all()
+
+
+def test_learning_rate_warms_up_and_falls():
+    config = replace(CONFIG.train, num_steps=100, num_warmup_steps=10, learning_rate=1.0)
+    rates = [setup.learning_rate_at(s, config) for s in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100] == pytest.approx(0.01)
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_a_folder_is_whole_or_absent(tmp_path):
+    def fails_half_way(folder):
+        (folder / "one.json").write_text("{}")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write_whole(tmp_path / "step-1", fails_half_way)
+    assert not (tmp_path / "step-1").exists()
+
+
+def test_the_loss_falls_on_one_batch(tmp_path):
+    settings = replace(CONFIG.train, num_steps=60, learning_rate=3e-3, save_every=60, validate_every=60)
+    config = replace(CONFIG, train=settings)
+    run = make_run(tmp_path)
+    loop.train(config, EncodedClips(config, size=2, spread=0.1), run)
+    rows = losses_of(run)
+    first, last = (np.mean([r["loss/depth"] for r in part]) for part in (rows[:5], rows[-5:]))
+    assert last < 0.5 * first

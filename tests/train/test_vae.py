@@ -1,0 +1,95 @@
+"""The autoencoder learns, resumes exactly, and leaves a folder that VideoVae reads."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xwam.model.vae import VideoVae
+from xwam.presets import preset
+from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, learning_rate_at, train_vae
+
+CONFIG = preset("debug").vae
+TRAINING = replace(
+    TINY_VAE,
+    shapes=(ClipShape(32, 1, 4, 1), ClipShape(32, 5, 2, 1)),
+    num_steps=6,
+    num_warmup_steps=2,
+    save_every=3,
+    num_image_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def films() -> list[np.ndarray]:
+    """Two colour films and one of depth, with moving edges."""
+    rows = np.add.outer(np.arange(7) * 3, np.arange(40))[:, :, None] + np.arange(48)
+    colour = np.stack([(rows * k) % 256 for k in (2, 3, 5)], axis=-1).astype(np.uint8)
+    return [colour, colour[:, ::-1].copy(), (rows % 100 / 50 - 1).astype(np.float16)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return VideoVae.load(folder).state_dict()
+
+
+def test_an_interrupted_run_equals_one_that_was_not(films, tmp_path):
+    whole = train_vae(CONFIG, films, TRAINING, tmp_path / "whole")
+    parts = train_vae(CONFIG, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
+    assert not all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+    parts = train_vae(CONFIG, films, TRAINING, tmp_path / "parts")
+    assert parts == tmp_path / "parts" / "vae"
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value), name
+
+
+def test_latents_are_normalised_by_what_was_measured(films, tmp_path):
+    vae = VideoVae.load(train_vae(CONFIG, films, replace(TRAINING, num_steps=1), tmp_path))
+    assert not torch.equal(vae.latent_std, torch.ones_like(vae.latent_std))
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        clips = [draw_clips(films, replace(TRAINING, shapes=(ClipShape(32, 5, 4, 1),)), rng, 0) for _ in range(20)]
+        latents = vae.encode(torch.cat(clips)).movedim(1, -1).flatten(0, -2)
+    assert latents.mean(dim=0).abs().max() < 0.5
+    assert (latents.std(dim=0) - 1).abs().max() < 0.5
+
+
+def test_the_loss_falls(films, tmp_path):
+    seen = []
+    training = replace(TRAINING, shapes=(ClipShape(32, 1, 8, 1),), num_steps=60, save_every=100)
+    train_vae(CONFIG, films, training, tmp_path, log=lambda numbers, step: seen.append(numbers["loss"]))
+    assert len(seen) == 3
+    assert seen[-1] < seen[0]
+
+
+def test_clips_keep_time_and_range(films):
+    rng = np.random.default_rng(0)
+    training = replace(TRAINING, shapes=(ClipShape(32, 9, 3, 1),), frame_stride=4)
+    clips = draw_clips(films, training, rng, 0)
+    assert clips.shape == (3, 3, 9, 32, 32)
+    assert clips.abs().max() <= 1
+    assert torch.equal(clips[:, :, 7], clips[:, :, 8])  # beyond the end the last frame repeats
+
+
+def test_single_pictures_come_first(films):
+    kinds = [{draw_clips(films, TRAINING, np.random.default_rng(s), now).shape[2] for s in range(12)} for now in (0, 2)]
+    assert kinds == [{1}, {1, 5}]
+
+
+def test_the_first_steps_see_single_pictures(films):
+    rng = np.random.default_rng(0)
+    assert {draw_clips(films, TRAINING, rng, 1).shape[2] for _ in range(20)} == {1}
+    assert {draw_clips(films, TRAINING, rng, 2).shape[2] for _ in range(20)} == {1, 5}
+
+
+def test_pictures_smaller_than_the_crop_are_refused(films):
+    with pytest.raises(ValueError, match="size_px=64"):
+        draw_clips(films, replace(TRAINING, shapes=(ClipShape(64, 1, 1, 1),)), np.random.default_rng(0), 0)
+
+
+def test_learning_rate_warms_up_and_falls():
+    rates = [learning_rate_at(now, TRAINING) for now in range(TRAINING.num_steps)]
+    assert rates[0] == TRAINING.learning_rate / 2
+    assert max(rates) == TRAINING.learning_rate
+    assert rates[-1] < rates[2]

@@ -1,0 +1,76 @@
+import sys
+from dataclasses import replace
+
+import av
+import numpy as np
+import pytest
+
+from tests.view.scene import LAYOUT
+from xwam.colours import UNKNOWN_RGB, depth_range, depth_to_colours
+from xwam.view.mosaic import GAP_PX, LEFT_PX, TILE_PX, TOP_PX, mosaic_frames, write_mosaic
+from xwam.view.rerun_log import write_rerun
+
+
+def test_depth_colours_get_darker_with_distance():
+    depth = np.linspace(0.5, 2, 50)
+    colours = depth_to_colours(depth, 0.5, 2.0).astype(float)
+    brightness = colours @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(brightness) < 0).all()
+    assert colours[0].tolist() == [253, 231, 36]
+    assert colours[-1].tolist() == [68, 1, 84]
+    assert tuple(depth_to_colours(np.zeros(1), 0.5, 2.0)[0]) == UNKNOWN_RGB
+
+
+def test_depth_range_ignores_what_is_unknown():
+    assert depth_range(np.zeros(4)) == (0.1, 10.0)
+    near, far = depth_range(np.array([0.0] * 50 + [1.0] * 50 + [2.0] * 50))
+    assert (near, far) == (1, 2)
+    assert depth_range(np.ones(3)) == (1, 1.01)
+
+
+def test_rows_and_columns_stand_where_they_should(imagined, real):
+    frames = mosaic_frames(imagined, real=real)
+    assert frames.shape[0] == 5
+    assert all(size % 2 == 0 for size in frames.shape[1:3])
+    for row, video in enumerate((real.video, imagined.video)):
+        for view in range(3):
+            top, left = TOP_PX + row * (TILE_PX + GAP_PX), LEFT_PX + view * (TILE_PX + GAP_PX)
+            tile = frames[3, top : top + TILE_PX, left : left + TILE_PX]
+            np.testing.assert_array_equal(tile[4::8, 4::8], video[view, 3])
+
+
+def test_a_short_real_video_leaves_empty_tiles(imagined, real):
+    short = replace(real, video=real.video[:, :2], depth=real.depth[:, :2], state=real.state[:2])
+    frames = mosaic_frames(imagined, real=short)
+    top, left = TOP_PX, LEFT_PX
+    assert (frames[1, top : top + 40, left : left + 40] < 250).any()
+    assert (frames[2, top : top + 40, left : left + 40] == 255).all()
+
+
+def test_the_file_plays_at_the_robots_speed(tmp_path, imagined):
+    write_mosaic(tmp_path / "a.mp4", imagined)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert container.streams.video[0].average_rate == 5
+    expected = mosaic_frames(imagined)
+    assert np.abs(np.stack(frames).astype(int) - expected).mean() < 4
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_doors_refuse(tmp_path, imagined):
+    with pytest.raises(ValueError, match=r"end in \.mp4"):
+        write_mosaic(tmp_path / "a.gif", imagined)
+    with pytest.raises(ValueError, match="actions only"):
+        mosaic_frames(replace(imagined, video=None))
+
+
+def test_rerun_is_an_extra(tmp_path, imagined, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    with pytest.raises(ImportError, match=r"pip install 'xwam\[rerun\]'"):
+        write_rerun(tmp_path / "a.rrd", imagined, LAYOUT)
+
+
+def test_rerun_recording(tmp_path, imagined, real):
+    pytest.importorskip("rerun", reason="rerun is not installed: pip install 'xwam[rerun]'")
+    write_rerun(tmp_path / "a.rrd", imagined, LAYOUT, real=real)
+    assert (tmp_path / "a.rrd").read_bytes()[:3] == b"RRF"
