@@ -19,7 +19,10 @@ from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
 
 CONFIG = preset("debug")
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533")
+TORCHRUN = (  # on the loopback interface, at a port that is free
+    "-m", "torch.distributed.run", "--nproc-per-node=2",
+    "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1",
+)  # fmt: skip
 
 
 def make_run(folder: Path, out: str = "run") -> loop.Run:
@@ -82,10 +85,12 @@ def test_two_processes_train_as_one(tmp_path):
     run = make_run(tmp_path, "one")
     loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
     script = Path(__file__).with_name("encoded.py")
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, *TORCHRUN, str(script), str(tmp_path)],
-        check=True, capture_output=True, timeout=240, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2],
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, check=False,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
     one = checkpoint.load_file(run.out / "step-0000008" / "training" / "weights.safetensors")
     two = checkpoint.load_file(tmp_path / "two" / "step-0000008" / "training" / "weights.safetensors")
     for name, value in one.items():

@@ -1,0 +1,35 @@
+"""The command line: one verb, one function. Nothing heavy is imported until a verb runs."""
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from xwam.cli.acting import demo, evaluate, imagine, view
+from xwam.cli.check import check
+from xwam.cli.data import collect, stats
+from xwam.cli.training import convert, train
+
+VERBS = {
+    "demo": demo,
+    "collect": collect,
+    "stats": stats,
+    "train": train,
+    "evaluate": evaluate,
+    "imagine": imagine,
+    "view": view,
+    "convert": convert,
+    "check": check,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``xwam`` command. User mistakes end in one line and exit code 2."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"xwam: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("xwam: interrupted; everything finished is kept. Repeat the command to continue.", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,104 @@
+"""Verbs that use a policy: demo, evaluate, imagine, view."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+
+def demo(
+    task: str = "button-press-topdown-v3",
+    episodes: int = 3,
+    seed: int = 0,
+    out: Path = Path("runs/demo"),
+    checkpoint: Path = Path("checkpoints/tiny"),
+) -> None:
+    """Act and imagine in Meta-World with the shipped checkpoint; writes report.html, result.json and an mp4."""
+    from xwam.demo import run_demo
+
+    result = run_demo(task=task, num_episodes=episodes, seed=seed, out=out, checkpoint=checkpoint)
+    print(f"{sum(result['success'])} of {episodes} episodes solved. Open {out / 'report.html'} in a browser.")
+
+
+def evaluate(
+    checkpoint: Annotated[Path, Positional],
+    env: str | None = None,
+    data: Path | None = None,
+    tasks: tuple[str, ...] = (),
+    episodes: int = 10,
+    seed: int = 0,
+    out: Path = Path("runs/evaluation.json"),
+    replan_every: int = 16,
+    max_steps: int = 100,
+    envs: int = 2,
+    blind: bool = False,
+    random: bool = False,
+    clips: int = 32,
+    device: str = "cpu",
+) -> None:
+    """Closed loop with ``--env metaworld --tasks …``; open loop on held-out clips with ``--data DIR``.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        env: metaworld: play episodes and count successes.
+        data: a data set: compare imagined and real clips of held-out episodes.
+        tasks: names of tasks.
+        episodes: episodes per task.
+        seed: which unseen placements.
+        out: where the numbers go; repeat the command to continue an interrupted evaluation.
+        replan_every: actions played of each chunk before the next decision.
+        max_steps: actions per episode.
+        envs: simulators in parallel.
+        blind: baseline that sees grey images.
+        random: baseline that draws actions at random.
+        clips: held-out clips for the open loop.
+        device: cpu, cuda, …
+    """
+    from xwam.policy import load_policy
+
+    if (env is None) == (data is None):
+        raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
+    policy = load_policy(checkpoint, device=device)
+    if data is not None:
+        from xwam.evaluate.open_loop import evaluate_open_loop
+
+        report = evaluate_open_loop(policy, data, num_clips=clips, seed=seed, out=out)
+    else:
+        from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+
+        config = ClosedLoopConfig(
+            tasks=tasks or ("button-press-topdown-v3",),
+            num_episodes=episodes,
+            seed=seed,
+            replan_every=replan_every,
+            max_steps=max_steps,
+            num_envs=envs,
+            is_blind=blind,
+            is_random=random,
+        )
+        report = evaluate_closed_loop(policy, config, out)
+    print("\n".join(f"{k}: {v}" for k, v in report.items() if k not in ("episodes", "settings")))
+
+
+def imagine(
+    checkpoint: Annotated[Path, Positional],
+    data: Path,
+    episode: int = 0,
+    frame: int = 0,
+    seed: int = 0,
+    out: Path = Path("runs/imagined"),
+    device: str = "cpu",
+) -> None:
+    """Imagine what follows one frame of a data set; writes the 4D page, mosaic, arrays and point clouds."""
+    from xwam.imagine import imagine_clip
+
+    imagine_clip(checkpoint, data, out, episode=episode, frame=frame, seed=seed, device=device)
+    print(out / "world.html")
+
+
+def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed")) -> None:
+    """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``)."""
+    from xwam.imagine import view_saved
+
+    view_saved(prediction, out)
+    print(out / "world.html")
