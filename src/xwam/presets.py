@@ -30,7 +30,7 @@ _TINY = Config(
     modes=("policy", "joint", "forward_dynamics"),
     model=ModelConfig(
         num_views=3,
-        latent_channels=16,
+        latent_channels=32,
         patch_size=(1, 2, 2),
         width=192,
         ffn_width=640,
@@ -48,7 +48,7 @@ _TINY = Config(
     vae=VaeConfig(
         base_width=16,
         decoder_base_width=16,
-        latent_channels=16,
+        latent_channels=32,
         width_multipliers=(1, 2, 4, 4),
         num_res_blocks=1,
     ),

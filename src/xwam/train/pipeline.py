@@ -88,7 +88,7 @@ def run_pipeline(
     initial = None if start is None else _weights_of(start, config)
     if not (frozen / "vae" / "config.json").is_file():
         films = load_films(episodes, spread(episodes.num_episodes, EPISODES_FOR_VAE), config.view_names)
-        train_vae(config.vae, films, vae, frozen, device=device)
+        train_vae(config.vae, films, vae, frozen, device=device, precision=precision)
     text = _text_encoder(config, episodes, frozen)
     clips = Clips(episodes, config.clip, config.view_names, every=every)
     clips_for_training = _cached(clips, config, frozen, out / "latents", num_variants, text, device)

@@ -30,6 +30,7 @@ from xwam.data.episodes import Episodes, camera_named
 from xwam.encode import depth_to_image
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
+from xwam.train.setup import Precision, matrix_precision
 
 Film = UInt8[np.ndarray, "N H W 3"] | Float16[np.ndarray, "N H W"]
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
@@ -98,6 +99,7 @@ def train_vae(
     out: Path,
     *,
     device: str = "cpu",
+    precision: Precision = "auto",
     max_minutes: float | None = None,
     log: Callable[[dict[str, float], int], None] | None = None,
 ) -> Path:
@@ -119,7 +121,7 @@ def train_vae(
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
     for now in range(done, training.num_steps):
         video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now).to(target)
-        numbers = train_step(state, video, training, now)
+        numbers = train_step(state, video, training, now, precision)
         bar.update()
         finished = now + 1
         out_of_time = max_minutes is not None and time.perf_counter() - started > 60 * max_minutes
@@ -137,14 +139,19 @@ def train_vae(
 
 
 def train_step(
-    state: checkpoint.TrainingState, video: Float[Tensor, "B 3 T H W"], training: VaeTraining, now: int
+    state: checkpoint.TrainingState,
+    video: Float[Tensor, "B 3 T H W"],
+    training: VaeTraining,
+    now: int,
+    precision: Precision = "auto",
 ) -> dict[str, Tensor]:
     """One step in place. Returns the numbers to show."""
     vae: Any = state.model
     generator = torch.Generator().manual_seed(training.seed * 1_000_003 + now)
-    mean, _ = vae.posterior(video)
-    noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-    rebuilt = vae.reconstruct(mean + training.latent_noise * noise)
+    with matrix_precision(video.device, precision):
+        mean = vae.posterior(video)[0].float()
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        rebuilt = vae.reconstruct(mean + training.latent_noise * noise).float()
     kl = 0.5 * mean.square().mean()
     loss = reconstruction_loss(rebuilt, video) + training.kl_weight * kl
     if not torch.isfinite(loss):
