@@ -120,6 +120,7 @@ class DenoiseConfig:
     num_action_steps: int
     shift: float
     guidance: float  # 1: the plain conditional pass
+    depth_at_zero: bool = False  # one more call at noise level 0 for the depth; False: that of the last call
 
     def __post_init__(self) -> None:
         if not 0 < self.num_action_steps <= self.num_video_steps:

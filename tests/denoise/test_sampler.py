@@ -1,5 +1,7 @@
 """The asynchronous loop: what it recovers, what it visits, what it yields."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -203,6 +205,38 @@ def test_equal_denoisers_need_no_guidance(toy):
     config = DenoiseConfig(num_video_steps=7, num_action_steps=3, shift=5.0, guidance=2.5)
     same = next(denoise(model, start, config=config, given=Given(), unconditional=model))
     torch.testing.assert_close(plain.action, same.action, rtol=1e-4, atol=1e-5)
+
+
+def test_one_more_call_on_what_is_finished_gives_the_depth(toy):
+    """With ``depth_at_zero`` the depth call reads the final latents at level 0; everything else keeps its bits."""
+    clean, noise, start = toy
+    uncond = PerfectModel(clean, noise)
+
+    class Depth(CuriousModel):
+        def __call__(self, noisy, levels, *, depth, video):
+            if depth:
+                self.seen = noisy
+            return super().__call__(noisy, levels, depth=depth, video=video)
+
+    for guidance in (1.0, 2.0):
+        config = replace(CONFIG, guidance=guidance)
+        *_, as_published = denoise(
+            CuriousModel(clean, noise), start, config=config, given=Given(), unconditional=uncond
+        )
+        model, uncond = Depth(clean, noise), PerfectModel(clean, noise)
+        config = replace(config, depth_at_zero=True)
+        *_, world = denoise(model, start, config=config, given=Given(), unconditional=uncond)
+        assert [(video, action) for video, action, depth, _ in model.calls if depth] == [(0.0, 0.0)]
+        assert len(model.calls) == CONFIG.num_video_steps + 1
+        assert len(uncond.calls) == (0 if guidance == 1 else CONFIG.num_video_steps), "depth is never guided"
+        assert world.depth is model.depth
+        assert all(a is b for a, b in zip(model.seen, (world.video, world.state, world.action), strict=True))
+        for name in ("video", "state", "action"):
+            assert torch.equal(getattr(world, name), getattr(as_published, name))
+        early = list(
+            denoise(Depth(clean, noise), start, config=config, given=Given(), unconditional=uncond, actions_only=True)
+        )
+        assert len(early) == 1
 
 
 def test_actions_may_not_outlast_the_video():

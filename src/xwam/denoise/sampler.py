@@ -55,9 +55,10 @@ def denoise(
     """Yield ActionsReady, then (unless ``actions_only``) WorldReady. Closing the iterator in between saves the rest.
 
     ``start`` is pure noise, but for the given part, which is clean. ``unconditional`` (the model with the empty
-    prompt) is needed when ``config.guidance`` is not 1. Depth is asked for in the last call alone.
+    prompt) is needed when ``config.guidance`` is not 1. Depth is asked for in the last call alone; that call still sees
+    a little noise, so ``config.depth_at_zero`` pays one more call on the finished latents for it.
     """
-    model = guided(model, unconditional, config.guidance)
+    conditional, model = model, guided(model, unconditional, config.guidance)
     video_plan = schedule(config.num_video_steps, config.shift)
     action_plan = schedule(config.num_action_steps, config.shift)
     video_solver, action_solver = (make_solver(solver, plan.sigmas) for plan in (video_plan, action_plan))
@@ -70,7 +71,8 @@ def denoise(
         wants_video = not (actions_only and is_last)
         # Not around the whole loop: between two events the caller's own setting must hold.
         with torch.no_grad():
-            velocity = model(noisy, levels[index], depth=is_last and not actions_only, video=wants_video)
+            depth = is_last and not actions_only and not config.depth_at_zero
+            velocity = model(noisy, levels[index], depth=depth, video=wants_video)
         if wants_video:
             noisy, memories = _step_video(video_solver, noisy, velocity, index, memories)
         if index < config.num_action_steps:
@@ -79,7 +81,16 @@ def denoise(
         if index == config.num_action_steps - 1:
             yield ActionsReady(state=noisy.state, action=noisy.action)
     if not actions_only:
+        if config.depth_at_zero:
+            velocity = _look_again(conditional, noisy, levels[-1])
         yield WorldReady(video=noisy.video, depth=velocity.depth, state=noisy.state, action=noisy.action)
+
+
+def _look_again(model: Denoiser, finished: Noisy, levels: NoiseLevels) -> Velocity:
+    """One call that is told the truth: nothing is noisy any more."""
+    clean = NoiseLevels(*(torch.zeros_like(level) for level in levels))
+    with torch.no_grad():
+        return model(finished, clean, depth=True, video=True)
 
 
 def _levels_of_calls(video: Schedule, action: Schedule, start: Noisy) -> list[NoiseLevels]:
