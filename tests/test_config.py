@@ -41,6 +41,7 @@ def changed(**edits) -> str:
         ({"clip__num_frames": 6}, "num_frames=6"),
         ({"clip__action_horizon": 5}, "actions end where the video ends"),
         ({"vae__latent_channels": 9}, "must equal vae.latent_channels=9"),
+        ({"noise__max_prefix": 16}, "max_prefix=16 must be in 0..15"),
     ],
 )
 def test_mistakes_are_named(edits, message):

@@ -110,6 +110,7 @@ class NoiseConfig:
     draw: NoiseDraw
     clean_action_ratio: float
     shift: float
+    max_prefix: int  # at most so many leading actions of a sample are given, for real-time chunking; 0: none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,11 @@ class Config:
                 self.clip.actions_per_frame,
             ),
         ]
+        if not 0 <= self.noise.max_prefix < self.clip.action_horizon:
+            raise ValueError(
+                f"noise.max_prefix={self.noise.max_prefix} must be in 0..{self.clip.action_horizon - 1} "
+                "(clip.action_horizon - 1): at least one action must be left to predict."
+            )
         for left, left_value, right, right_value in pairs:
             if left_value != right_value:
                 raise ValueError(f"{left}={left_value} must equal {right}={right_value}.")

@@ -21,7 +21,7 @@ from xwam.config import (
 METAWORLD_VIEWS = ("left", "right", "wrist")
 ROBOCASA_VIEWS = ("robot0_agentview_left", "robot0_agentview_right", "robot0_eye_in_hand")
 
-_ANS = NoiseConfig(draw="asynchronous", clean_action_ratio=0.5, shift=5.0)
+_ANS = NoiseConfig(draw="asynchronous", clean_action_ratio=0.5, shift=5.0, max_prefix=0)
 _DENOISE = DenoiseConfig(num_video_steps=50, num_action_steps=10, shift=5.0, guidance=1.0)
 
 _TINY = Config(
@@ -70,7 +70,7 @@ _TINY = Config(
         action_hz=20.0,
         crop=0.95,
     ),
-    noise=_ANS,
+    noise=replace(_ANS, max_prefix=8),
     denoise=_DENOISE,
     train=TrainConfig(
         num_steps=20_000,
@@ -103,6 +103,7 @@ _DEBUG = replace(
     vae=replace(_TINY.vae, base_width=4, decoder_base_width=4, latent_channels=4, width_multipliers=(1, 1, 1, 1)),
     text=replace(_TINY.text, width=16, head_width=8, num_heads=2, ffn_width=32, num_blocks=1),
     clip=replace(_TINY.clip, num_frames=5, height_px=32, width_px=32, action_horizon=16),
+    noise=replace(_ANS, max_prefix=4),
     denoise=replace(_DENOISE, num_video_steps=4, num_action_steps=2),
     train=replace(
         _TINY.train, num_steps=8, batch_size=2, num_warmup_steps=2, compile=False, log_every=1, validate_every=4,

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from xwam.denoise.losses import loss_terms, masked_losses, weighted_sum
-from xwam.denoise.noise import NoiseLevels, Noisy, Velocity
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
 from xwam.encode import Batch
 
 
 class Drawn(NamedTuple):
     levels: NoiseLevels
     noise: Noisy
+    given: Given = Given()
 
 
 def make_batch() -> Batch:
@@ -69,6 +70,21 @@ def test_given_frames_and_states_do_not_count_but_depth_of_frame_0_does():
     predicted.state[:, 0] += 9
     predicted.depth[:, :, 0] += 3
     assert values(masked_losses(predicted, batch, drawn)) == {"video": 0, "state": 0, "action": 0, "depth": 3}
+
+
+def test_actions_of_a_prefix_do_not_count_nor_train():
+    batch = make_batch()
+    drawn = make_drawn(batch)._replace(given=Given(actions=torch.tensor([3, 0])))
+    predicted = off_by(batch, drawn, 0.0)
+    predicted.action[0, :3] += 9
+    assert values(masked_losses(predicted, batch, drawn))["action"] == 0
+    predicted.action[0, 3] += 5
+    predicted.action.requires_grad_()
+    loss = masked_losses(predicted, batch, drawn)["action"]
+    assert loss.item() == pytest.approx(25 * 6 / (6 + 24)), "one action of sample 0 counts, all four of sample 1"
+    loss.backward()
+    assert predicted.action.grad[0, :3].abs().max() == 0
+    assert predicted.action.grad[0, 3].abs().min() > 0
 
 
 def test_samples_with_clean_actions_do_not_count():

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from xwam.config import NoiseConfig
-from xwam.denoise.noise import Given, Noisy, add_noise, draw_levels, keep_given, shift
+from xwam.denoise.noise import Given, Noisy, add_noise, draw_levels, draw_prefix, keep_given, shift
 
 
 def config(draw: str, ratio: float = 0.5) -> NoiseConfig:
-    return NoiseConfig(draw=draw, clean_action_ratio=ratio, shift=5.0)
+    return NoiseConfig(draw=draw, clean_action_ratio=ratio, shift=5.0, max_prefix=0)
 
 
 def generator() -> torch.Generator:
@@ -40,6 +40,19 @@ def test_draws_repeat_with_their_generator():
     first, second = (draw_levels(8, config("asynchronous"), generator()) for _ in range(2))
     assert torch.equal(first.video, second.video)
     assert torch.equal(first.action, second.action)
+
+
+def test_half_of_the_samples_have_no_prefix_and_all_lengths_are_as_frequent():
+    prefix = draw_prefix(80_000, 8, generator())
+    shares = torch.bincount(prefix, minlength=10) / len(prefix)
+    torch.testing.assert_close(shares, torch.tensor([0.5] + [0.5 / 8] * 8 + [0.0]), atol=0.005, rtol=0)
+
+
+def test_without_prefixes_nothing_is_drawn():
+    source = generator()
+    before = source.get_state()
+    assert draw_prefix(8, 0, source) == 0
+    assert torch.equal(source.get_state(), before)
 
 
 def test_shift_keeps_the_ends_and_pushes_up():

@@ -2,9 +2,9 @@
 
 Every loss is a mean of squared errors over the elements that count, in the whole batch at once:
 
-- ``video``   velocity, latent frames 1.. (frame 0 is given), where ``video_mask`` is True;
-- ``action``  velocity, where ``action_mask`` is True, samples whose actions are noisy (level > 0);
-- ``state``   velocity, states 1.. (state 0 is given), where ``state_mask`` is True, samples with a noisy action level;
+- ``video``   velocity, where ``video_mask`` is True, but for given latent frames;
+- ``action``  velocity, where ``action_mask`` is True, samples with noisy actions (level > 0), but for given actions;
+- ``state``   velocity, where ``state_mask`` is True, samples with a noisy action level, but for given states;
 - ``depth``   clean depth latents, all latent frames, where ``depth_mask`` is True. Absent without a depth branch.
 
 A loss with nothing to count is 0, with zero gradients. Padded steps, unused slots and missing depth never count.
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xwam.denoise.noise import NoiseLevels, Noisy
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, given_actions
 from xwam.encode import Batch
 
 
@@ -44,7 +44,7 @@ class Predicted(Protocol):
 
 @runtime_checkable
 class Drawn(Protocol):
-    """What was random in the step: the levels, and the noise that was mixed in."""
+    """What was random in the step: the levels, the noise that was mixed in, and how much was given."""
 
     @property
     def levels(self) -> NoiseLevels:  # noqa: D102
@@ -52,6 +52,10 @@ class Drawn(Protocol):
 
     @property
     def noise(self) -> Noisy:  # noqa: D102
+        ...
+
+    @property
+    def given(self) -> Given:  # noqa: D102
         ...
 
 
@@ -69,15 +73,19 @@ def masked_losses(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str,
 
 def loss_terms(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Term]:
     """Sum and number of the squared errors that count, by modality."""
-    noise = drawn.noise
+    noise, given = drawn.noise, drawn.given
     is_noisy = (drawn.levels.action > 0)[:, None, None]
-    video_mask = batch.video_mask[:, None, 1:, :, None, None]
+    video_mask = batch.video_mask[:, None, :, :, None, None]
+    state_mask, action_mask = batch.state_mask & is_noisy, batch.action_mask & is_noisy
+    frame, state = given.frames, given.states  # the first ones that are not given
     terms = {
-        "video": _term(predicted.video[:, :, 1:], (noise.video - batch.video)[:, :, 1:], video_mask),
-        "state": _term(
-            predicted.state[:, 1:], (noise.state - batch.state)[:, 1:], (batch.state_mask & is_noisy)[:, 1:]
+        "video": _term(
+            predicted.video[:, :, frame:], (noise.video - batch.video)[:, :, frame:], video_mask[:, :, frame:]
         ),
-        "action": _term(predicted.action, noise.action - batch.action, batch.action_mask & is_noisy),
+        "state": _term(predicted.state[:, state:], (noise.state - batch.state)[:, state:], state_mask[:, state:]),
+        "action": _term(
+            predicted.action, noise.action - batch.action, action_mask & ~given_actions(given, batch.action)
+        ),
     }
     if predicted.depth is not None:
         terms["depth"] = _term(predicted.depth, batch.depth, batch.depth_mask[:, None, :, :, None, None])

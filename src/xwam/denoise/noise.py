@@ -8,7 +8,8 @@ the network predicts its direction::
     shift(s) = a s / (1 + (a - 1) s)          pushes levels towards noise; a = 5 (X-WAM, arXiv 2604.26694)
 
 Video and actions have levels of their own, so the robot's actions can be finished while the video is still noise.
-The state always shares the action's level.
+The state always shares the action's level. What is given (the observation; actions that a robot has already committed
+itself to) is clean, at level 0, whatever the levels say.
 """
 
 from typing import NamedTuple, TypeVar
@@ -21,6 +22,9 @@ from torch import Tensor
 from xwam.config import NoiseConfig, suggest
 
 Level = TypeVar("Level", float, np.ndarray, Tensor)
+
+
+NO_PREFIX_RATIO = 0.5  # of the samples of a training that gives prefixes: the plain request stays the usual one
 
 
 class NoiseLevels(NamedTuple):
@@ -73,14 +77,34 @@ def add_noise(
 
 def keep_given(noisy: Noisy, clean: Noisy, given: Given) -> Noisy:
     """``noisy`` with its given part (leading frames, states, actions) taken from ``clean``."""
-    step = torch.arange(noisy.action.shape[1], device=noisy.action.device)
-    count = given.actions[:, None] if isinstance(given.actions, Tensor) else given.actions
-    is_given: Bool[Tensor, "_ Ta 1"] = (step < count).view(-1, len(step), 1)
+    is_given = given_actions(given, noisy.action)
     return Noisy(
         video=torch.cat([clean.video[:, :, : given.frames], noisy.video[:, :, given.frames :]], dim=2),
         state=torch.cat([clean.state[:, : given.states], noisy.state[:, given.states :]], dim=1),
         action=torch.where(is_given, clean.action, noisy.action),
     )
+
+
+def given_actions(given: Given, action: Float[Tensor, "B Ta Da"]) -> Bool[Tensor, "_ Ta 1"]:
+    """True at the actions that are given; one row for the whole batch unless samples differ."""
+    step = torch.arange(action.shape[1], device=action.device)
+    count = given.actions[:, None] if isinstance(given.actions, Tensor) else given.actions
+    return (step < count).view(-1, len(step), 1)
+
+
+def draw_prefix(batch_size: int, max_prefix: int, generator: torch.Generator) -> int | Int[Tensor, " B"]:
+    """How many leading actions of each training sample are given, as if a robot still played them.
+
+    None for half of the samples; 1 to ``max_prefix``, all equally often, for the others. So the network learns to go on
+    from what is already committed ("Training-Time Action Conditioning for Efficient Real-Time Chunking", arXiv
+    2512.05964; real-time chunking itself: arXiv 2506.07339), and the first actions still train in most samples.
+    ``max_prefix`` 0 draws nothing.
+    """
+    if max_prefix == 0:
+        return 0
+    has_none = _uniform(batch_size, generator) < NO_PREFIX_RATIO
+    count = torch.randint(1, max_prefix + 1, (batch_size,), generator=generator, device=generator.device)
+    return torch.where(has_none, 0, count)
 
 
 def draw_levels(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:

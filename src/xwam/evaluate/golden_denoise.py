@@ -25,7 +25,8 @@ from xwam.denoise.solvers import schedule
 from xwam.encode import Batch
 from xwam.evaluate.golden_model import golden_model
 from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
-from xwam.model.xwam import XWAM, PromptKeysValues
+from xwam.model.prompt import PromptKeysValues
+from xwam.model.xwam import XWAM
 
 GIVEN = Given(frames=1, states=1)
 NOISE_NAMES = {"video": "latents", "state": "proprios", "action": "actions"}  # ours: theirs
@@ -62,7 +63,7 @@ def check_levels(folder: Path, name: str = "ans_statistics") -> Iterator[tuple[s
         if theirs not in kinds:
             yield f"{theirs}/not compared", 0.0
             continue
-        config = NoiseConfig(draw=kinds[theirs], clean_action_ratio=0.5, shift=5.0)
+        config = NoiseConfig(draw=kinds[theirs], clean_action_ratio=0.5, shift=5.0, max_prefix=0)
         levels = draw_levels(NUM_DRAWS, config, torch.Generator().manual_seed(0))
         video, action = (level.double().numpy() for level in levels)
         yield f"{theirs}/P_t_action_eq_0", abs((action == 0).mean() - golden["P_t_action_eq_0"])
@@ -205,6 +206,7 @@ class GoldenDraw(NamedTuple):
 
     levels: NoiseLevels
     noise: Noisy
+    given: Given = GIVEN
 
 
 def check_training(folder: Path, name: str) -> Iterator[tuple[str, float]]:

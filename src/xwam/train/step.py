@@ -12,11 +12,9 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.denoise.losses import Term, loss_terms, weighted_sum
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, add_noise, draw_levels, keep_given
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, add_noise, draw_levels, draw_prefix, keep_given
 from xwam.encode import Batch
-from xwam.model.xwam import XWAM
-
-GIVEN = Given(frames=1, states=1)  # the observation: always clean, never trained
+from xwam.model.xwam import XWAM, Output
 
 
 class Draw(NamedTuple):
@@ -25,6 +23,7 @@ class Draw(NamedTuple):
     levels: NoiseLevels
     noise: Noisy
     text_is_dropped: Bool[Tensor, " B"]
+    given: Given  # the observation, and the actions of a prefix: clean, never trained
 
 
 def generator_for(seed: int, step: int) -> torch.Generator:
@@ -40,41 +39,69 @@ def draw(batch: Batch, config: Config, generator: torch.Generator) -> Draw:
         return torch.randn(like.shape, generator=generator).to(device)
 
     levels = draw_levels(batch_size, config.noise, generator)
+    noise = Noisy(video=normal(batch.video), state=normal(batch.state), action=normal(batch.action))
+    text_is_dropped = torch.rand(batch_size, generator=generator) < config.train.text_dropout
+    prefix = draw_prefix(batch_size, config.noise.max_prefix, generator)
     return Draw(
         levels=NoiseLevels(*(level.to(device) for level in levels)),
-        noise=Noisy(video=normal(batch.video), state=normal(batch.state), action=normal(batch.action)),
-        text_is_dropped=(torch.rand(batch_size, generator=generator) < config.train.text_dropout).to(device),
+        noise=noise,
+        text_is_dropped=text_is_dropped.to(device),
+        given=Given(actions=prefix.to(device) if isinstance(prefix, Tensor) else prefix),
     )
 
 
 def share(drawn: Draw, rank: int, num_ranks: int) -> Draw:
     """The rows of a global draw that belong to one of several processes."""
+    prefix = drawn.given.actions
     return Draw(
         levels=NoiseLevels(*(x[rank::num_ranks] for x in drawn.levels)),
         noise=Noisy(*(x[rank::num_ranks] for x in drawn.noise)),
         text_is_dropped=drawn.text_is_dropped[rank::num_ranks],
+        given=drawn.given._replace(actions=prefix[rank::num_ranks] if isinstance(prefix, Tensor) else prefix),
     )
 
 
 def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> dict[str, Term]:
     """Sum and count of the errors of one batch by modality (several processes add theirs up)."""
+    return loss_terms(predict(model, batch, drawn, empty_prompt), batch, drawn)
+
+
+def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Output:
+    """What the network answers to a batch with its noise mixed in."""
     levels = drawn.levels
     clean = Noisy(video=batch.video, state=batch.state, action=batch.action)
     sigmas = Noisy(video=levels.video, state=levels.action, action=levels.action)
     noisy = Noisy(*(add_noise(c, n, s) for c, n, s in zip(clean, drawn.noise, sigmas, strict=True)))
-    noisy = keep_given(noisy, clean, GIVEN)
+    noisy = keep_given(noisy, clean, drawn.given)
 
     context = torch.where(drawn.text_is_dropped[:, None, None], empty_prompt, batch.prompt)
     has_depth = model.config.num_depth_blocks > 0
-    output = model(
+    return model(
         *noisy,
         *levels,
         model.prompt_keys_values(context),
-        given_frames=GIVEN.frames,
-        given_states=GIVEN.states,
+        given_frames=drawn.given.frames,
+        given_states=drawn.given.states,
+        given_actions=drawn.given.actions,
         depth=has_depth,
     )
-    return loss_terms(output, batch, drawn)
+
+
+def count_terms(batch: Batch, drawn: Draw, *, has_depth: bool) -> dict[str, Term]:
+    """What compute_terms will count, known before the network runs (the sums mean nothing)."""
+    depth = batch.depth if has_depth else None
+    return loss_terms(Output(batch.video, depth, batch.state, batch.action), batch, drawn)
+
+
+def cut(batch: Batch, part: int, num_parts: int) -> Batch:
+    """The rows of a batch that belong to one of several processes or micro-batches; goes with ``share``."""
+    return Batch(*(x[part::num_parts] for x in batch))
+
+
+def only(batch: Batch, chosen: Bool[Tensor, " B"]) -> Batch:
+    """The same batch, of which nothing counts but the chosen rows."""
+    masks = {name: x for name, x in batch._asdict().items() if name.endswith("_mask")}
+    return batch._replace(**{name: x & chosen.view(-1, *[1] * (x.ndim - 1)) for name, x in masks.items()})
 
 
 def total_loss(losses: dict[str, Tensor], config: Config) -> Float[Tensor, ""]:

@@ -1,0 +1,83 @@
+"""One step: what is random in it, and what a prefix of committed actions changes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.encoded import EncodedClips
+from xwam.denoise.losses import masked_losses
+from xwam.denoise.noise import Given
+from xwam.model.xwam import XWAM, init_weights
+from xwam.presets import preset
+from xwam.train import step
+
+CONFIG = preset("debug")
+WITHOUT = replace(CONFIG, noise=replace(CONFIG.noise, max_prefix=0))
+DATA = EncodedClips(CONFIG, size=8)
+BATCH = DATA.batch(np.arange(8), 0)
+
+
+@pytest.fixture(scope="module")
+def model() -> XWAM:
+    torch.manual_seed(0)
+    network = XWAM(CONFIG.model)
+    init_weights(network, torch.Generator().manual_seed(0))
+    return network.eval()
+
+
+def test_prefixes_leave_everything_else_that_is_drawn_as_it_was():
+    plain = step.draw(BATCH, WITHOUT, step.generator_for(0, 3))
+    drawn = step.draw(BATCH, CONFIG, step.generator_for(0, 3))
+    assert plain.given == Given(frames=1, states=1, actions=0)
+    for old, new in zip((*plain.levels, *plain.noise), (*drawn.levels, *drawn.noise), strict=True):
+        assert torch.equal(old, new)
+    assert torch.equal(plain.text_is_dropped, drawn.text_is_dropped)
+    assert 0 < drawn.given.actions.max() <= CONFIG.noise.max_prefix
+
+
+def test_prefixes_depend_on_seed_and_step_alone_and_processes_share_them():
+    first, again, other = (step.draw(BATCH, CONFIG, step.generator_for(0, n)).given.actions for n in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    drawn = step.draw(BATCH, CONFIG, step.generator_for(0, 3))
+    parts = [step.share(drawn, rank, 2).given.actions for rank in range(2)]
+    assert torch.equal(torch.stack(parts, dim=1).flatten(), first)
+
+
+@torch.no_grad()
+def test_given_actions_enter_clean_and_at_level_0(model):
+    drawn = step.draw(BATCH, CONFIG, step.generator_for(0, 3))
+    drawn = drawn._replace(given=Given(actions=torch.full((8,), 4)))
+    seen = {}
+
+    def watch(_, args, kwargs):
+        seen.update(action=args[2], levels=args[4], **kwargs)
+
+    handle = model.register_forward_pre_hook(watch, with_kwargs=True)
+    answer = step.predict(model, BATCH, drawn, DATA.empty_prompt)
+    handle.remove()
+    noisy = drawn.levels.action > 0
+    assert torch.equal(seen["action"][:, :4], BATCH.action[:, :4])
+    assert not torch.isclose(seen["action"][noisy, 4:], BATCH.action[noisy, 4:]).all()
+    assert torch.equal(seen["given_actions"], torch.full((8,), 4))
+
+    # At level 0 the noise of those actions is nowhere to be seen; at their own level it would be.
+    changed = drawn.noise.action.clone()
+    changed[:, :4] += 1
+    other = drawn._replace(noise=drawn.noise._replace(action=changed))
+    again = step.predict(model, BATCH, other, DATA.empty_prompt)
+    assert torch.equal(answer.action, again.action)
+    loss, same = (masked_losses(answer, BATCH, d)["action"] for d in (drawn, other))
+    assert torch.equal(loss, same)
+
+
+@torch.no_grad()
+def test_a_prefix_of_nothing_is_the_plain_step(model):
+    plain = step.draw(BATCH, WITHOUT, step.generator_for(0, 3))
+    none = plain._replace(given=Given(actions=torch.zeros(8, dtype=torch.int64)))
+    for name, term in step.compute_terms(model, BATCH, plain, DATA.empty_prompt).items():
+        other = step.compute_terms(model, BATCH, none, DATA.empty_prompt)[name]
+        assert torch.equal(term.sum, other.sum)
+        assert torch.equal(term.count, other.count)
