@@ -23,6 +23,7 @@ from xwam.config import Config, DenoiseConfig, load
 from xwam.denoise.guidance import Denoiser
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.model.prompt import PromptMemory
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.weights import load_weights
@@ -68,6 +69,7 @@ class Policy:
         networks.transformer.to(self.device).eval()
         networks.vae.to(self.device).eval()
         self._prompts: dict[str, Tensor] = {text: row.to(self.device) for text, row in (prompts or {}).items()}
+        self._prepared = PromptMemory()
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -136,7 +138,7 @@ class Policy:
     def _denoiser(self, instructions: Sequence[str]) -> Denoiser:
         """The transformer with its prompts and what is given filled in: what the sampler calls."""
         transformer = self.networks.transformer
-        prompt = transformer.prompt_keys_values(self.encode_prompts(instructions))
+        prompt = self._prepared.prepare(transformer, instructions, self.encode_prompts)
 
         @torch.no_grad()
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:

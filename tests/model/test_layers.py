@@ -106,7 +106,7 @@ def test_the_stream_is_float32_even_if_the_weights_are_not():
     prompt = block.prompt_keys_values(normal(2, 4, 12, seed=3))
     found, keys_values = block(*inputs[:-1], prompt)
     assert found.dtype == torch.float32
-    assert {t.dtype for t in (*keys_values, *prompt)} == {torch.bfloat16}
+    assert {t.dtype for t in (*keys_values[:2], *prompt[:2])} == {torch.bfloat16}
     torch.testing.assert_close(found, exact, atol=0.05, rtol=0.02)
     head = Head(12, 8).bfloat16()
     assert head(found, normal(2, 3, 12), inputs[2]).dtype == torch.float32

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from xwam.model.layers import KeysValues
 from xwam.model.xwam import XWAM, Output, init_depth_from_blocks, init_weights, sinusoid
 from xwam.presets import PRESETS, preset
 
@@ -127,7 +128,9 @@ def test_samples_do_not_see_each_other():
     model = make_model()
     pair = make_inputs(model)
     swapped = tuple(t.flip(0) for t in pair[:-1]), pair[-1]
-    flipped_prompt = type(pair[-1])(*(tuple(type(kv)(*(t.flip(0) for t in kv)) for kv in kvs) for kvs in swapped[1]))
+    flipped_prompt = type(pair[-1])(
+        *(tuple(KeysValues(kv.keys.flip(0), kv.values.flip(0)) for kv in branch) for branch in swapped[1])
+    )
     found = answer(model, (*swapped[0], flipped_prompt), depth=True)
     for a, b in zip(answer(model, pair, depth=True), found, strict=True):
         torch.testing.assert_close(a, b.flip(0))

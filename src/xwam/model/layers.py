@@ -25,6 +25,7 @@ class KeysValues(NamedTuple):
 
     keys: Float[Tensor, "B N L K"]
     values: Float[Tensor, "B N L K"]
+    bias: Float[Tensor, "B 1 1 L"] | None = None  # added to the logits of every query
 
 
 class Modulation(NamedTuple):
@@ -54,8 +55,9 @@ def attention(query: Float[Tensor, "B N L K"], seen: KeysValues) -> Float[Tensor
     """
     dtype = wide(seen.values).dtype if query.device.type == "cpu" else seen.values.dtype
     with _without_autocast(query.device):
-        query, keys, values = (t.to(dtype) for t in (query, *seen))
-        attended = functional.scaled_dot_product_attention(query, keys, values)
+        query, keys, values = (t.to(dtype) for t in (query, seen.keys, seen.values))
+        bias = None if seen.bias is None else seen.bias.to(dtype)
+        attended = functional.scaled_dot_product_attention(query, keys, values, attn_mask=bias)
     return rearrange(attended, "B N L K -> B L (N K)").to(seen.values.dtype)
 
 
@@ -144,19 +146,21 @@ class SelfAttention(Attention):
         values = self.heads(self.v(x)).transpose(1, 2)
         keys = rotate(self.heads(self.norm_k(self.k(x))), rotation).transpose(1, 2).to(values.dtype)
         own = KeysValues(keys, values)
-        seen = own if also is None else KeysValues(*(torch.cat(pair, dim=2) for pair in zip(own, also, strict=True)))
+        seen = own
+        if also is not None:
+            seen = KeysValues(torch.cat([keys, also.keys], dim=2), torch.cat([values, also.values], dim=2))
         return self.o(attention(query, seen)), own
 
 
 class CrossAttention(Attention):
     """Every token attends to the prompt, all of its positions."""
 
-    def keys_values(self, context: Float[Tensor, "B P D"]) -> KeysValues:
+    def keys_values(self, context: Float[Tensor, "B P D"], bias: Float[Tensor, "B 1 1 P"] | None = None) -> KeysValues:
         """What the prompt offers: the same at every step, so computed once per prompt."""
         context = context.to(self.k.weight.dtype)
         values = self.heads(self.v(context)).transpose(1, 2)
         keys = self.heads(self.norm_k(self.k(context))).transpose(1, 2).to(values.dtype)
-        return KeysValues(keys, values)
+        return KeysValues(keys, values, bias)
 
     def forward(self, x: Float[Tensor, "B L D"], prompt: KeysValues) -> Float[Tensor, "B L D"]:
         """The attended values."""
@@ -184,9 +188,11 @@ class Block(nn.Module):
             *(per_token(r, levels) for r in rows[3:])
         )
 
-    def prompt_keys_values(self, context: Float[Tensor, "B P D"]) -> KeysValues:
+    def prompt_keys_values(
+        self, context: Float[Tensor, "B P D"], bias: Float[Tensor, "B 1 1 P"] | None = None
+    ) -> KeysValues:
         """What this block reads of an (embedded) prompt."""
-        return self.cross_attn.keys_values(context)
+        return self.cross_attn.keys_values(context, bias)
 
     def forward(
         self,

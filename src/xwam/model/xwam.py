@@ -17,7 +17,8 @@ from torch.nn import functional
 
 from xwam.config import ModelConfig
 from xwam.model import depth_branch, rope, tokens
-from xwam.model.layers import Block, Head, KeysValues, WideMlp, gelu_mlp, wide
+from xwam.model.layers import Block, Head, WideMlp, gelu_mlp, wide
+from xwam.model.prompt import PromptKeysValues
 
 LONGEST_PERIOD = 10000.0  # of the timestep's sinusoids, in units of 2 pi
 
@@ -29,13 +30,6 @@ class Output(NamedTuple):
     depth: Float[Tensor, "B C F V h w"] | None
     state: Float[Tensor, "B Ts Ds"]
     action: Float[Tensor, "B Ta Da"]
-
-
-class PromptKeysValues(NamedTuple):
-    """What the prompt offers to every block and every depth block."""
-
-    blocks: tuple[KeysValues, ...]
-    depth_blocks: tuple[KeysValues, ...]
 
 
 class TimeRows(NamedTuple):
@@ -125,13 +119,18 @@ class XWAM(nn.Module):
             raise ValueError("num_depth_blocks=0: this model has no depth branch; do not ask it for depth.")
         return list(self.extra_blocks[0])
 
-    def prompt_keys_values(self, context: Float[Tensor, "B P Dt"]) -> PromptKeysValues:
-        """All that depends on the encoded prompt alone: compute it once, pass it to every call."""
-        x = self.text_embedding(context)
+    def prompt_keys_values(
+        self, context: Float[Tensor, "B P Dt"], bias: Float[Tensor, "B P"] | None = None
+    ) -> PromptKeysValues:
+        """All that depends on the encoded prompt alone: compute it once, pass it to every call.
+
+        ``bias``: what merging its padding (model/prompt.py) adds to the attention's logits.
+        """
+        x, bias = self.text_embedding(context), None if bias is None else bias[:, None, None]
         depth_blocks = self.depth_blocks if self.config.num_depth_blocks else []
         return PromptKeysValues(
-            blocks=tuple(block.prompt_keys_values(x) for block in self.blocks),
-            depth_blocks=tuple(block.prompt_keys_values(x) for block in depth_blocks),
+            blocks=tuple(block.prompt_keys_values(x, bias) for block in self.blocks),
+            depth_blocks=tuple(block.prompt_keys_values(x, bias) for block in depth_blocks),
         )
 
     def embed_video(
