@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := sim,view,train,dev
-TINY_TASKS := button-press-topdown-v3 reach-v3 drawer-close-v3 door-close-v3 window-open-v3
+TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
 .PHONY: help demo test lint system browser reproduce-tiny clean
@@ -29,7 +29,7 @@ test: system browser .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest
 
 reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (about 1.5 hours on 2 idle cores)
-	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 80 --out runs/tiny/data
+	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 160 --out runs/tiny/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/checkpoint
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 20 --out runs/tiny/closed.json
