@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from xwam.model.vae import VideoVae
+from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.presets import preset
 from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, learning_rate_at, train_vae
+from xwam.train.vae_decoder import train_decoder
 
 CONFIG = preset("debug").vae
 TRAINING = replace(
@@ -93,3 +94,16 @@ def test_learning_rate_warms_up_and_falls():
     assert rates[0] == TRAINING.learning_rate / 2
     assert max(rates) == TRAINING.learning_rate
     assert rates[-1] < rates[2]
+
+
+def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
+    first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
+    parts = train_decoder(first, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
+    assert weights(parts).keys() == weights(first).keys()
+    parts = train_decoder(first, films, TRAINING, tmp_path / "parts")
+    whole = train_decoder(first, films, TRAINING, tmp_path / "whole")
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(parts)[name], value), name
+    changed = {name for name, value in weights(first).items() if not torch.equal(weights(whole)[name], value)}
+    assert changed
+    assert all(is_decoder_name(name) for name in changed), "encoder and latent statistics must not move"

@@ -110,17 +110,31 @@ def train_vae(
     target = torch.device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)  # the library draws its first weights from the global source
-        vae = _channels_last(VideoVae(config).to(target))
+        vae = channels_last(VideoVae(config).to(target))
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
-    saved = out / "vae-training"
-    done = checkpoint.load_training(saved, state) if saved.is_dir() else 0
+    descend(state, films, training, out / "vae-training", precision=precision, max_minutes=max_minutes, log=log)
+    return _finish(config, state, films, training, out)
 
+
+def descend(
+    state: checkpoint.TrainingState,
+    films: Sequence[Film],
+    training: VaeTraining,
+    saved: Path,
+    *,
+    precision: Precision,
+    max_minutes: float | None,
+    log: Callable[[dict[str, float], int], None] | None,
+) -> None:
+    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to."""
+    done = checkpoint.load_training(saved, state) if saved.is_dir() else 0
+    device = next(state.model.parameters()).device
     started = time.perf_counter()
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
     for now in range(done, training.num_steps):
-        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now).to(target)
+        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now).to(device)
         numbers = train_step(state, video, training, now, precision)
         bar.update()
         finished = now + 1
@@ -135,7 +149,6 @@ def train_vae(
         if out_of_time:
             break
     bar.close()
-    return _finish(config, state, films, training, out)
 
 
 def train_step(
@@ -236,7 +249,7 @@ def measure_latents(
     return rows.mean(dim=0).float(), rows.std(dim=0).float()
 
 
-def _channels_last(vae: VideoVae) -> VideoVae:
+def channels_last(vae: VideoVae) -> VideoVae:
     """The memory order in which convolutions are fastest (about 15 % on CPU); the numbers do not change."""
     for module in vae.modules():
         if isinstance(module, nn.Conv3d):

@@ -1,0 +1,44 @@
+"""Training of the autoencoder's decoder alone: its pictures get better and its latents stay what they are.
+
+So nothing that was made of the latents (a cache, a transformer trained on it) ages. In: an autoencoder whose encoder
+is finished. Out: a folder ``vae/`` with the same encoder and the same latent statistics.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from xwam.model.vae import VideoVae, is_decoder_name
+from xwam.train import checkpoint
+from xwam.train.setup import Precision
+from xwam.train.vae import Film, VaeTraining, channels_last, descend
+
+
+def train_decoder(
+    finished: Path,
+    films: Sequence[Film],
+    training: VaeTraining,
+    out: Path,
+    *,
+    device: str = "cpu",
+    precision: Precision = "auto",
+    max_minutes: float | None = None,
+    log: Callable[[dict[str, float], int], None] | None = None,
+) -> Path:
+    """Train (or continue) the decoder of the autoencoder in ``finished`` and return ``out/vae``.
+
+    ``out/decoder-training`` is what a continued run needs. With ``max_minutes`` the run may end early: it is saved, and
+    calling again continues.
+    """
+    vae = channels_last(VideoVae.load(finished).to(device)).train()
+    for name, parameter in vae.named_parameters():
+        parameter.requires_grad_(is_decoder_name(name))
+    learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
+    state = checkpoint.TrainingState(vae, average, optimizer)
+    saved = out / "decoder-training"
+    descend(state, films, training, saved, precision=precision, max_minutes=max_minutes, log=log)
+    VideoVae.from_weights(vae.config, state.average).save(out / "vae")
+    return out / "vae"
