@@ -18,10 +18,10 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from xwam.config import VaeConfig, load, to_json
 from xwam.model.shards import weight_files
+from xwam.model.vae_layers import lighten
 
 TIME_STRIDE = 4
 SPACE_STRIDE = 16
@@ -67,9 +67,7 @@ class VideoVae(nn.Module):
             scale_factor_temporal=TIME_STRIDE,
             scale_factor_spatial=SPACE_STRIDE,
         )
-        for module in self.vae.modules():
-            if isinstance(module, WanCausalConv3d):
-                module.__class__ = _CausalConv3d
+        lighten(self.vae)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_std", torch.ones(config.latent_channels))
 
@@ -164,21 +162,6 @@ class VideoVae(nn.Module):
             vae.vae.register_module("post_quant_conv", None)
         vae.load_state_dict(dict(weights), strict=True, assign=True)
         return vae.eval()
-
-
-class _CausalConv3d(WanCausalConv3d):
-    """The library's causal convolution, without multiplying the zeros that stand for the time before frame 0.
-
-    The first frame sees the last slice of the kernel alone: a third of the work for single images.
-    """
-
-    def forward(self, x: Tensor, cache_x: Tensor | None = None) -> Tensor:
-        """As in the library: ``cache_x`` holds the last frames of the chunk before."""
-        if cache_x is not None or x.shape[2] > 1 or self.kernel_size[0] == 1:
-            return super().forward(x, cache_x)
-        padding = (int(self._padding[2]), int(self._padding[0]))  # rows, columns; the same on both sides
-        frame = functional.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, self.stride[1:], padding)
-        return frame[:, :, None]
 
 
 def from_official(config: VaeConfig, weights: Mapping[str, Tensor], *, encoder_only: bool = False) -> VideoVae:
