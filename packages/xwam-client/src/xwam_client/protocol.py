@@ -4,49 +4,51 @@ Connection: ``ws://host:8000/``, no compression, header ``Authorization: Api-Key
 Plain HTTP on the same port: ``GET /healthz`` (200 when warm, 503 before), ``GET /metrics`` (Prometheus text).
 Frames are binary, one msgpack map each, keys are strings. An array is a map with byte keys, as openpi's:
 ``{b"__ndarray__": True, b"data": bytes, b"dtype": "<f4", b"shape": [..]}``; a numpy scalar is
-``{b"__npgeneric__": True, b"data": number, b"dtype": ..}``. No objects, no ext types, no pickle; DTYPES and Limits say the
-rest. The server speaks first (metadata). A server's text frame is a refusal for whoever gave no ``request_id``.
+``{b"__npgeneric__": True, b"data": number, b"dtype": ..}``. No objects, no ext types, no pickle; DTYPES and Limits say
+the rest. The server speaks first (metadata). A text frame of the server is a refusal, ``rule: message``, for whoever
+gave no ``request_id``.
 
 server -> client, ``type: "metadata"``, once, on connect
     protocol "xwam/1"; versions {xwam, torch, python}; checkpoint {name, hash}; statistics_hash; modes [..];
     layout {name, state: [part..], action: [part..]}, part = {name, kind, size, unit, frame, scaling, is_used, sign};
-    cameras [{name, width, height, intrinsics, base_from_camera, hand_from_camera, hand, near_m, far_m}..]: the views the
-        model needs, in its order, with the calibration the checkpoint knows (None where it does not);
+    cameras [{name, width, height, intrinsics, base_from_camera, hand_from_camera, hand, near_m, far_m}..]: the views
+        the model needs, in its order, with the calibration the checkpoint knows (None where it does not);
     image_size {height, width}: what the model sees (images of any size are resized); state_width; action_width;
     action_horizon; action_hz; num_frames; frame_hz; world: bool (False: actions only);
-    chunking ["prefix" and/or "guided"]: how a prefix may be used, best first; max_prefix: delays seen in training;
-    observation: what a request must hold, in words; limits {message_bytes, array_bytes, queue, per_connection}.
+    max_prefix: committed actions seen in training (0: none; then a prefix steers the denoising instead);
+    observation {key: what it must hold, in words}; limits {message_bytes, array_bytes, queue, per_connection}
 
-client -> server, an observation (one of the two spellings; more keys are refused)
-    prompt: str; state: (Ds,) in the layout's units; images: {camera: (H, W, 3) uint8 RGB}
-    or flat, as openpi's examples:  prompt; "observation/state"; "observation/CAMERA" for every camera.
+client -> server, an observation (one of the two spellings; other keys are refused)
+    prompt: str; state: (Ds,) float in the layout's units; images: {camera: (H, W, 3) uint8 RGB}
+    or flat, as openpi's examples:  prompt; "observation/state"; "observation/CAMERA" for every camera
   and, all optional:
     request_id: int or str, unique among the pending ones; turns refusals into maps, allows several requests at once
-    session_id: str, one robot. A new observation of a session cancels the session's unfinished world (also across
+    session_id: str, one robot. A new observation of a session drops the session's unfinished worlds (also across
         connections). Without it the connection is the session
-    reset: True; forget the session's unfinished work first. Alone (no observation) answered by ``type: "reset"``
-    seed: int; this request is then computed in a batch of its own: the same observation and seed give the same bytes from
-        the same server. Without it the seed is 0 and several robots share a batch, which changes the last digits
+    reset: True; drop all unfinished work of the session first. Alone (no observation) it is answered by
+        ``type: "reset"``
+    seed: int; this request is then computed in a batch of its own: same observation and seed, same bytes from the same
+        server. Without it the seed is 0 and robots share a batch, which changes the last digits
     world: True (needs request_id); world_format: "jpeg" (default), "png", "raw"; voxel_m: point spacing, default 0.005
     cameras: {camera: {intrinsics (3, 3), base_from_camera or hand_from_camera (4, 4), width, height, near_m, far_m,
         hand}}: calibration of these images; goes before the checkpoint's
-    prefix: (n, Da) in robot units, n <= action_horizon: what is left of the previous chunk; row 0 plays at the moment
-        of this observation. delay: int <= n (default n): that many rows will have played when the answer takes over, so
-        the answer begins with them. chunking: "prefix" or "guided" (default: the first in the metadata)
-client -> server, ``{"cancel": request_id}``: drop what is unfinished of that request; answered by ``type: "cancelled"``,
-    with ``found: bool``, after the refusal (rule "cancelled") of what was dropped.
+    prefix: (n, Da) in robot units, n <= action_horizon: what the robot still plays of its last chunk; row 0 plays at
+        the moment of this observation. num_committed: int <= n (default n): that many rows will have played when the
+        answer takes over; the answer begins with them (real-time chunking)
+client -> server, ``{"cancel": request_id}``: drop what is unfinished of that request; answered by
+    ``type: "cancelled"`` with ``found: bool``, after a refusal (rule "cancelled") for each dropped part
 
-server -> client: one of these for every observation, and one more when it asked for the world; ids given are repeated
+server -> client: one of these for every observation, and one more when it asked for the world; given ids are repeated
   ``type: "actions"``: actions (Ta, Da) float32 in robot units, row 0 plays at the moment of the observation;
     states (Ts, Ds), row 0 is the observed one; action_hz; frame_hz; seed; policy_timing {infer_ms, ..stages};
-    server_timing {infer_ms, queue_ms, batch_size, prev_total_ms from the second answer on}
-  ``type: "world"``, with part "world": states; frame_hz; seed; video {camera: packed}, depth {camera: packed} (metres, 0
-    unknown; may be absent), cameras [..] of the imagined images, and with calibrated cameras clouds
-    [{points: packed (N, 3) metres in the base frame, colours: packed (N, 3), view: packed (N,)}..], one per frame; timings
-  ``type: "refusal"``: part "actions" or "world"; rule: one of RULES; message: name=value, what is allowed, what to do.
-    The connection lives on.
-packed: {zlib: bytes, dtype, shape, scale}: integers times ``scale`` (1: as they are); see ``pack_array``, ``unpack_array``;
-    video as jpeg or png: {format, frames: [bytes..]}; see ``pack_images``, ``unpack_images``.
+    server_timing {infer_ms, queue_ms, batch_size, and from the second answer on prev_total_ms}
+  ``type: "world"``: states; frame_hz; seed; video {camera: packed}; depth {camera: packed} (metres, 0 unknown) where
+    the model gives depth; cameras [..] of the imagined images; with calibrated cameras clouds, one per frame,
+    [{points: packed (N, 3) metres in the base frame, colours: packed (N, 3), view: packed (N,)}..]; both timings
+  ``type: "refusal"``: part "actions" or "world"; rule: one of RULES; message: name=value, what is allowed, what to
+    do. The connection lives on. Refused actions refuse the world with them.
+packed: {zlib: bytes, dtype, shape, scale}: integers times ``scale``; see ``pack_array``, ``unpack_array``.
+    Video as jpeg or png: {format, frames: [bytes..]}; see ``pack_images``, ``unpack_images``.
 """
 
 from __future__ import annotations
