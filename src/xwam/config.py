@@ -169,9 +169,13 @@ class Config:
     denoise: DenoiseConfig
     train: TrainConfig
 
+    @property
+    def depth_is_views(self) -> bool:
+        """True for a model without depth branch and twice the views: depth is denoised as more video (an ablation)."""
+        return self.model.num_depth_blocks == 0 and self.model.num_views == 2 * len(self.view_names)
+
     def __post_init__(self) -> None:
         pairs = [
-            ("model.num_views", self.model.num_views, "number of view_names", len(self.view_names)),
             ("model.latent_channels", self.model.latent_channels, "vae.latent_channels", self.vae.latent_channels),
             ("model.text_width", self.model.text_width, "text.width", self.text.width),
             (
@@ -181,6 +185,8 @@ class Config:
                 self.clip.actions_per_frame,
             ),
         ]
+        if not self.depth_is_views:
+            pairs.append(("model.num_views", self.model.num_views, "number of view_names", len(self.view_names)))
         if not 0 <= self.noise.max_prefix < self.clip.action_horizon:
             raise ValueError(
                 f"noise.max_prefix={self.noise.max_prefix} must be in 0..{self.clip.action_horizon - 1} "

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, given_actions
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, given_actions, given_frames
 from xwam.encode import Batch
 
 
@@ -77,11 +77,9 @@ def loss_terms(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Te
     is_noisy = (drawn.levels.action > 0)[:, None, None]
     video_mask = batch.video_mask[:, None, :, :, None, None]
     state_mask, action_mask = batch.state_mask & is_noisy, batch.action_mask & is_noisy
-    frame, state = given.frames, given.states  # the first ones that are not given
+    state = given.states  # the first one that is not given
     terms = {
-        "video": _term(
-            predicted.video[:, :, frame:], (noise.video - batch.video)[:, :, frame:], video_mask[:, :, frame:]
-        ),
+        "video": _term(predicted.video, noise.video - batch.video, video_mask & ~given_frames(given, batch.video)),
         "state": _term(predicted.state[:, state:], (noise.state - batch.state)[:, state:], state_mask[:, state:]),
         "action": _term(
             predicted.action, noise.action - batch.action, action_mask & ~given_actions(given, batch.action)

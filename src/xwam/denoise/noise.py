@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xwam.config import NoiseConfig, suggest
+from xwam.config import Config, NoiseConfig, suggest
 
 Level = TypeVar("Level", float, np.ndarray, Tensor)
 
@@ -45,10 +45,11 @@ class Noisy(NamedTuple):
 class Given(NamedTuple):
     """How many leading latent frames, states and actions are known: they are clean, whatever the levels say.
 
-    ``actions`` may differ from sample to sample (a robot still playing its last chunk knows its next actions).
+    ``actions`` may differ from sample to sample (a robot still playing its last chunk knows its next actions), and
+    ``frames`` from view to view.
     """
 
-    frames: int = 1
+    frames: int | Int[Tensor, " V"] = 1
     states: int = 1
     actions: int | Int[Tensor, " B"] = 0
 
@@ -79,10 +80,24 @@ def keep_given(noisy: Noisy, clean: Noisy, given: Given) -> Noisy:
     """``noisy`` with its given part (leading frames, states, actions) taken from ``clean``."""
     is_given = given_actions(given, noisy.action)
     return Noisy(
-        video=torch.cat([clean.video[:, :, : given.frames], noisy.video[:, :, given.frames :]], dim=2),
+        video=torch.where(given_frames(given, noisy.video), clean.video, noisy.video),
         state=torch.cat([clean.state[:, : given.states], noisy.state[:, given.states :]], dim=1),
         action=torch.where(is_given, clean.action, noisy.action),
     )
+
+
+def observed(config: Config, device: torch.device) -> Given:
+    """What an observation fixes: the first state, and the first frame of every camera (but not of depth as views)."""
+    if not config.depth_is_views:
+        return Given(frames=1, states=1)
+    num_views = len(config.view_names)
+    return Given(frames=torch.tensor([1] * num_views + [0] * num_views, device=device), states=1)
+
+
+def given_frames(given: Given, video: Float[Tensor, "B C F V h w"]) -> Bool[Tensor, "F _V 1 1"]:
+    """True at the latent frames that are given; one column for all views unless they differ."""
+    frame = torch.arange(video.shape[2], device=video.device)[:, None]
+    return (frame < given.frames)[..., None, None]
 
 
 def given_actions(given: Given, action: Float[Tensor, "B Ta Da"]) -> Bool[Tensor, "_ Ta 1"]:

@@ -67,7 +67,7 @@ def unpatchify(
 
 def token_levels(
     grid: Grid,
-    given_frames: int,
+    given_frames: int | Int[Tensor, " V"],
     given_states: int,
     given_actions: int | Int[Tensor, " B"],
     device: torch.device,
@@ -75,11 +75,11 @@ def token_levels(
     """Which of the three levels each token has; one row for the whole batch unless ``given_actions`` is a tensor."""
     given = given_actions[:, None] if isinstance(given_actions, Tensor) else given_actions
     frame, action, state = (torch.arange(n, device=device)[None] for n in (grid.frames, grid.actions, grid.states))
-    video_level = torch.where(frame < given_frames, CLEAN_LEVEL, VIDEO_LEVEL)
+    view_level = torch.where(frame.T < given_frames, CLEAN_LEVEL, VIDEO_LEVEL).expand(-1, grid.views)
+    video_level = view_level.reshape(1, -1).repeat_interleave(grid.rows * grid.columns, dim=1)
     action_level = torch.where(action < given, CLEAN_LEVEL, ACTION_LEVEL)
     state_level = torch.where(state < given_states, CLEAN_LEVEL, ACTION_LEVEL)
-    shared = (video_level.repeat_interleave(grid.tokens_per_frame, dim=1), state_level)
-    video_level, state_level = (level.expand(len(action_level), -1) for level in shared)
+    video_level, state_level = (level.expand(len(action_level), -1) for level in (video_level, state_level))
     return torch.cat([video_level, action_level, state_level], dim=1)
 
 

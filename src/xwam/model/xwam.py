@@ -75,7 +75,7 @@ class XWAM(nn.Module):
         action_sigma: Float[Tensor, " B"],
         prompt: PromptKeysValues,
         *,
-        given_frames: int = 1,
+        given_frames: int | Int[Tensor, " V"] = 1,
         given_states: int = 1,
         given_actions: int | Int[Tensor, " B"] = 0,
         depth: bool = False,

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.denoise.losses import Term, loss_terms, weighted_sum
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, add_noise, draw_levels, draw_prefix, keep_given
+from xwam.denoise.noise import (
+    Given,
+    NoiseLevels,
+    Noisy,
+    add_noise,
+    draw_levels,
+    draw_prefix,
+    keep_given,
+    observed,
+)
 from xwam.encode import Batch
 from xwam.model.xwam import XWAM, Output
 
@@ -46,7 +55,7 @@ def draw(batch: Batch, config: Config, generator: torch.Generator) -> Draw:
         levels=NoiseLevels(*(level.to(device) for level in levels)),
         noise=noise,
         text_is_dropped=text_is_dropped.to(device),
-        given=Given(actions=prefix.to(device) if isinstance(prefix, Tensor) else prefix),
+        given=observed(config, device)._replace(actions=prefix.to(device) if isinstance(prefix, Tensor) else prefix),
     )
 
 
