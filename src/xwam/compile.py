@@ -1,0 +1,153 @@
+"""Speed from outside: compiled programs and CUDA graphs around a policy whose networks know nothing of it.
+
+``compiled(policy)`` changes how its networks run, never what they say (up to rounding). All shapes are fixed, so after
+``warm_up`` no request of an episode compiles anything: the tests count.
+
+On CPUs the blocks of the transformer share one program, the autoencoder's encoder has one of its own. On GPUs the whole
+denoising step is recorded once per kind of call and replayed as one CUDA graph.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from xwam.model.prompt import SHORT
+from xwam.model.xwam import XWAM
+from xwam.policy import Policy
+from xwam.records import Observation
+
+LONG_INSTRUCTION = "and " * SHORT  # more pieces than a merged prompt has room for
+
+
+class WarmUp(NamedTuple):
+    """What the first requests cost: seconds, and how many programs were compiled."""
+
+    seconds: float
+    num_programs: int
+
+
+def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor") -> Policy:
+    """Compile a policy's networks in place and return it; the work is done by ``warm_up`` or the first requests.
+
+    ``decoder``: the autoencoder's decoder too, which takes about a minute.
+    """
+    transformer, vae = policy.networks.transformer, policy.networks.vae.vae
+    compile_blocks(transformer, backend=backend)
+    vae.encoder.compile(dynamic=False, backend=backend)
+    if decoder and vae.decoder is not None:
+        vae.decoder.compile(dynamic=False, backend=backend)
+    if policy.device.type == "cuda":
+        transformer.forward = Replayed(transformer.forward, record_cuda_graph)
+    return policy
+
+
+def compile_blocks(model: XWAM, *, backend: str = "inductor") -> None:
+    """Compile every block in place (names of the weights stay); all blocks share one compiled program."""
+    copies = model.depth_blocks if model.config.num_depth_blocks else []
+    for block in [*model.blocks, *copies]:
+        block.compile(dynamic=False, backend=backend)
+
+
+def num_programs() -> int:
+    """How many programs this process has compiled so far."""
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,)) -> WarmUp:
+    """Answer made-up requests of every shape that can come: with and without the world, short and long instructions."""
+    began, before = time.perf_counter(), num_programs()
+    steps = replace(policy.config.denoise, num_video_steps=3, num_action_steps=2)
+    for batch_size in batch_sizes:
+        for instruction in _instructions(policy):
+            requests = [_made_up(policy, instruction)] * batch_size
+            for actions_only in (True, policy.networks.vae.vae.decoder is None):
+                # Twice: the second time the first one's caches are there, as in an episode.
+                for _ in range(2):
+                    list(policy.predict_batch(requests, seeds=[0] * batch_size, actions_only=actions_only, steps=steps))
+    return WarmUp(time.perf_counter() - began, num_programs() - before)
+
+
+def _instructions(policy: Policy) -> list[str]:
+    """One of each length that prompts can have; of a policy without a text encoder, one that it knows."""
+    texts = ["warm up"] if policy.config.model.text_length <= SHORT else ["warm up", LONG_INSTRUCTION]
+    try:
+        policy.encode_prompts(texts)
+    except FileNotFoundError:
+        return [text for text in policy._prompts if text][:1]
+    return texts
+
+
+def _made_up(policy: Policy, instruction: str) -> Observation:
+    clip = policy.config.clip
+    image = np.zeros((clip.height_px, clip.width_px, 3), np.uint8)
+    state = policy.normalizer.denormalize_state(np.zeros((1, policy.config.model.state_width), np.float32))[0]
+    return Observation(images={name: image for name in policy.config.view_names}, state=state, instruction=instruction)
+
+
+# --- CUDA graphs --------------------------------------------------------------------------------------------------
+
+
+class Recording(NamedTuple):
+    """One kind of call: fill ``inputs``, call ``replay``, read ``outputs``; all of them keep their places."""
+
+    inputs: list[Tensor]
+    outputs: Any
+    replay: Callable[[], None]
+
+
+Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
+"""Runs a function of fixed tensors once; returns what it gave and how to give it again, in place."""
+
+
+class Replayed:
+    """A function of tensors whose every kind of call (shapes and settings) is recorded once and then replayed."""
+
+    def __init__(self, function: Callable[..., Any], record: Record) -> None:
+        self._function, self._record = function, record
+        self._recordings: dict[Any, tuple[Recording, list[tuple[Tensor, int]]]] = {}
+
+    def __call__(self, *inputs: Any, **settings: Any) -> Any:
+        """As the function itself. Tensors that are the same objects as in the last call are not copied again."""
+        leaves, tree = tree_flatten((inputs, settings))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        kind = str(tree), tuple(_kind(leaf) for leaf in leaves)
+        if kind not in self._recordings:
+            self._recordings[kind] = self._recorded(leaves, tree)
+        recording, last = self._recordings[kind]
+        for index, (place, tensor) in enumerate(zip(recording.inputs, tensors, strict=True)):
+            if last[index][0] is not tensor or last[index][1] != tensor._version:
+                place.copy_(tensor)
+                last[index] = (tensor, tensor._version)
+        recording.replay()
+        return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, recording.outputs)
+
+    def _recorded(self, leaves: list[Any], tree: Any) -> tuple[Recording, list[tuple[Tensor, int]]]:
+        places = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        inputs, settings = tree.unflatten(places)
+        outputs, replay = self._record(lambda: self._function(*inputs, **settings))
+        tensors = [place for place in places if isinstance(place, Tensor)]
+        return Recording(tensors, outputs, replay), [(place, -1) for place in tensors]
+
+
+def _kind(leaf: Any) -> Any:
+    return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+
+def record_cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+    """Record a function's kernels into a CUDA graph, after three runs aside in which it compiles and settles."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = function()
+    return outputs, graph.replay

@@ -1,0 +1,97 @@
+"""Compiled policies say the same, and compile nothing once they are warm.
+
+In processes of their own: here every function is wrapped by the shape checker, which compilers cannot read.
+"""
+
+import subprocess
+import sys
+
+import torch
+
+from tests.model.test_xwam import make_inputs, make_model
+from tests.test_policy import folder  # noqa: F401
+from xwam.compile import Replayed
+
+WARM = """
+import sys
+from dataclasses import replace
+import numpy as np
+from tests.examples import make_observation
+from xwam.compile import compiled, num_programs, warm_up
+from xwam.policy import load_policy
+
+plain, policy = load_policy(sys.argv[1]), load_policy(sys.argv[1])
+warm = warm_up(compiled(policy, decoder=True, backend=sys.argv[2]))
+assert warm.num_programs > 0 and warm.seconds > 0, warm
+before = num_programs()
+for seed, words in enumerate(["press the button", "reach", "close the drawer, then open the window"]):
+    observation = replace(make_observation(policy.config, seed), instruction=words)
+    answers = (p.predict(observation, seed=seed) for p in (policy, plain))
+    for found, expected in zip(*answers, strict=True):
+        scale = np.abs(expected.action).max()
+        assert np.abs(found.action - expected.action).max() <= 1e-5 * scale
+    assert np.abs(found.video.astype(int) - expected.video.astype(int)).max() <= 1  # a byte may round the other way
+    list(policy.predict(observation, seed=seed, actions_only=True))
+assert num_programs() == before, f"{num_programs() - before} programs were compiled after the warm-up"
+"""
+
+
+def test_a_warm_policy_compiles_nothing_and_answers_the_same(folder):  # noqa: F811
+    subprocess.run([sys.executable, "-c", WARM, str(folder), "aot_eager"], check=True, timeout=280)
+
+
+BLOCKS = """
+import torch
+from torch.testing import assert_close
+from xwam.compile import compile_blocks, num_programs
+from xwam.model.xwam import XWAM, init_weights
+from xwam.presets import preset
+models = [XWAM(preset("debug").model) for _ in range(2)]
+for model in models:
+    init_weights(model.requires_grad_(False), torch.Generator().manual_seed(0))
+inputs = [torch.randn(1, *shape) for shape in ((4, 2, 3, 4, 4), (5, 16), (16, 14), (), ())]
+prompt = models[0].prompt_keys_values(torch.randn(1, 6, 16))
+compile_blocks(models[0])
+found, expected = (model(*inputs, prompt) for model in models)
+for a, b in zip(found, expected):
+    if b is not None:
+        assert_close(a, b, rtol=0, atol=1e-5 * b.abs().max().item())
+assert num_programs() == 1, "all blocks share one program"
+"""
+
+
+def test_blocks_share_one_program_of_inductor():
+    subprocess.run([sys.executable, "-c", BLOCKS], check=True, timeout=280)
+
+
+def record_plainly(function):
+    """A recording for machines without CUDA: runs the function again and writes into the places of its outputs."""
+    outputs = function()
+
+    def replay() -> None:
+        for place, value in zip(outputs, function(), strict=True):
+            if place is not None:
+                place.copy_(value)
+
+    return outputs, replay
+
+
+def test_replayed_calls_answer_as_the_function_does():
+    model = make_model()
+    replayed = Replayed(model.forward, record_plainly)
+    with torch.no_grad():
+        answers = []
+        for seed, depth in ((1, False), (2, False), (2, True), (3, False)):
+            inputs = make_inputs(model, seed=seed)
+            answers.append((replayed(*inputs, depth=depth), model(*inputs, depth=depth)))
+        for found, expected in answers:  # read at the end: no answer may be overwritten by a later one
+            for a, b in zip(found, expected, strict=True):
+                assert (a is None and b is None) or torch.equal(a, b)
+
+
+def test_replayed_notices_tensors_that_were_changed_in_place():
+    replayed = Replayed(lambda x: (2 * x,), record_plainly)
+    x = torch.ones(3)
+    first, again = replayed(x), replayed(x)
+    x.add_(1)
+    assert [t[0].tolist() for t in (first, again, replayed(x))] == [[2] * 3, [2] * 3, [4] * 3]
