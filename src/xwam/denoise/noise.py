@@ -94,6 +94,16 @@ def observed(config: Config, device: torch.device) -> Given:
     return Given(frames=torch.tensor([1] * num_views + [0] * num_views, device=device), states=1)
 
 
+def depth_apart(
+    video: Float[Tensor, "B C F _V h w"], depth: Float[Tensor, "B C F V h w"] | None, config: Config
+) -> tuple[Float[Tensor, "B C F V h w"], Float[Tensor, "B C F V h w"] | None]:
+    """Latents of the cameras and of their depth (None: the model has none), however the model arranges them."""
+    if not config.depth_is_views:
+        return video, depth
+    cameras, as_views = video.chunk(2, dim=3)
+    return cameras, as_views
+
+
 def given_frames(given: Given, video: Float[Tensor, "B C F V h w"]) -> Bool[Tensor, "F _V 1 1"]:
     """True at the latent frames that are given; one column for all views unless they differ."""
     frame = torch.arange(video.shape[2], device=video.device)[:, None]
