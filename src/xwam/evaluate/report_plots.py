@@ -18,12 +18,13 @@ REAL, IMAGINED = css(REAL_RGB), css(IMAGINED_RGB)
 
 
 class Line(NamedTuple):
-    """One curve: its name, points, colour, and whether it is dashed."""
+    """One curve: its name, points, colour, whether it is dashed, and the interval of y at every point."""
 
     name: str
     points: Float[np.ndarray, "N 2"]
     colour: str
     is_dashed: bool = False
+    interval: Float[np.ndarray, "N 2"] | None = None  # low and high
 
 
 class _Axes(NamedTuple):
@@ -40,15 +41,15 @@ class _Axes(NamedTuple):
 
 def line_chart(lines: Sequence[Line], x_name: str, y_name: str) -> str:
     """Curves over a common x, with their names in a legend. Points that are not finite are left out."""
-    shown = [line._replace(points=line.points[np.isfinite(line.points).all(axis=1)]) for line in lines]
-    shown = [line for line in shown if len(line.points)]
+    shown = [finite for line in lines if len((finite := _finite(line)).points)]
     if not shown:
         return _svg("nothing to show", '<text x="180" y="110" text-anchor="middle">nothing to show</text>')
-    every = np.concatenate([line.points for line in shown])
+    every = np.concatenate([points for line in shown for points in (line.points, *_ends(line))])
     low, high = every.min(axis=0), every.max(axis=0)
     margin = np.maximum((high - low) * [0.02, 0.12], [1e-9, 1e-3 + 0.01 * np.abs(high[1])])
     axes = _Axes(low - margin, high + margin)
-    parts = [_frame(axes, x_name, y_name), *(_curve(axes, line) for line in shown)]
+    bars = [_bars(axes, line) for line in shown]
+    parts = [_frame(axes, x_name, y_name), *bars, *(_curve(axes, line) for line in shown)]
     return _svg(f"{y_name} over {x_name}", "".join(parts) + _legend(shown))
 
 
@@ -102,6 +103,21 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float]]) -> str:
     return _svg("success rate with its interval", "".join(parts), height)
 
 
+def figure(panels: Sequence[str], columns: int = 3) -> str:
+    """Several plots side by side as one SVG file that stands alone."""
+    rows = -(-len(panels) // columns)
+    heights = [int(panel.split('viewBox="0 0 ')[1].split('"')[0].split()[1]) for panel in panels]
+    row_height = max(heights) + 8
+    parts = []
+    for index, (panel, height) in enumerate(zip(panels, heights, strict=True)):
+        x, y = index % columns * WIDTH, index // columns * row_height
+        parts.append(panel.replace("<svg ", f'<svg x="{x}" y="{y}" width="{WIDTH}" height="{height}" ', 1))
+    size = f"{WIDTH * min(columns, len(panels))} {row_height * rows}"
+    style = 'font-family="system-ui, sans-serif" font-size="12" fill="#5b6472"'
+    background = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" {style}>{background}{"".join(parts)}</svg>\n'
+
+
 def _svg(label: str, inside: str, height: int = HEIGHT) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(label)}">{inside}</svg>'
 
@@ -133,6 +149,29 @@ def _round_numbers(low: float, high: float, count: int) -> list[float]:
     step = next(float(m * power) for m in (1, 2, 5, 10) if m * power >= rough)
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
     return [float(round(tick, 10)) for tick in ticks]
+
+
+def _finite(line: Line) -> Line:
+    kept = np.isfinite(line.points).all(axis=1)
+    interval = None if line.interval is None else line.interval[kept]
+    return line._replace(points=line.points[kept], interval=interval)
+
+
+def _ends(line: Line) -> list[np.ndarray]:
+    """The ends of a line's intervals as points; a point without a finite interval stands for itself."""
+    if line.interval is None:
+        return []
+    ends = np.where(np.isfinite(line.interval), line.interval, line.points[:, 1:])
+    return [np.stack([line.points[:, 0], end], axis=1) for end in ends.T]
+
+
+def _bars(axes: _Axes, line: Line) -> str:
+    parts = []
+    for low, high in zip(*_ends(line), strict=True) if line.interval is not None else ():
+        (x, y0), (_, y1) = axes.place(low), axes.place(high)
+        parts.append(f'<path d="M{x:.1f} {y0:.1f}V{y1:.1f}" stroke="{line.colour}" stroke-width="6" ')
+        parts.append('stroke-opacity=".25" stroke-linecap="round"/>')
+    return "".join(parts)
 
 
 def _curve(axes: _Axes, line: Line) -> str:

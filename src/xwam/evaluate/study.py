@@ -1,0 +1,97 @@
+"""Studies: the same policy asked in several ways, or several policies, scored alike; finished points are kept.
+
+A point is a folder with ``closed.json`` (success on unseen placements) and ``open.json`` (held-out clips against what
+really happened). Every point of a study plays the same placements and imagines the same clips from the same noise, so
+differences between points are paired.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.open_loop import evaluate_open_loop
+from xwam.policy import Policy
+
+Point = dict[str, float]
+"""Numbers of one point, by name; ``wins`` and ``episodes`` of the closed loop, means of the open loop."""
+
+OPEN_LOOP = ("action_position_m", "psnr_db", "psnr_copy_db", "moving_psnr_db", "moving_psnr_copy_db", "abs_rel")
+OPEN_LOOP += ("chamfer_m", "path_left_position_m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """How every point of a study is scored."""
+
+    tasks: tuple[str, ...]
+    num_episodes: int  # per task; 0: no closed loop
+    data: Path
+    num_clips: int  # 0: no open loop
+    seed: int = 0
+    replan_every: int = 16
+    max_steps: int = 100
+    num_envs: int = 2
+
+
+def with_steps(policy: Policy, **changes: Any) -> Policy:
+    """The same networks with other settings of inference (fields of DenoiseConfig)."""
+    config = replace(policy.config, denoise=replace(policy.config.denoise, **changes))
+    return Policy(config, policy.normalizer, policy.cameras, policy.networks, device=str(policy.device))
+
+
+def measure(policy: Policy, folder: Path, trial: Trial) -> Point:
+    """Score one point, or read what ``folder`` holds of it. Raises ValueError when that was scored in another way."""
+    point: Point = {}
+    if trial.num_episodes:
+        report = evaluate_closed_loop(policy, _closed_loop(trial), folder / "closed.json")
+        point["wins"] = sum(row["success"] for row in report["episodes"])
+        point["episodes"] = len(report["episodes"])
+    if trial.num_clips:
+        report = _open_loop(policy, folder / "open.json", trial)
+        point |= {name: report[name] for name in OPEN_LOOP if name in report}
+    return point
+
+
+def _closed_loop(trial: Trial) -> ClosedLoopConfig:
+    settings = asdict(trial)
+    return ClosedLoopConfig(**{k: v for k, v in settings.items() if k not in ("data", "num_clips")})
+
+
+def _open_loop(policy: Policy, path: Path, trial: Trial) -> dict[str, Any]:
+    asked = {"num_clips": trial.num_clips, "seed": trial.seed}
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    if "asked" in stored:
+        if stored["asked"] != asked:
+            raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
+        return stored
+    report = evaluate_open_loop(policy, trial.data, num_clips=trial.num_clips, seed=trial.seed, out=path)
+    write_json(path, report | {"asked": asked})
+    return report
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Where the mean lies, from few independent runs: Student's t; NaN for fewer than two of them."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = student.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.rename(path)
+
+
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the documents, ending in a newline."""
+    lines = [names, ["---"] * len(names), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
