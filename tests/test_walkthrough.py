@@ -11,7 +11,8 @@ from tests.sim.fake_env import make_fake
 from xwam.data.lerobot import open_lerobot
 from xwam.demo import first_frames, real_world
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
-from xwam.evaluate.open_loop import compare_worlds, evaluate_open_loop
+from xwam.evaluate.compare import compare_worlds
+from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
@@ -64,7 +65,7 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
     imagined, real = episode.predictions[0], real_world(episode, 0, policy)
     assert np.isfinite(imagined.action).all()
     scores = compare_worlds(first_frames(imagined, len(real.state)), real, policy.layout)
-    assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_mean_m"} <= set(scores)
+    assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_m"} <= set(scores)
     page = tmp_path / "world.html"
     write_page(page, imagined, policy.layout, real=real)
     report = EpisodeReport(

@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 import xwam
 from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.open_loop import Scores, compare_worlds, summarize
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.images import centre_window, cut, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy, load_policy

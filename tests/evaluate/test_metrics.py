@@ -1,18 +1,22 @@
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from xwam.evaluate.metrics import (
     ALEXNET_FILE,
     PSNR_LIMIT_DB,
+    _lpips_network,
     action_scores,
     aligning_scale,
     check_same_shape,
     copy_last_frame,
     depth_scores,
     lpips,
+    lpips_missing,
     moving_pixels,
     moving_psnr,
     psnr,
@@ -97,38 +101,58 @@ def test_static_views_are_those_without_a_hand():
     assert static_views([fixed, wrist, Camera(name="bare", width=4, height=4)]) == [0, 2]
 
 
-def test_lpips_says_what_is_missing(monkeypatch, tmp_path):
+@pytest.fixture
+def no_network():
+    """LPIPS's network is remembered; these tests each need their own."""
+    _lpips_network.cache_clear()
+    yield
+    _lpips_network.cache_clear()
+
+
+def test_lpips_says_what_is_missing(monkeypatch, tmp_path, no_network):
     images = random_images((2, 16, 16))
     monkeypatch.setitem(sys.modules, "lpips", None)
-    with pytest.raises(ImportError, match="pip install"):
+    with pytest.raises(ImportError, match=r"pip install 'xwam\[lpips\]'"):
         lpips(images, images)
+    assert "pip install" in lpips_missing()
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="alexnet"):
         lpips(images, images)
+    assert "copy the file to that path" in lpips_missing()
 
 
-def test_lpips_hands_images_over_in_its_own_range(monkeypatch, tmp_path):
-    """The package wants N 3 H W in [-1, 1]; a stand-in network returns the mean difference."""
-    import torch
+def lpips_by_hand(features, x, y, heads):
+    """Equation 1 of the paper: unit features of five layers, weighted squared difference, mean over the picture."""
+    shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]  # the package's colour statistics, on [-1, 1]
+    scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+    x, y = ((torch.from_numpy(v).movedim(-1, 1).float() / 127.5 - 1 - shift) / scale for v in (x, y))
+    total, layer = 0, 0
+    for index, module in enumerate(features):
+        x, y = module(x), module(y)
+        if index in (1, 4, 7, 9, 11):  # after each ReLU
+            a, b = (v / (v.square().sum(1, keepdim=True).sqrt() + 1e-10) for v in (x, y))
+            weight = heads[f"lin{layer}.model.1.weight"]
+            total, layer = total + ((a - b) ** 2 * weight).sum(1).mean((1, 2)), layer + 1
+    return total.numpy()
 
-    class Network(torch.nn.Module):
-        def __init__(self, net, verbose):
-            super().__init__()
-            assert net == "alex"
 
-        def forward(self, x, y):
-            assert x.shape == (1, 3, 4, 5)
-            assert (x.min(), x.max()) == (-1, 1)
-            return (x - y).mean(dim=(1, 2, 3), keepdim=True)
-
+def test_lpips_is_the_papers_formula(monkeypatch, tmp_path, no_network):
+    """The real package and its real heads; AlexNet's own weights are drawn, because nothing may be downloaded here."""
+    package = pytest.importorskip("lpips", reason="pip install 'xwam[lpips]'")
+    torchvision = pytest.importorskip("torchvision", reason="pip install 'xwam[lpips]'")
+    torch.manual_seed(0)
+    alexnet = torchvision.models.alexnet().eval()
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "hub" / "checkpoints" / ALEXNET_FILE).touch()
+    torch.save(alexnet.state_dict(), tmp_path / "hub" / "checkpoints" / ALEXNET_FILE)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=Network))
-    image = np.zeros((1, 4, 5, 3), dtype=np.uint8)
-    image[0, 0] = 255
-    assert lpips(image, np.zeros_like(image)) == pytest.approx([0.5])
+    images, references = random_images((10, 64, 80)), random_images((10, 64, 80), seed=1)
+    heads = torch.load(Path(package.__file__).parent / "weights" / "v0.1" / "alex.pth", "cpu", weights_only=True)
+    with torch.no_grad():
+        expected = lpips_by_hand(alexnet.features, images, references, heads)
+    np.testing.assert_allclose(lpips(images, references), expected, rtol=1e-4)
+    assert lpips_missing() is None
+    assert (lpips(images, images) == 0).all()
 
 
 # --- depth

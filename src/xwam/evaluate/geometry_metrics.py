@@ -44,6 +44,7 @@ class PathScores(NamedTuple):
     mean_m: float
     final_m: float
     rotation_rad: float | None  # mean angle; None when the layout has no quaternion
+    steps_m: Float[np.ndarray, " Ts"]  # distance at every state
 
 
 def cloud_scores(
@@ -120,7 +121,7 @@ def hand_path_scores(
             turn = layout.state_slice(following[0].name)
             ours, theirs = matrix_from_quat(state[:, turn]), matrix_from_quat(reference[:, turn])
             angle = float(np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1).mean())
-        scores[part.name] = PathScores(float(distance.mean()), float(distance[-1]), angle)
+        scores[part.name] = PathScores(float(distance.mean()), float(distance[-1]), angle, distance)
     return scores
 
 

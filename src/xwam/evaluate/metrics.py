@@ -6,11 +6,13 @@ X-WAM paper (arXiv 2604.26694), pixel and depth numbers of a system are taken ov
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import correlate1d
 
@@ -22,6 +24,7 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 MOVING_LEVELS = 16  # a pixel moved when a channel differs from the first frame by more than this many of 255 levels
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+LPIPS_BATCH = 8
 
 
 class DepthScores(NamedTuple):
@@ -109,29 +112,42 @@ def ssim(
 
 
 def lpips(image: UInt8[np.ndarray, "N H W 3"], reference: UInt8[np.ndarray, "N H W 3"]) -> Float[np.ndarray, " N"]:
-    """Learned perceptual distance per image (AlexNet; Zhang et al., CVPR 2018, arXiv 1801.03924); 0 is equal.
+    """Learned perceptual distance per image (Zhang et al., CVPR 2018, arXiv 1801.03924, eq. 1); 0 is equal.
 
-    Raises ImportError when the package is missing and FileNotFoundError when AlexNet's weights are not on this
-    disk: nothing is downloaded here.
+    ``sum_l mean_hw |w_l (f_l(x) - f_l(y))|^2`` over five layers of AlexNet, features of unit length, learned weights w.
+    Raises what ``lpips_missing`` says.
     """
     check_same_shape(image, reference)
+    network = _lpips_network()
+    x, y = (torch.from_numpy(v).movedim(-1, 1).float() / 127.5 - 1 for v in (image, reference))
+    with torch.no_grad():
+        pairs = zip(x.split(LPIPS_BATCH), y.split(LPIPS_BATCH), strict=True)
+        return torch.cat([network(a, b).flatten() for a, b in pairs]).double().numpy()
+
+
+def lpips_missing() -> str | None:
+    """Why LPIPS cannot be computed here, in words with the remedy; None when it can. Nothing is ever downloaded."""
+    try:
+        _lpips_network()
+    except (ImportError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+@cache
+def _lpips_network() -> torch.nn.Module:
     try:
         import lpips as package  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("LPIPS needs the package lpips: pip install lpips torchvision") from error
-    import torch
-
+        raise ImportError("LPIPS needs the packages lpips and torchvision: pip install 'xwam[lpips]'") from error
     weights = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
     if not weights.is_file():
         raise FileNotFoundError(
-            f"path={weights}: AlexNet's weights are not here; on a machine with network run "
+            f"path={weights}: LPIPS needs AlexNet's weights, which are not here; on a machine with network run "
             "`python -c 'import torchvision; torchvision.models.alexnet(weights=\"IMAGENET1K_V1\")'` "
             "and copy the file to that path."
         )
-    network = package.LPIPS(net="alex", verbose=False).eval()
-    x, y = (torch.from_numpy(v).movedim(-1, 1).float() / 127.5 - 1 for v in (image, reference))
-    with torch.no_grad():
-        return network(x, y).flatten().double().numpy()
+    return package.LPIPS(net="alex", verbose=False).eval()
 
 
 # --- depth ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ one inverse depth up to a scale and a shift of its own. ``fit_alignment`` finds 
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ BATCH = 8
 EXAMPLE = "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf"
 
 
+@runtime_checkable
 class DepthTeacher(Protocol):
     """Anything that guesses depth from images. Write one for a model that transformers does not have."""
 

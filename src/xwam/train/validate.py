@@ -19,7 +19,7 @@ from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Validate
 
-SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "path_left_position_mean_m")
+SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "path_left_position_m")
 
 
 def make_validate(

@@ -1,0 +1,196 @@
+"""One imagined future against what really happened: every number, frame by frame, beside its baselines.
+
+Images and depth count over the static cameras and the future frames only, as in the X-WAM paper (arXiv 2604.26694);
+clouds are fused from all calibrated views. Names end in what they are compared with:
+
+- no ending: the imagined world;
+- ``_copy``: the last frame seen, again and again (with its true depth): what a model that imagines nothing gets;
+- ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
+- ``_teacher``, ``_teacher_aligned``: a monocular estimator on the **imagined** pictures in place of the depth branch;
+  a relative one has no metres of its own, so it only appears aligned, in scale and shift.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.evaluate import geometry_metrics, metrics
+from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
+from xwam.records import Prediction
+from xwam.robot.layout import Layout
+from xwam.view.points import base_points, camera_poses, fuse
+
+Scores = dict[str, np.ndarray]
+"""One number per future frame (or a single one), by name."""
+
+
+def compare_worlds(
+    imagined: Prediction,
+    real: Prediction,
+    layout: Layout,
+    *,
+    teacher: DepthTeacher | None = None,
+    has_lpips: bool = False,
+) -> Scores:
+    """Scores of one imagined future. Raises ValueError when there is no world in the prediction."""
+    if imagined.video is None or real.video is None:
+        raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
+    static = metrics.static_views(imagined.cameras)
+    video, truth = imagined.video[static], real.video[static]
+    scores = _image_scores(video, truth, "", has_lpips) | _image_scores(
+        metrics.copy_last_frame(truth), truth, "_copy", has_lpips
+    )
+    for name, path in geometry_metrics.hand_path_scores(imagined.state, real.state, layout).items():
+        scores[f"path_{name}_m"] = path.steps_m[1:]
+        if path.rotation_rad is not None:
+            scores[f"path_{name}_rotation_rad"] = np.array(path.rotation_rad)
+    if imagined.depth is None or real.depth is None:
+        return scores
+    frozen = replace(
+        real,
+        depth=np.broadcast_to(real.depth[:, :1], real.depth.shape).copy(),
+        video=metrics.copy_last_frame(real.video),
+    )
+    truth = _Truth(real, layout)
+    scores |= truth.depth_scores(imagined, "") | truth.depth_scores(frozen, "_copy")
+    scores |= _aligned_scores(imagined.depth[static], real.depth[static], _scaled, "_aligned")
+    scores |= _consistency(imagined, layout)
+    return scores if teacher is None else scores | _teacher_scores(teacher, imagined, truth)
+
+
+def summarize(rows: Sequence[Scores]) -> dict[str, Any]:
+    """Means over clips: one number per score, and one per horizon step where there are steps."""
+    names = sorted({name for row in rows for name in row})
+    stacked: Mapping[str, np.ndarray] = {n: _stack([row[n] for row in rows if n in row]) for n in names}
+    means = {name: float(_mean(values.reshape(-1))) for name, values in stacked.items()}
+    per_step = {n: [float(x) for x in _mean(v)] for n, v in stacked.items() if v.ndim > 1}
+    return {**means, "per_step": per_step}
+
+
+# --- images and depth -------------------------------------------------------------------------------------------
+
+
+def _image_scores(video: np.ndarray, truth: np.ndarray, ending: str, has_lpips: bool) -> Scores:
+    future = slice(1, None)
+    scores = {
+        f"psnr{ending}_db": metrics.psnr(video, truth)[:, future].mean(axis=0),
+        f"moving_psnr{ending}_db": _mean(metrics.moving_psnr(video, truth)[:, future]),
+        f"ssim{ending}": metrics.ssim(video, truth)[:, future].mean(axis=0),
+    }
+    if has_lpips:
+        flat = [v[:, future].reshape(-1, *v.shape[2:]) for v in (video, truth)]
+        scores[f"lpips{ending}"] = metrics.lpips(*flat).reshape(len(video), -1).mean(axis=0)
+    return scores
+
+
+class _Truth:
+    """What really happened, with its clouds made once for all that is compared with them."""
+
+    def __init__(self, real: Prediction, layout: Layout) -> None:
+        assert real.depth is not None
+        self.depth, self.layout = real.depth, layout
+        self.static = metrics.static_views(real.cameras)
+        self.has_clouds = all(camera.is_calibrated for camera in real.cameras)
+        self.steps = range(1, real.depth.shape[1])
+        self.clouds = [fuse(real, layout, k).points for k in self.steps] if self.has_clouds else []
+
+    def depth_scores(self, world: Prediction, ending: str) -> Scores:
+        """Depth errors over the static views, and distances of the fused clouds where every view is calibrated."""
+        assert world.depth is not None
+        depth, truth = world.depth[self.static], self.depth[self.static]
+        scores = _by_name([metrics.depth_scores(depth[:, k], truth[:, k]) for k in self.steps], ending)
+        if self.has_clouds:
+            clouds = [fuse(world, self.layout, k).points for k in self.steps]
+            pairs = zip(clouds, self.clouds, strict=True)
+            scores |= _by_name([geometry_metrics.cloud_scores(*pair) for pair in pairs], ending)
+        return scores
+
+
+def _aligned_scores(
+    depth: Float[np.ndarray, "V T H W"],
+    truth: Float[np.ndarray, "V T H W"],
+    align: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    ending: str,
+) -> Scores:
+    """Depth errors after every image was aligned to its true one; mean over the views."""
+    rows = [
+        [metrics.depth_scores(align(depth[v, k], truth[v, k]), truth[v, k]) for v in range(len(depth))]
+        for k in range(1, depth.shape[1])
+    ]
+    names = ("abs_rel", "rmse_m", "delta1", "delta2", "delta3")
+    return {
+        _ended(name, ending): np.array([_mean(np.array([row._asdict()[name] for row in step])) for step in rows])
+        for name in names
+    }
+
+
+def _scaled(depth_m: np.ndarray, truth_m: np.ndarray) -> np.ndarray:
+    scale = metrics.aligning_scale(depth_m, truth_m)
+    return depth_m if np.isnan(scale) else scale * depth_m
+
+
+def _consistency(world: Prediction, layout: Layout) -> Scores:
+    """Do the imagined views agree with each other? One number per future frame; nothing real is needed for it."""
+    if not all(camera.is_calibrated for camera in world.cameras):
+        return {}
+    assert world.depth is not None
+    points = base_points(world, layout)
+    poses = np.stack([camera_poses(camera, world.state, layout) for camera in world.cameras])
+    rows = [
+        geometry_metrics.view_consistency(points[:, k], world.depth[:, k], world.cameras, poses[:, k])
+        for k in range(1, world.depth.shape[1])
+    ]
+    return {
+        "consistency_m": np.array([row.error_m for row in rows]),
+        "seen_through": np.array([row.seen_through for row in rows]),
+    }
+
+
+# --- the monocular estimator -------------------------------------------------------------------------------------
+
+
+def _teacher_scores(teacher: DepthTeacher, imagined: Prediction, truth: _Truth) -> Scores:
+    """The estimator's depth of the imagined pictures, raw (where it speaks in metres) and aligned image by image."""
+    assert imagined.video is not None
+    shape = truth.depth.shape
+    estimate = teacher.estimate(imagined.video.reshape(-1, *imagined.video.shape[2:])).reshape(shape)
+    raw, aligned = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    for view, step in np.ndindex(*shape[:2]):
+        far_m, image = imagined.cameras[view].far_m, estimate[view, step]
+        raw[view, step] = to_metres(image, teacher.kind, Alignment(), far_m=far_m)
+        if (truth.depth[view, step] > 0).sum() > 1 and np.ptp(image) > 0:
+            fitted = fit_alignment(image, truth.depth[view, step], teacher.kind)
+            aligned[view, step] = to_metres(image, teacher.kind, fitted, far_m=far_m)
+    scores = truth.depth_scores(replace(imagined, depth=aligned), "_teacher_aligned")
+    return scores | truth.depth_scores(replace(imagined, depth=raw), "_teacher") if teacher.kind == "metric" else scores
+
+
+# --- small things ------------------------------------------------------------------------------------------------
+
+
+def _by_name(rows: Sequence[Any], ending: str) -> Scores:
+    """Equal NamedTuples, one per step, to one curve per field."""
+    return {_ended(name, ending): np.array([row._asdict()[name] for row in rows]) for name in rows[0]._fields}
+
+
+def _ended(name: str, ending: str) -> str:
+    """``rmse_m`` and ``_copy`` to ``rmse_copy_m``: the unit stays last."""
+    return f"{name.removesuffix('_m')}{ending}_m" if name.endswith("_m") else name + ending
+
+
+def _stack(curves: list[np.ndarray]) -> np.ndarray:
+    """Rows of different lengths, filled with NaN: episodes that ended early have fewer frames."""
+    if curves[0].ndim == 0:
+        return np.stack(curves)
+    longest = max(len(curve) for curve in curves)
+    return np.stack([np.pad(c.astype(float), (0, longest - len(c)), constant_values=np.nan) for c in curves])
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis, leaving NaN out; NaN where nothing is left."""
+    counted = np.isfinite(values)
+    total = np.where(counted, values, 0).sum(axis=0)
+    return np.where(counted.any(axis=0), total / np.maximum(counted.sum(axis=0), 1), np.nan)
