@@ -21,7 +21,8 @@ Kind = Literal[
     "gripper",  # opening
     "delta_position",  # metres to move in one action step
     "delta_rotation",  # rotation vector in one action step, R <- exp(delta) R
-    "joint_command",
+    "joint_command",  # where to go, radians
+    "delta_joint",  # radians to move in one action step
     "gripper_command",
 ]
 Scaling = Literal["quantile", "symmetric", "identity"]

@@ -1,0 +1,294 @@
+"""``robot.json``: all there is to say about a robot, in one file.
+
+Which column and slots hold which part, in which unit and convention; what the cameras are called, how they are
+calibrated; how fast it acts. Training reads foreign data sets through it, a checkpoint carries it, and whoever drives
+the robot turns its numbers into ours and back with it (columns.py).
+
+A part is called ``<arm>_<what>``. ``position`` and ``rotation`` of an action become what to add to the pose at its
+beginning, in the base frame, whether they are written as targets (``absolute``) or as changes in the base's axes
+(``delta``) or in the hand's own (``hand_delta``). ``joints`` stay what they are. A ``gripper`` is 0 closed, 1 open in a
+state; in an action -1 closed, 1 open.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from xwam.config import load, suggest, to_json
+from xwam.records import Camera
+from xwam.robot.conventions import ANGLES, LENGTHS, ROTATION_SIZES, UNITS, WITH_ANGLES, check_form
+from xwam.robot.frames import Axes
+from xwam.robot.layout import Kind, Layout, Part, Scaling
+
+What = Literal["position", "rotation", "joints", "gripper"]
+Reference = Literal["absolute", "delta", "hand_delta"]
+Rows = tuple[tuple[float, ...], ...]
+ALLOWED_UNITS = {"position": LENGTHS, "rotation": ANGLES, "joints": (*ANGLES, *LENGTHS, "1"), "gripper": ("1",)}
+ROBOT_FILE = "robot.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSource:
+    """Neighbouring slots of a column with one meaning. ``key=None``: the robot lacks it; its slots stay empty."""
+
+    what: What
+    key: str | None
+    arm: str = "left"
+    start: int = 0  # the first slot in the column
+    size: int | None = None  # number of joints
+    form: str = "quat_wxyz"  # how a rotation is written
+    unit: str | None = None  # None: m, rad
+    scale: float = 1.0  # what a written 1 means in that unit, for controllers that take commands in [-1, 1]
+    reference: Reference = "absolute"
+    closed: float = 0.0  # what the gripper says when it is closed
+    open: float = 1.0
+    frame: str = "base"
+
+    def __post_init__(self) -> None:
+        where = f"part {self.name!r}"
+        allowed = ALLOWED_UNITS[self.what]
+        if self.unit is not None and self.unit not in allowed:
+            raise ValueError(f"{where} unit={self.unit!r}: {suggest(self.unit, allowed)}")
+        if self.what == "rotation":
+            check_form(self.form)
+            if self.scale != 1 and self.form not in WITH_ANGLES:
+                raise ValueError(f"{where} scale={self.scale}, form={self.form!r}: only angles can be scaled.")
+        if (self.what == "joints") != (self.size is not None):
+            raise ValueError(f"{where} size={self.size}: joints need their number, other parts must not give one.")
+        if self.reference == "hand_delta" and self.what not in ("position", "rotation"):
+            raise ValueError(f"{where} reference='hand_delta': only of positions and rotations.")
+        if self.closed == self.open or self.scale == 0 or self.start < 0:
+            raise ValueError(
+                f"{where} closed={self.closed}, open={self.open}, scale={self.scale}, start={self.start}: closed and "
+                "open must differ, scale must not be 0, start must not be negative."
+            )
+
+    @property
+    def name(self) -> str:
+        """The part's name in the layout."""
+        return f"{self.arm}_{self.what}"
+
+    @property
+    def stop(self) -> int:
+        """One past the last slot in the column."""
+        sizes = {"position": 3, "rotation": ROTATION_SIZES[self.form], "gripper": 1, "joints": self.size or 0}
+        return self.start + sizes[self.what]
+
+    @property
+    def written_unit(self) -> str:
+        """The unit in which it is written."""
+        return self.unit or {"position": "m", "rotation": "rad", "joints": "rad", "gripper": "1"}[self.what]
+
+    @property
+    def factor(self) -> float:
+        """Written numbers times this are metres or radians (rotations: the scale alone)."""
+        return self.scale * (1.0 if self.what == "rotation" else UNITS[self.written_unit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSource:
+    """A camera: its name here, its feature in the data set, its calibration (pixels of the stored images)."""
+
+    name: str
+    key: str
+    depth_key: str | None = None
+    upside_down: bool = False  # stored images are turned by half a turn; the calibration is that of the turned ones
+    may_be_missing: bool = False  # some episodes have no video of it
+    intrinsics: Rows | None = None  # 3 x 3
+    base_from_camera: Rows | None = None  # 4 x 4, in metres
+    hand_from_camera: Rows | None = None
+    hand: str = "left"
+    near_m: float = 0.1
+    far_m: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, rows, size in (
+            ("intrinsics", self.intrinsics, 3),
+            ("base_from_camera", self.base_from_camera, 4),
+            ("hand_from_camera", self.hand_from_camera, 4),
+        ):
+            if rows is not None and [len(row) for row in rows] != [size] * size:
+                raise ValueError(f"camera {self.name!r} {name}: must be {size} rows of {size} numbers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobotConfig:
+    """One robot and how its data are written."""
+
+    name: str
+    action_hz: float
+    state: tuple[PartSource, ...]
+    action: tuple[PartSource, ...]
+    cameras: tuple[CameraSource, ...]
+    frames_per_action: int = 1  # of the data set: 30 fps and 3 give 10 actions per second
+    state_width: int = 16  # those of the model; slots after the last part stay empty
+    action_width: int = 14
+    instruction: str | None = None  # for data sets without words
+    base_turn: Rows | None = None  # 3 x 3; turns the base's axes to those of the model (frames.py)
+    hand_turn: Rows | None = None
+
+    def __post_init__(self) -> None:
+        if self.frames_per_action < 1 or self.action_hz <= 0:
+            raise ValueError(
+                f"action_hz={self.action_hz}, frames_per_action={self.frames_per_action}: must be positive, at least 1."
+            )
+        if not self.cameras:
+            raise ValueError("cameras=[]: at least one camera is needed; the model learns from video.")
+        _check_names("camera", [camera.name for camera in self.cameras])
+        for what, parts, width in (
+            ("state", self.state, self.state_width),
+            ("action", self.action, self.action_width),
+        ):
+            _check_names(f"{what} part", [part.name for part in parts])
+            _check_slots(what, parts)
+            needed = sum(_size(part, is_action=what == "action") for part in parts)
+            if needed > width:
+                raise ValueError(f"{what}_width={width}: its parts need {needed} slots; give {what}_width={needed}.")
+        self._check_references()
+
+    def _check_references(self) -> None:
+        """A target and a change in the hand's axes mean something only beside the pose they start from."""
+        known = {part.name for part in self.state if part.key is not None}
+        for part in self.action:
+            needed = part.name
+            if part.reference == "hand_delta":
+                needed = f"{part.arm}_rotation"
+            elif part.reference == "delta" or part.what in ("joints", "gripper"):
+                continue
+            if part.key is not None and needed not in known:
+                raise ValueError(
+                    f"action part {part.name!r} with reference={part.reference!r} needs the state part {needed!r}: "
+                    "add it, or say reference='delta' if it is one."
+                )
+        for part in self.state:
+            if part.reference != "absolute":
+                raise ValueError(f"state part {part.name!r} reference={part.reference!r}: a state is absolute.")
+        for camera in self.cameras:
+            poses = {f"{camera.hand}_position", f"{camera.hand}_rotation"}
+            if camera.hand_from_camera is not None and not poses <= known:
+                raise ValueError(f"camera {camera.name!r} rides on hand={camera.hand!r}: the state needs its pose.")
+
+    @property
+    def axes(self) -> Axes:
+        """How the robot's frames are turned for the model."""
+        turns = (np.eye(3) if turn is None else np.array(turn) for turn in (self.base_turn, self.hand_turn))
+        return Axes(*turns)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return tuple(dict.fromkeys(part.key for part in (*self.state, *self.action) if part.key is not None))
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of the data set."""
+        return self.action_hz * self.frames_per_action
+
+    @property
+    def view_names(self) -> tuple[str, ...]:
+        """The cameras' names."""
+        return tuple(camera.name for camera in self.cameras)
+
+
+def load_robot(path: Path) -> RobotConfig:
+    """Read a robot.json. Raises FileNotFoundError or ValueError that names the key at fault."""
+    return load(RobotConfig, path)
+
+
+def save_robot(path: Path, robot: RobotConfig) -> None:
+    """The inverse of load_robot."""
+    path.write_text(to_json(robot))
+
+
+def robot_fingerprint(robot: RobotConfig) -> str:
+    """Short hash of everything in the file: two sides that agree on it agree on every number."""
+    return hashlib.sha256(to_json(robot).encode()).hexdigest()[:16]
+
+
+def layout_of(robot: RobotConfig) -> Layout:
+    """What each slot of this robot's states and actions means."""
+    state = [_part(part, is_action=False) for part in robot.state]
+    action = [_part(part, is_action=True) for part in robot.action]
+    for parts, width in ((state, robot.state_width), (action, robot.action_width)):
+        if rest := width - sum(part.size for part in parts):
+            parts.append(_empty("unused", "joint_position", rest))
+    return Layout(name=robot.name, state=tuple(state), action=tuple(action))
+
+
+def camera_of(robot: RobotConfig, source: CameraSource, width: int, height: int) -> Camera:
+    """The camera of a data set's images, its pose in the model's axes."""
+    base, hand = (np.eye(4), np.eye(4))
+    base[:3, :3], hand[:3, :3] = robot.axes
+    fixed, ridden = source.base_from_camera, source.hand_from_camera
+    return Camera(
+        name=source.name,
+        width=width,
+        height=height,
+        intrinsics=None if source.intrinsics is None else np.array(source.intrinsics),
+        base_from_camera=None if fixed is None else base @ np.array(fixed),
+        hand_from_camera=None if ridden is None else hand.T @ np.array(ridden),
+        hand=source.hand,
+        near_m=source.near_m,
+        far_m=source.far_m,
+    )
+
+
+def _part(source: PartSource, *, is_action: bool) -> Part:
+    unit = {"position": "m", "rotation": "rad", "joints": "rad", "gripper": "1"}[source.what]
+    if source.what == "joints" and source.written_unit not in ANGLES:
+        unit = "m" if source.written_unit in LENGTHS else "1"
+    kind, scaling = _kind(source, is_action)
+    if source.key is None:
+        return _empty(source.name, kind, _size(source, is_action=is_action))
+    return Part(
+        name=source.name,
+        kind=kind,
+        size=_size(source, is_action=is_action),
+        unit="1" if kind == "quat_wxyz" else unit,
+        frame="joint" if source.what == "joints" else source.frame,
+        scaling=scaling,
+    )
+
+
+def _kind(source: PartSource, is_action: bool) -> tuple[Kind, Scaling]:
+    if not is_action:
+        kinds: dict[str, tuple[Kind, Scaling]] = {
+            "position": ("position", "quantile"),
+            "rotation": ("quat_wxyz", "identity"),
+            "joints": ("joint_position", "quantile"),
+            "gripper": ("gripper", "quantile"),
+        }
+        return kinds[source.what]
+    if source.what == "joints":
+        return ("joint_command", "quantile") if source.reference == "absolute" else ("delta_joint", "symmetric")
+    names: dict[str, Kind] = {
+        "position": "delta_position",
+        "rotation": "delta_rotation",
+        "gripper": "gripper_command",
+    }
+    return names[source.what], "symmetric"
+
+
+def _size(source: PartSource, *, is_action: bool) -> int:
+    return {"position": 3, "rotation": 3 if is_action else 4, "gripper": 1, "joints": source.size or 0}[source.what]
+
+
+def _empty(name: str, kind: Kind, size: int) -> Part:
+    return Part(name=name, kind=kind, size=size, unit="1", frame="none", scaling="identity", is_used=False)
+
+
+def _check_names(what: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{what} {', '.join(map(repr, twice))} stands twice: every name once.")
+
+
+def _check_slots(what: str, parts: tuple[PartSource, ...]) -> None:
+    taken: dict[tuple[str, int], str] = {}
+    for part in parts:
+        for slot in range(part.start, part.stop):
+            if part.key is not None and (other := taken.setdefault((part.key, slot), part.name)) != part.name:
+                raise ValueError(f"{what} parts {other!r} and {part.name!r} both read slot {slot} of {part.key!r}.")
