@@ -13,13 +13,17 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
+from tqdm import tqdm
 
+from xwam.data.clips import Clips
+from xwam.data.lerobot import open_lerobot
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
-from xwam.evaluate.open_loop import evaluate_open_loop
+from xwam.evaluate.open_loop import score_clip
 from xwam.policy import Policy
 
 Point = dict[str, float]
-"""Numbers of one point, by name; ``wins`` and ``episodes`` of the closed loop, means of the open loop."""
+"""Numbers of one point, by name: ``wins`` and ``episodes`` of the closed loop; of the open loop means, with their
+intervals (``…_low``, ``…_high``; clips of one episode are not independent, so they are a little too narrow)."""
 
 OPEN_LOOP = ("action_position_m", "psnr_db", "psnr_copy_db", "moving_psnr_db", "moving_psnr_copy_db", "abs_rel")
 OPEN_LOOP += ("chamfer_m", "path_left_position_m")
@@ -53,8 +57,7 @@ def measure(policy: Policy, folder: Path, trial: Trial) -> Point:
         point["wins"] = sum(row["success"] for row in report["episodes"])
         point["episodes"] = len(report["episodes"])
     if trial.num_clips:
-        report = _open_loop(policy, folder / "open.json", trial)
-        point |= {name: report[name] for name in OPEN_LOOP if name in report}
+        point |= _open_loop(policy, folder / "open.json", trial)
     return point
 
 
@@ -63,16 +66,36 @@ def _closed_loop(trial: Trial) -> ClosedLoopConfig:
     return ClosedLoopConfig(**{k: v for k, v in settings.items() if k not in ("data", "num_clips")})
 
 
-def _open_loop(policy: Policy, path: Path, trial: Trial) -> dict[str, Any]:
-    asked = {"num_clips": trial.num_clips, "seed": trial.seed}
-    stored = json.loads(path.read_text()) if path.is_file() else {}
-    if "asked" in stored:
-        if stored["asked"] != asked:
-            raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
-        return stored
-    report = evaluate_open_loop(policy, trial.data, num_clips=trial.num_clips, seed=trial.seed, out=path)
-    write_json(path, report | {"asked": asked})
-    return report
+def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
+    """Means over clips with Student's t interval (``…_low``, ``…_high``); every finished clip is kept."""
+    config = policy.config
+    clips = Clips(open_lerobot(trial.data), config.clip, config.view_names, split="validation", padded=False)
+    if len(clips) == 0:
+        raise ValueError(f"data={trial.data}: no held-out episode is long enough for one clip; record longer ones.")
+    asked = {"data": clips.episodes.fingerprint, "seed": trial.seed}
+    stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
+    if stored["asked"] != asked:
+        raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
+    chosen = np.random.default_rng(trial.seed).permutation(len(clips))[: trial.num_clips].tolist()
+    for index in tqdm(chosen, desc="open loop", unit="clip"):
+        if str(index) not in stored["clips"]:
+            scores = score_clip(policy, clips[index], seed=index)
+            stored["clips"][str(index)] = {name: _mean(scores[name]) for name in OPEN_LOOP if name in scores}
+            write_json(path, stored)
+    point: Point = {}
+    for name in OPEN_LOOP:
+        rows = [stored["clips"][str(index)].get(name) for index in chosen]
+        values = [value for value in rows if value is not None]
+        if values:
+            point[name] = float(np.mean(values))
+            point[f"{name}_low"], point[f"{name}_high"] = t_interval(values)
+    return point
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Over the steps that count; None where there is none."""
+    finite = np.asarray(values)[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else None
 
 
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
