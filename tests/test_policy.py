@@ -15,6 +15,7 @@ from xwam.model.xwam import XWAM, init_weights
 from xwam.policy import Policy, load_policy, start_noise
 from xwam.presets import preset
 from xwam.train import checkpoint
+from xwam.train.export import export_policy
 
 CONFIG = preset("debug")
 
@@ -171,7 +172,7 @@ def test_doors(policy, folder, tmp_path):
 
 
 def test_export_keeps_the_answers(folder, tmp_path):
-    checkpoint.export_policy(folder, tmp_path / "shipped")
+    export_policy(folder, tmp_path / "shipped")
     assert not (tmp_path / "shipped" / "training").exists()
     observation = make_observation(CONFIG)
     whole, half = (next(load_policy(f).predict(observation, actions_only=True)) for f in (folder, tmp_path / "shipped"))

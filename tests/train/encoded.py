@@ -1,6 +1,5 @@
-"""Encoded clips of known content for the training tests; run as a script, one of several torchrun processes."""
+"""Encoded clips of known content for the training tests."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -9,13 +8,13 @@ from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
-from xwam.presets import preset
 
 
 class EncodedClips:
     """Latents, states and actions drawn once from a seed: fixed data, as a cache would give."""
 
     fingerprint = "example"
+    source_names = ("even", "odd")
 
     def __init__(self, config: Config, size: int, spread: float = 1.0) -> None:
         generator = torch.Generator().manual_seed(1)
@@ -45,18 +44,12 @@ class EncodedClips:
     def batch(self, indices, visit: int) -> Batch:
         return Batch(*(tensor[torch.from_numpy(indices)] for tensor in self._all))
 
+    def sources(self, indices):
+        return indices % 2
+
 
 def write_frozen(folder: Path, config: Config) -> None:
     """A VAE and a text encoder with random weights."""
     torch.manual_seed(0)
     VideoVae(config.vae).save(folder / "vae")
     TextEncoder(config.text, config.model.text_length).save(folder / "text")
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from tests.train.test_loop import make_run
-    from xwam.train import loop
-
-    torch.set_num_threads(1)
-    loop.train(preset("debug"), EncodedClips(preset("debug"), size=7), make_run(Path(sys.argv[1]), "two"))

@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +17,6 @@ from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
 
 CONFIG = preset("debug")
-TORCHRUN = (  # on the loopback interface, at a port that is free
-    "-m", "torch.distributed.run", "--nproc-per-node=2",
-    "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1",
-)  # fmt: skip
 
 
 def make_run(folder: Path, out: str = "run") -> loop.Run:
@@ -79,22 +73,6 @@ def test_ctrl_c_saves_what_was_finished(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         loop.train(CONFIG, Interrupted(CONFIG, size=7), run)
     assert checkpoint.newest_checkpoint(run.out).name == "step-0000006", "the step that had begun was finished"
-
-
-def test_two_processes_train_as_one(tmp_path):
-    run = make_run(tmp_path, "one")
-    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
-    script = Path(__file__).with_name("encoded.py")
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, str(script), str(tmp_path)],
-        capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2],
-        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    one = checkpoint.load_file(run.out / "step-0000008" / "training" / "weights.safetensors")
-    two = checkpoint.load_file(tmp_path / "two" / "step-0000008" / "training" / "weights.safetensors")
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=2e-5, msg=name)
 
 
 def test_refuses_other_data(tmp_path):

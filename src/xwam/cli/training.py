@@ -14,7 +14,7 @@ def train(
     steps: int | None = None,
     batch_size: int | None = None,
     action_loss_weight: float | None = None,
-    vae_steps: int = 1800,
+    vae_steps: int = 5200,
     every: int = 4,
     variants: int = 1,
     start: Path | None = None,
@@ -41,6 +41,7 @@ def train(
     from dataclasses import replace
 
     from xwam.train.pipeline import run_pipeline
+    from xwam.train.setup import Setup
     from xwam.train.vae import TINY_VAE
 
     given = {"num_steps": steps, "batch_size": batch_size, "action_loss_weight": action_loss_weight}
@@ -54,7 +55,7 @@ def train(
         num_variants=variants,
         minutes=minutes,
         start=start,
-        precision=precision,
+        how=Setup(precision=precision),
         device=device,
     )
 
@@ -81,7 +82,7 @@ def convert(
         tokenizer: the folder google/umt5-xxl, where it is not beside the source.
     """
     if kind == "run":
-        from xwam.train.checkpoint import export_policy
+        from xwam.train.export import export_policy
 
         if dry_run:
             raise ValueError("dry_run=True: only for release and wan; leave it out.")

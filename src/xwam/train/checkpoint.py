@@ -1,7 +1,7 @@
 """Checkpoint folders: self-contained, written whole or not at all, resumable.
 
 A folder holds all that a policy needs: ``config.json layout.json normalizer.json cameras.json model.safetensors vae/
-text/ manifest.json``. A training run adds ``training/``: raw weights, optimiser moments and the step.
+text/ manifest.json``. A training run adds ``training/``: raw weights, averages and moments (saving.py).
 ``model.safetensors`` are the averaged (EMA) weights.
 """
 
@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xwam.config import Config, to_json
-from xwam.model.weights import save_weights
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout
@@ -39,7 +38,7 @@ class TrainingState(NamedTuple):
     """All that a run must remember between two steps; randomness is a function of seed and step."""
 
     model: nn.Module
-    average: dict[str, Tensor]  # EMA of the weights, float32
+    average: dict[str, Tensor]  # EMA of the weights that learn, float32
     optimizer: torch.optim.Optimizer
 
 
@@ -65,7 +64,7 @@ def save_policy_files(folder: Path, config: Config, robot: Robot, frozen: Path, 
 
 
 def save_training(folder: Path, state: TrainingState, step: int) -> None:
-    """Raw weights, optimiser moments and the step, for ``load_training``."""
+    """Raw weights, averages, optimiser moments and the step in three files, for ``load_training``: small models."""
     target = folder / "training"
     target.mkdir()
     save_file({k: v.contiguous() for k, v in state.model.state_dict().items()}, target / "weights.safetensors")
@@ -112,20 +111,3 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another disk, or a file system without links
         shutil.copy2(source, target)
-
-
-def export_policy(source: Path, target: Path, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Copy a checkpoint without its training state, the transformer's weights in ``dtype``: what is shipped."""
-    if not (source / "config.json").is_file():
-        raise FileNotFoundError(f"source={source}: no config.json there; give one step-… folder of a run.")
-
-    def fill(folder: Path) -> None:
-        for name in ("config.json", "layout.json", "normalizer.json", "cameras.json", "manifest.json"):
-            shutil.copy2(source / name, folder / name)
-        for name in ("vae", "text"):
-            shutil.copytree(source / name, folder / name)
-        if (target / "README.md").is_file():
-            shutil.copy2(target / "README.md", folder / "README.md")
-        save_weights(folder / "model.safetensors", load_file(source / "model.safetensors"), dtype=dtype)
-
-    write_whole(target, fill)

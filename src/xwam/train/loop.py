@@ -1,13 +1,11 @@
 """The training loop, top to bottom: read a batch, step, average, log, validate, save.
 
 Stops and resumes exactly: batches, noise and dropped prompts are functions of (seed, step), so a run that was
-interrupted gives the same losses as one that was not. ``torchrun`` spreads the global batch over processes.
+interrupted gives the same losses as one that was not. ``torchrun`` spreads the global batch over processes, and a run
+goes on with any other number of them.
 """
 
-import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -20,8 +18,12 @@ from tqdm import tqdm
 from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model.weights import save_weights
-from xwam.model.xwam import XWAM, init_weights
-from xwam.train import checkpoint, setup, step
+from xwam.model.xwam import XWAM
+from xwam.train import checkpoint, manifest, setup, sharding, step
+from xwam.train.descend import Losses, compute_gradients, descend, global_losses
+from xwam.train.log import Meter, open_log
+from xwam.train.saving import Saver, load_state
+from xwam.train.state import averaged_weights, make_state
 from xwam.train.stop import StopSign
 
 
@@ -32,10 +34,19 @@ class TrainingData(Protocol):
     empty_prompt: Float[Tensor, "P Dt"]
     fingerprint: str
 
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """Data sets of the mixture; losses are logged for each when there are several."""
+        ...
+
     def __len__(self) -> int: ...
 
     def batch(self, indices: Int[np.ndarray, " B"], visit: int) -> Batch:
         """The clips of these indices; ``visit`` counts how often the data was gone through (picks the variant)."""
+        ...
+
+    def sources(self, indices: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """Which data set (place in ``source_names``) each of these clips comes from."""
         ...
 
 
@@ -46,10 +57,11 @@ class Run(NamedTuple):
     robot: checkpoint.Robot
     frozen: Path  # a folder with vae/ and text/
     manifest: dict[str, Any]
+    wandb_project: str | None = None
 
 
 Validate = Callable[[dict[str, Tensor], int], dict[str, float]]
-"""Called with the averaged weights and the step; returns numbers to log."""
+"""Called with the averaged weights and the step, on the main process; returns numbers to log."""
 
 
 def batch_indices(size: int, batch_size: int, seed: int, at_step: int) -> tuple[Int[np.ndarray, " B"], int]:
@@ -67,112 +79,83 @@ def train(
     run: Run,
     *,
     device: str = "cpu",
-    initial: dict[str, Tensor] | None = None,
+    start: Path | None = None,
     validate: Validate | None = None,
-    precision: setup.Precision = "auto",
+    how: setup.Setup = setup.Setup(),  # noqa: B008 (frozen)
     max_minutes: float | None = None,
 ) -> Path:
     """Train until ``num_steps`` (or ``max_minutes``) and return the last checkpoint's folder.
 
-    ``initial``: weights to start from (fine-tuning); fresh ones otherwise. Resumes from the newest checkpoint in
-    ``run.out``. Ctrl-C saves first. Raises ValueError when that run was made with other data.
+    ``start``: a checkpoint whose weights to start from (fine-tuning); fresh ones otherwise. Resumes from the newest
+    checkpoint in ``run.out``. Ctrl-C saves first. Raises ValueError when that run was made by another recipe.
     """
-    target = torch.device(device)
+    target = setup.my_device(device)
     world = setup.join_world(target)
-    state = _make_state(config, target, initial)
-    done = _resume(config, run, state)
-    log = _open_log(run.out, config, world)
-    if config.train.compile:
-        setup.compile_blocks(_xwam(state))
+    setup.check_batch(config.train.batch_size, world, how)
+    newest = manifest.check_resume(run.out, config, run.manifest, how, start)
+    state = make_state(config, how, world, target, start)
+    done = 0 if newest is None else load_state(newest, state)
+    facts = run.manifest | manifest.of_run(config, how, world, start)
+    if world.is_main:
+        log = open_log(run.out, wandb_project=run.wandb_project, settings=facts)
+        manifest.write_start(run.out, facts, done)
+    empty_prompt = data.empty_prompt.to(target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
     last, meter = run.out / f"step-{done:07d}", Meter(config.train.batch_size)
-    with StopSign(max_minutes, world, target) as stop:
+    with StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
         for now in range(done, config.train.num_steps):
-            with meter.waiting():
-                batch = _my_batch(config, data, world, now, target)
-            with setup.matrix_precision(target, precision):
-                losses = compute_losses(state, batch, data.empty_prompt.to(target), config, world, now)
-            norm = descend(state, losses, config, world, now)
-            bar.update()
             finished = now + 1
-            if finished % config.train.log_every == 0:
-                numbers = {f"loss/{k}": setup.add_up(v.detach(), world).item() for k, v in losses.items()}
-                numbers |= {"gradient_norm": norm.item(), "lr": setup.learning_rate_at(now, config.train)}
-                numbers |= meter.read()
-                log(numbers, finished)
-                bar.set_postfix_str(" ".join(f"{k.split('/')[-1]}={v:.3g}" for k, v in numbers.items()))
-            if validate and world.is_main and finished % config.train.validate_every == 0:
-                log({f"validation/{k}": v for k, v in validate(state.average, finished).items()}, finished)
+            is_logged = finished % config.train.log_every == 0
+            with meter.waiting():
+                batch, sources = _my_batch(config, data, world, now, target)
+            drawn = _my_draw(batch, config, world, now)
+            losses = compute_gradients(
+                _xwam(state), batch, drawn, empty_prompt, config, world, how, sources if is_logged else None
+            )
+            norm = descend(state, config, world, now)
+            bar.update()
+            saver.poll()
+            if is_logged:
+                numbers = _numbers(losses, norm, config, world, now, meter)
+                if world.is_main:
+                    log(numbers, finished)
+                    bar.set_postfix_str(_shown(numbers))
+            if validate and config.train.validate_every and finished % config.train.validate_every == 0:
+                average = averaged_weights(state, world)
+                if world.is_main:
+                    log({f"validation/{k}": v for k, v in validate(average, finished).items()}, finished)
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
-                last = _save(config, run, state, finished, world)
+                last = _save(config, run, state, finished, world, saver, facts)
             if ends:
                 break
+        saver.end(state)
     bar.close()
     if stop.was_interrupted:
         raise KeyboardInterrupt
     return last
 
 
-class Meter:
-    """Samples per second, and the share of the time that was spent waiting for data, since the last reading."""
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size, self._steps = batch_size, 0
-        self._mark, self._waited = time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time inside this context is waiting."""
-        before = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - before
-        self._steps += 1
-
-    def read(self) -> dict[str, float]:
-        """The numbers, and start anew."""
-        seconds, steps = time.perf_counter() - self._mark, self._steps
-        share, self._mark, self._waited, self._steps = self._waited / seconds, time.perf_counter(), 0.0, 0
-        return {"samples_per_second": steps * self.batch_size / seconds, "data_wait_share": share}
+def _numbers(
+    losses: Losses, norm: Tensor, config: Config, world: setup.World, now: int, meter: Meter
+) -> dict[str, float]:
+    rate = setup.learning_rate_at(now, config.train)
+    return global_losses(losses, world) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
 
 
-def compute_losses(
-    state: checkpoint.TrainingState,
-    batch: Batch,
-    empty_prompt: Float[Tensor, "P Dt"],
-    config: Config,
-    world: setup.World,
-    now: int,
-) -> dict[str, Tensor]:
-    """This process's share of every loss in step ``now``."""
-    drawn = _my_draw(batch, config, world, now)
-    terms = step.compute_terms(_xwam(state), batch, drawn, empty_prompt)
-    return setup.global_means(terms, world)
+def _shown(numbers: dict[str, float]) -> str:
+    short = {name.split("/")[-1]: value for name, value in numbers.items() if name.count("/") < 2}
+    return " ".join(f"{name}={value:.3g}" for name, value in short.items())
 
 
-def descend(
-    state: checkpoint.TrainingState, losses: dict[str, Tensor], config: Config, world: setup.World, now: int
-) -> Tensor:
-    """Change weights and averages in place; returns the gradient's norm. Raises ValueError for a loss of inf or NaN."""
-    total = step.total_loss(losses, config)
-    if not torch.isfinite(total):
-        raise ValueError(f"loss={total.item()} at step {now}: lower learning_rate or check the data for wild values.")
-    total.backward()
-    setup.add_gradients(state.model, world)
-    norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.train.max_gradient_norm)
-    for group in state.optimizer.param_groups:
-        group["lr"] = setup.learning_rate_at(now, config.train)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    _update_average(state, config.train.ema_decay, now)
-    return norm
-
-
-def _my_batch(config: Config, data: TrainingData, world: setup.World, now: int, device: torch.device) -> Batch:
+def _my_batch(
+    config: Config, data: TrainingData, world: setup.World, now: int, device: torch.device
+) -> tuple[Batch, Any]:
     indices, visit = batch_indices(len(data), config.train.batch_size, config.train.seed, now)
-    mine = data.batch(indices[world.rank :: world.num_ranks], visit)
-    return Batch(*(tensor.to(device, non_blocking=True) for tensor in mine))
+    mine = indices[world.rank :: world.num_ranks]
+    batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in data.batch(mine, visit)))
+    return batch, (data.source_names, data.sources(mine)) if len(data.source_names) > 1 else None
 
 
 def _my_draw(batch: Batch, config: Config, world: setup.World, now: int) -> step.Draw:
@@ -184,77 +167,27 @@ def _my_draw(batch: Batch, config: Config, world: setup.World, now: int) -> step
     return step.share(step.draw(shapes, config, generator), world.rank, world.num_ranks)
 
 
-def _make_state(config: Config, device: torch.device, initial: dict[str, Tensor] | None) -> checkpoint.TrainingState:
-    model = XWAM(config.model)
-    if initial is None:
-        init_weights(model, torch.Generator().manual_seed(config.train.seed))
-    else:
-        model.load_state_dict(initial)
-    model.to(device)
-    average = {name: value.detach().float().clone() for name, value in model.state_dict().items()}
-    return checkpoint.TrainingState(model, average, setup.make_optimizer(model, config.train))
-
-
 def _xwam(state: checkpoint.TrainingState) -> XWAM:
     assert isinstance(state.model, XWAM)
     return state.model
 
 
-def _update_average(state: checkpoint.TrainingState, decay: float, now: int) -> None:
-    """EMA of the weights; young runs forget faster, so that the random start does not linger."""
-    decay = min(decay, (1 + now) / (10 + now))
-    for name, weight in state.model.state_dict().items():
-        state.average[name].lerp_(weight.detach().float(), 1 - decay)
-
-
-def _resume(config: Config, run: Run, state: checkpoint.TrainingState) -> int:
-    newest = checkpoint.newest_checkpoint(run.out)
-    if newest is None:
-        return 0
-    stored = json.loads((newest / "manifest.json").read_text())
-    for key in ("data", "statistics"):
-        if stored[key] != run.manifest[key]:
-            raise ValueError(
-                f"{key}={run.manifest[key]} differs from {stored[key]} of the run in {run.out}: "
-                "continue with the same data, or train into an empty folder."
-            )
-    return checkpoint.load_training(newest, state)
-
-
-def _save(config: Config, run: Run, state: checkpoint.TrainingState, finished: int, world: setup.World) -> Path:
-    target = run.out / f"step-{finished:07d}"
-    if not world.is_main:
-        return target
-    manifest = run.manifest | {"steps": finished, "samples": finished * config.train.batch_size}
+def _save(
+    config: Config,
+    run: Run,
+    state: checkpoint.TrainingState,
+    finished: int,
+    world: setup.World,
+    saver: Saver,
+    facts: dict[str, Any],
+) -> Path:
+    """Begin to write a checkpoint. Whole models come with ``model.safetensors``; others get theirs when exported."""
+    now = facts | {"steps": finished, "samples": finished * config.train.batch_size}
+    is_whole = not sharding.is_sharded(state.model) and not facts["setup"]["lora_rank"]
 
     def fill(folder: Path) -> None:
-        checkpoint.save_policy_files(folder, config, run.robot, run.frozen, manifest)
-        save_weights(folder / "model.safetensors", state.average)
-        checkpoint.save_training(folder, state, finished)
+        checkpoint.save_policy_files(folder, config, run.robot, run.frozen, now)
+        if is_whole:
+            save_weights(folder / "model.safetensors", state.average)
 
-    checkpoint.write_whole(target, fill)
-    checkpoint.keep_newest(run.out, 2)
-    return target
-
-
-def _open_log(out: Path, config: Config, world: setup.World) -> Callable[[dict[str, float], int], None]:
-    """Numbers go to ``log.jsonl`` and, when TensorBoard is installed, to its event files."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not world.is_main:
-        return lambda numbers, finished: None
-    (out / "config.json").write_text(json.dumps({"name": config.name}) + "\n")
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-
-        board = SummaryWriter(str(out / "tensorboard"))
-    except ImportError:
-        board = None
-
-    def log(numbers: dict[str, float], finished: int) -> None:
-        with (out / "log.jsonl").open("a") as lines:
-            lines.write(json.dumps({"step": finished, **numbers}) + "\n")
-        if board is not None:
-            for name, value in numbers.items():
-                board.add_scalar(name, value, finished)
-
-    return log
+    return saver.start(finished, state, fill)

@@ -9,7 +9,6 @@ continues after an interruption::
 """
 
 import hashlib
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-import xwam
 from xwam.config import Config, load
 from xwam.data.cache import LatentCache, build_cache
 from xwam.data.clips import Clips
@@ -30,16 +28,15 @@ from xwam.data.stats import normalizer_from
 from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
-from xwam.model.weights import load_weights
 from xwam.presets import preset
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, batch_indices, train
-from xwam.train.setup import Precision
+from xwam.train.setup import Setup
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import VaeTraining, load_films, train_vae
 from xwam.train.validate import make_validate, write_first_batch
 
-EPISODES_FOR_VAE = 80  # as many films as fit in memory side by side
+EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 
 
 class PromptedClips:
@@ -49,9 +46,14 @@ class PromptedClips:
         self.cache, self.prompts = cache, prompts
         self.empty_prompt = prompts[""]
         self.fingerprint = cache.fingerprint
+        self.source_names = ("data",)
 
     def __len__(self) -> int:
         return len(self.cache)
+
+    def sources(self, indices: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """All clips come from the one data set."""
+        return np.zeros_like(indices)
 
     def batch(self, indices: Int[np.ndarray, " B"], visit: int) -> Batch:
         """Clips by number; ``visit`` picks the augmented variant."""
@@ -71,7 +73,7 @@ def run_pipeline(
     minutes: float | None = None,
     num_validation_clips: int = 4,
     start: Path | None = None,
-    precision: Precision = "auto",
+    how: Setup = Setup(),  # noqa: B008 (frozen)
     device: str = "cpu",
 ) -> Path:
     """Run (or continue) all stages; returns the last checkpoint's folder.
@@ -85,10 +87,11 @@ def run_pipeline(
     episodes = open_lerobot(data)
     check_fits(config, episodes)
     frozen = out / "frozen" if start is None else start
-    initial = None if start is None else _weights_of(start, config)
+    if start is not None:
+        _check_sizes(start, config)
     if not (frozen / "vae" / "config.json").is_file():
         films = load_films(episodes, spread(episodes.num_episodes, EPISODES_FOR_VAE), config.view_names)
-        train_vae(config.vae, films, vae, frozen, device=device, precision=precision)
+        train_vae(config.vae, films, vae, frozen, device=device, precision=how.precision)
     text = _text_encoder(config, episodes, frozen)
     clips = Clips(episodes, config.clip, config.view_names, every=every)
     clips_for_training = _cached(clips, config, frozen, out / "latents", num_variants, text, device)
@@ -100,8 +103,6 @@ def run_pipeline(
         "episodes": len(clips.numbers),
         "clips": len(clips),
         "preset": preset_name,
-        "versions": {"xwam": xwam.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "machine": platform.machine(),
     }
     run = Run(out, Robot(normalizer, cameras), frozen, manifest)
     _show_first_batch(out / "first_batch.png", clips_for_training, config, frozen)
@@ -114,9 +115,9 @@ def run_pipeline(
         clips_for_training,
         run,
         device=device,
-        initial=initial,
+        start=start,
         validate=validate,
-        precision=precision,
+        how=how,
         max_minutes=minutes,
     )
 
@@ -128,14 +129,13 @@ def _show_first_batch(path: Path, clips: PromptedClips, config: Config, frozen: 
         write_first_batch(path, clips.batch(numbers[:4], visit), VideoVae.load(frozen / "vae"))
 
 
-def _weights_of(start: Path, config: Config) -> dict[str, Tensor]:
-    """The transformer's weights of a checkpoint whose sizes are those of ``config``."""
+def _check_sizes(start: Path, config: Config) -> None:
+    """Refuse to fine-tune a checkpoint whose sizes are not those of ``config``."""
     stored = load(Config, start / "config.json")
     if stored.model != config.model:
         raise ValueError(
             f"start={start} holds a model of preset {stored.name!r}: its sizes are not those of {config.name!r}."
         )
-    return load_weights(start / "model.safetensors", config.model).state_dict()
 
 
 def check_fits(config: Config, episodes: Episodes) -> None:

@@ -1,21 +1,47 @@
-"""What is done to a model from outside: device, precision, compilation, several processes."""
+"""What is done to a model from outside: device, precision, compilation, recomputation, several processes."""
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
 from xwam.model.xwam import XWAM
+from xwam.train.optimizers import OptimizerName
 
 Precision = Literal["auto", "float32", "bfloat16"]
+LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a run is fitted into the machines at hand: memory and speed. What is learned stands in TrainConfig.
+
+    Only ``lora_rank``, ``precision`` and the 8-bit optimisers change the numbers beyond rounding.
+    """
+
+    precision: Precision = "auto"
+    accumulate: int = 1  # micro-batches that each process cuts its share of the batch into
+    recompute: bool = False  # keep only the blocks' inputs; compute the rest again on the way back
+    optimizer: OptimizerName = "adamw"
+    lora_rank: int = 0  # 0: train all weights
+    shards: int = 1  # processes that share one copy of weights, gradients and optimiser; 0: all processes
+
+    def __post_init__(self) -> None:
+        for name, least in (("accumulate", 1), ("lora_rank", 0), ("shards", 0)):
+            if vars(self)[name] < least:
+                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
 
 
 class World(NamedTuple):
@@ -36,8 +62,33 @@ def join_world(device: torch.device) -> World:
     if num_ranks == 1:
         return World(0, 1)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=LONGEST_WAIT)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def my_device(device: str) -> torch.device:
+    """``cuda`` means this process's own GPU when ``torchrun`` started several."""
+    target = torch.device(device)
+    if target.type == "cuda" and target.index is None and "LOCAL_RANK" in os.environ:
+        target = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(target)
+    return target
+
+
+def check_batch(batch_size: int, world: World, how: Setup) -> int:
+    """Clips of one micro-batch. Raises ValueError unless the global batch divides evenly and shards fit."""
+    pieces = world.num_ranks * how.accumulate
+    if batch_size % pieces:
+        raise ValueError(
+            f"batch_size={batch_size} (of all processes together) must be a multiple of {world.num_ranks} processes "
+            f"times {how.accumulate} micro-batches: choose --accumulate or --batch-size so that it is."
+        )
+    if how.shards and world.num_ranks % how.shards:
+        raise ValueError(
+            f"shards={how.shards}: must divide the number of processes ({world.num_ranks}); 0 means all of them."
+        )
+    return batch_size // pieces
 
 
 def add_up(value: Tensor, world: World) -> Tensor:
@@ -53,16 +104,16 @@ def any_says(statement: bool, world: World, device: torch.device) -> bool:
     return bool(add_up(torch.tensor(float(statement), device=device), world) > 0)
 
 
-def global_means(terms: Mapping[str, Term], world: World) -> dict[str, Tensor]:
-    """This process's share of each loss: its errors over the number that counts in the global batch.
+def global_counts(terms: Mapping[str, Term], world: World) -> dict[str, Tensor]:
+    """How many elements of the global batch count, by modality; at least 1.
 
-    The shares, and their gradients, add up to the loss of one process with the whole batch.
+    Errors of any part of the batch over these numbers, and their gradients, add up to the loss of the whole batch.
     """
-    return {name: term.sum / add_up(term.count, world).clamp(min=1) for name, term in terms.items()}
+    return {name: add_up(term.count, world).clamp(min=1) for name, term in terms.items()}
 
 
 def add_gradients(model: nn.Module, world: World) -> None:
-    """Make every process's gradient the sum over all processes."""
+    """Make every process's gradient the sum over all processes (for models that are not sharded)."""
     if world.num_ranks == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -71,29 +122,37 @@ def add_gradients(model: nn.Module, world: World) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
+def is_bfloat16(device: torch.device, wanted: Precision) -> bool:
+    """True when matrix products are made in bf16; ``auto`` is bf16 on GPUs built for it and float32 elsewhere."""
+    return wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
 def matrix_precision(device: torch.device, wanted: Precision) -> AbstractContextManager[object]:
-    """Matrix products in bf16 or float32; ``auto`` is bf16 on GPUs built for it and float32 elsewhere.
+    """Matrix products in bf16 or float32.
 
     Weights, norms and the residual stream stay float32 in both. On CPUs with bf16 instructions (AVX-512 BF16, AMX)
     bf16 is about three times faster, but only on request: it changes the numbers.
     """
-    is_bf16 = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-    return torch.autocast(device.type, dtype=torch.bfloat16) if is_bf16 else contextlib.nullcontext()
+    if is_bfloat16(device, wanted):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def all_blocks(model: XWAM) -> list[Any]:
+    """Main blocks and, where there are any, depth blocks."""
+    return [*model.blocks, *(model.depth_blocks if model.config.num_depth_blocks else [])]
 
 
 def compile_blocks(model: XWAM) -> None:
     """Compile every block in place (names of the weights stay); all blocks share one compiled program."""
-    copies = model.depth_blocks if model.config.num_depth_blocks else []
-    for block in [*model.blocks, *copies]:
+    for block in all_blocks(model):
         block.compile(dynamic=False)
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+def recompute_blocks(model: XWAM) -> None:
+    """Keep each block's inputs alone for the way back and compute the rest again: a third more work, less memory."""
+    for block in all_blocks(model):
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xwam.config import Config
-from xwam.denoise.losses import Term, loss_terms, weighted_sum
+from xwam.denoise.losses import Predicted, Term, loss_terms, weighted_sum
 from xwam.denoise.noise import (
     Given,
     NoiseLevels,
@@ -23,7 +23,7 @@ from xwam.denoise.noise import (
     observed,
 )
 from xwam.encode import Batch
-from xwam.model.xwam import XWAM, Output
+from xwam.model.xwam import XWAM
 
 
 class Draw(NamedTuple):
@@ -33,6 +33,15 @@ class Draw(NamedTuple):
     noise: Noisy
     text_is_dropped: Bool[Tensor, " B"]
     given: Given  # the observation, and the actions of a prefix: clean, never trained
+
+
+class _Anything(NamedTuple):
+    """Numbers in the shape of an answer."""
+
+    video: Tensor
+    depth: Tensor | None
+    state: Tensor
+    action: Tensor
 
 
 def generator_for(seed: int, step: int) -> torch.Generator:
@@ -75,7 +84,7 @@ def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Te
     return loss_terms(predict(model, batch, drawn, empty_prompt), batch, drawn)
 
 
-def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Output:
+def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Predicted:
     """What the network answers to a batch with its noise mixed in."""
     levels = drawn.levels
     clean = Noisy(video=batch.video, state=batch.state, action=batch.action)
@@ -98,8 +107,8 @@ def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, 
 
 def count_terms(batch: Batch, drawn: Draw, *, has_depth: bool) -> dict[str, Term]:
     """What compute_terms will count, known before the network runs (the sums mean nothing)."""
-    depth = batch.depth if has_depth else None
-    return loss_terms(Output(batch.video, depth, batch.state, batch.action), batch, drawn)
+    anything = _Anything(batch.video, batch.depth if has_depth else None, batch.state, batch.action)
+    return loss_terms(anything, batch, drawn)
 
 
 def cut(batch: Batch, part: int, num_parts: int) -> Batch:

@@ -1,0 +1,100 @@
+"""One step down: gradients of the global batch over all micro-batches and processes, then the change of the weights.
+
+Every part of the batch is divided by what counts in the whole of it, so parts simply add up: to the same loss and the
+same gradients, however the batch was cut.
+"""
+
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.denoise.losses import Predicted, Term, loss_terms
+from xwam.encode import Batch
+from xwam.model.xwam import XWAM
+from xwam.train import setup, sharding, state, step
+from xwam.train.checkpoint import TrainingState
+from xwam.train.optimizers import take_step
+
+Sources = tuple[tuple[str, ...], Int[np.ndarray, " B"]]
+"""Names of the data sets of a mixture, and which of them each row comes from."""
+
+
+class Losses(NamedTuple):
+    """This process's share of the losses of one step; shares of all processes add up."""
+
+    by_modality: dict[str, Tensor]
+    by_source: dict[str, Term]  # "video/NAME": sum and count; empty unless asked for
+
+
+def compute_gradients(
+    model: XWAM,
+    batch: Batch,
+    drawn: step.Draw,
+    empty_prompt: Float[Tensor, "P Dt"],
+    config: Config,
+    world: setup.World,
+    how: setup.Setup,
+    sources: Sources | None = None,
+) -> Losses:
+    """Add the gradients of this process's rows to the weights'. Raises ValueError for a loss of inf or NaN."""
+    device = batch.video.device
+    has_depth = config.model.num_depth_blocks > 0
+    counts = setup.global_counts(step.count_terms(batch, drawn, has_depth=has_depth), world)
+    found = Losses({}, {})
+    for part in range(how.accumulate):
+        rows, draws = step.cut(batch, part, how.accumulate), step.share(drawn, part, how.accumulate)
+        with _precision(model, device, how):
+            output = step.predict(model, rows, draws, empty_prompt)
+            terms = loss_terms(output, rows, draws)
+            losses = {name: term.sum / counts[name] for name, term in terms.items()}
+        total = step.total_loss(losses, config)
+        if not torch.isfinite(total):
+            raise ValueError(f"loss={total.item()}: lower learning_rate or check the data for wild values.")
+        total.backward()
+        for name, loss in losses.items():
+            found.by_modality[name] = found.by_modality.get(name, 0) + loss.detach()
+        if sources is not None:
+            names, numbers = sources
+            _add_sources(found.by_source, output, rows, draws, (names, numbers[part :: how.accumulate]))
+    return found
+
+
+def descend(trained: TrainingState, config: Config, world: setup.World, now: int) -> Tensor:
+    """Change weights and averages in place by the gradients of step ``now``; returns the gradient's norm."""
+    if not sharding.is_sharded(trained.model):
+        setup.add_gradients(trained.model, world)
+    norm = torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.train.max_gradient_norm)
+    take_step(trained.model, trained.optimizer, setup.learning_rate_at(now, config.train))
+    state.update_average(trained, config.train.ema_decay, now)
+    return sharding.whole(norm)
+
+
+def global_losses(losses: Losses, world: setup.World) -> dict[str, float]:
+    """The losses of the whole batch, to be logged; all processes must ask."""
+    numbers = {f"loss/{name}": setup.add_up(loss, world).item() for name, loss in losses.by_modality.items()}
+    for name, term in losses.by_source.items():
+        total, count = setup.add_up(term.sum, world).item(), setup.add_up(term.count, world).item()
+        if count:
+            numbers[f"loss/{name}"] = total / count
+    return numbers
+
+
+def _precision(model: XWAM, device: torch.device, how: setup.Setup) -> AbstractContextManager[object]:
+    """Sharded weights arrive in the precision they are meant for; whole ones are rounded on the way."""
+    return setup.matrix_precision(device, "float32" if sharding.is_sharded(model) else how.precision)
+
+
+@torch.no_grad()
+def _add_sources(found: dict[str, Term], output: Predicted, rows: Batch, draws: step.Draw, sources: Sources) -> None:
+    names, numbers = sources
+    for number, source in enumerate(names):
+        chosen = torch.from_numpy(numbers == number).to(rows.video.device)
+        for modality, term in loss_terms(output, step.only(rows, chosen), draws).items():
+            name = f"{modality}/{source}"
+            old = found.get(name, Term(torch.zeros_like(term.sum), torch.zeros_like(term.count)))
+            found[name] = Term(old.sum + term.sum, old.count + term.count)

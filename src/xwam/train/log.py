@@ -1,0 +1,88 @@
+"""What a run says while it runs: numbers to ``log.jsonl``, TensorBoard and, when asked for, Weights & Biases."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Log = Callable[[dict[str, float], int], None]
+"""Called with numbers and the step."""
+
+
+def open_log(out: Path, *, wandb_project: str | None = None, settings: Mapping[str, Any] | None = None) -> Log:
+    """Numbers go to ``log.jsonl``, to TensorBoard's files when it is installed, and to a W&B project when one is named.
+
+    W&B needs ``pip install 'xwam[wandb]'``; it works without network too (``WANDB_MODE=offline``).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    boards = [_file(out / "log.jsonl")]
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+
+        boards.append(_tensorboard(SummaryWriter(str(out / "tensorboard"))))
+    except ImportError:
+        pass
+    if wandb_project is not None:
+        boards.append(_wandb(out, wandb_project, settings or {}))
+
+    def log(numbers: dict[str, float], finished: int) -> None:
+        for board in boards:
+            board(numbers, finished)
+
+    return log
+
+
+class Meter:
+    """Samples per second, and the share of the time that was spent waiting for data, since the last reading."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self._steps = batch_size, 0
+        self._mark, self._waited = time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside this context is waiting."""
+        before = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - before
+        self._steps += 1
+
+    def read(self) -> dict[str, float]:
+        """The numbers, and start anew."""
+        seconds, steps = time.perf_counter() - self._mark, self._steps
+        share, self._mark, self._waited, self._steps = self._waited / seconds, time.perf_counter(), 0.0, 0
+        return {"samples_per_second": steps * self.batch_size / seconds, "data_wait_share": share}
+
+
+def _file(path: Path) -> Log:
+    def log(numbers: dict[str, float], finished: int) -> None:
+        with path.open("a") as lines:
+            lines.write(json.dumps({"step": finished, **numbers}) + "\n")
+
+    return log
+
+
+def _tensorboard(writer: Any) -> Log:
+    def log(numbers: dict[str, float], finished: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, finished)
+
+    return log
+
+
+def _wandb(out: Path, project: str, settings: Mapping[str, Any]) -> Log:
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"wandb={project} needs Weights & Biases: pip install 'xwam[wandb]'") from error
+    # One id per folder: a continued run goes on in the same curve.
+    identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    run = wandb.init(project=project, dir=out, name=out.name, id=identity, resume="allow", config=dict(settings))
+
+    def log(numbers: dict[str, float], finished: int) -> None:
+        run.log(dict(numbers), step=finished)
+
+    return log

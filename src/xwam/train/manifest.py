@@ -1,0 +1,106 @@
+"""What made a run: written beside it and into every checkpoint, and compared before a run goes on.
+
+``run.json`` of a run's folder has one entry per start: code, data, statistics, recipe, machines.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import xwam
+from xwam.config import Config
+from xwam.model.shards import weight_files
+from xwam.train.checkpoint import newest_checkpoint
+from xwam.train.setup import Setup, World
+
+MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # of the recipe, when a run goes on
+
+
+def of_run(config: Config, how: Setup, world: World, start: Path | None) -> dict[str, Any]:
+    """Recipe, machines and code of a run, in JSON's own types."""
+    return {
+        "recipe": recipe(config),
+        "setup": dataclasses.asdict(how),
+        "effective_batch": config.train.batch_size,
+        "processes": world.num_ranks,
+        "seed": config.train.seed,
+        "start": None if start is None else {"checkpoint": str(start), "weights": weights_hash(start)},
+        "commit": commit(),
+        "versions": {"xwam": xwam.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "machine": platform.machine(),
+    }
+
+
+def recipe(config: Config) -> dict[str, Any]:
+    """The settings that decide what is learned."""
+    train = {k: v for k, v in dataclasses.asdict(config.train).items() if k not in MAY_CHANGE}
+    return json.loads(json.dumps({"train": train, "noise": dataclasses.asdict(config.noise)}))
+
+
+def write_start(out: Path, facts: dict[str, Any], done: int) -> None:
+    """Add this start to ``run.json``."""
+    path = out / "run.json"
+    starts = json.loads(path.read_text()) if path.is_file() else []
+    now = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": done, "host": socket.gethostname()}
+    temporary = out / ".tmp-run.json"
+    temporary.write_text(json.dumps([*starts, now | facts], indent=1) + "\n")
+    temporary.rename(path)
+
+
+def check_resume(
+    out: Path, config: Config, facts: dict[str, Any], how: Setup, start: Path | None = None
+) -> Path | None:
+    """The checkpoint to go on from, if any. Raises ValueError when it was made by another recipe or from other data."""
+    newest = newest_checkpoint(out)
+    if newest is None:
+        return None
+    stored = json.loads((newest / "manifest.json").read_text())
+    for key in ("data", "statistics"):
+        if key in facts and stored[key] != facts[key]:
+            raise ValueError(
+                f"{key}={facts[key]} differs from {stored[key]} of the run in {out}: "
+                "continue with the same data, or train into an empty folder."
+            )
+    wanted: dict[str, Any] = {"lora_rank": how.lora_rank}
+    old: dict[str, Any] = {"lora_rank": stored.get("setup", {}).get("lora_rank", 0)}
+    for part, settings in recipe(config).items():
+        wanted |= {f"{part}.{name}": value for name, value in settings.items()}
+        old |= {f"{part}.{name}": value for name, value in stored.get("recipe", {}).get(part, {}).items()}
+    for name, value in old.items():
+        if wanted.get(name, value) != value:
+            raise ValueError(
+                f"{name}={wanted[name]} differs from {value} of the run in {out}: "
+                "continue with the same recipe, or train into an empty folder."
+            )
+    return newest
+
+
+def weights_hash(folder: Path) -> str:
+    """Sixteen digits that tell a checkpoint's weights from any others."""
+    digest = hashlib.sha256()
+    for path in weight_files(folder / "model.safetensors"):
+        with path.open("rb") as file:
+            while piece := file.read(1 << 22):
+                digest.update(piece)
+    return digest.hexdigest()[:16]
+
+
+def commit() -> str:
+    """The commit of this code, with a + when it was changed since; "unknown" outside a repository."""
+    where = Path(__file__).parent
+    try:
+        told = [
+            subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        ]
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return "unknown"
+    return told[0] + ("+" if told[1] else "")

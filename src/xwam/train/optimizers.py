@@ -1,0 +1,140 @@
+"""AdamW, with moments in float32 or in 8 bits (bitsandbytes), on whole or sharded weights.
+
+An optimiser works element by element, so each process gives it the piece of every weight that it holds. What leaves
+this room are the two moments in float32, shaped as the weight: so a run saved with one optimiser resumes with another.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from xwam.config import TrainConfig
+
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+BETAS = (0.9, 0.95)
+LEAST_8BIT = 4096  # bitsandbytes keeps the moments of smaller tensors in float32
+BLOCK_8BIT = 256  # numbers that share one scale
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The piece of a tensor that this process holds (the tensor itself when it is not sharded)."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def shaped_like(piece: Tensor, whole: Tensor) -> Tensor:
+    """The inverse of local: a piece as a part of something that lies as ``whole`` does."""
+    if not isinstance(whole, DTensor):
+        return piece
+    return DTensor.from_local(
+        piece, whole.device_mesh, whole.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The weights that learn, matrices first: the order of the optimiser."""
+    learning = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [(n, p) for n, p in learning if p.ndim >= 2] + [(n, p) for n, p in learning if p.ndim < 2]
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = "adamw") -> torch.optim.Optimizer:
+    """AdamW; weight decay on matrices only. 8 bits need ``pip install 'xwam[lowmem]'``; paged ones a GPU."""
+    weights = [p for _, p in trained(model)]
+    mine = [p if not isinstance(p, DTensor) else nn.Parameter(local(p.detach())) for p in weights]
+    matrices = [m for m, p in zip(mine, weights, strict=True) if p.ndim >= 2]
+    others = [m for m, p in zip(mine, weights, strict=True) if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
+    try:
+        import bitsandbytes  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"optimizer={name} needs bitsandbytes: pip install 'xwam[lowmem]'") from error
+    kind = bitsandbytes.optim.AdamW8bit if name == "adamw_8bit" else bitsandbytes.optim.PagedAdamW8bit
+    return kind(groups, lr=config.learning_rate, betas=BETAS)
+
+
+def pairs(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
+    """Name, weight, and the optimiser's view of the piece that this process holds."""
+    mine = [p for group in optimizer.param_groups for p in group["params"]]
+    for (name, weight), piece in zip(trained(model), mine, strict=True):
+        yield name, weight, piece
+
+
+def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the weights by their gradients, which are gone afterwards."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    for _, weight, piece in pairs(model, optimizer):
+        if piece is not weight and weight.grad is not None:
+            piece.grad = local(weight.grad) if piece.numel() else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
+
+
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """``first.NAME`` and ``second.NAME``, float32, lying as the weights do; zeros before the first step."""
+    found = {}
+    for name, weight, piece in pairs(model, optimizer):
+        for order, value in zip(("first", "second"), _read(optimizer.state.get(piece, {}), piece), strict=True):
+            found[f"{order}.{name}"] = shaped_like(value, weight)
+    return found
+
+
+def set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Tensor], num_steps: int) -> None:
+    """The inverse of moments, after ``num_steps`` steps. 8-bit optimisers round again."""
+    for group_index, group in enumerate(optimizer.param_groups):
+        for index, piece in enumerate(group["params"]):
+            if not isinstance(optimizer, torch.optim.AdamW) and piece.numel():
+                _bitsandbytes_state(optimizer, group, piece, group_index, index)
+    for name, _, piece in pairs(model, optimizer):
+        _write(optimizer, piece, [local(values[f"{order}.{name}"]) for order in ("first", "second")], num_steps)
+
+
+def _read(state: dict[str, Any], piece: Tensor) -> list[Tensor]:
+    if not state:
+        return [torch.zeros_like(piece) for _ in range(2)]
+    if "exp_avg" in state:
+        return [state["exp_avg"], state["exp_avg_sq"]]
+    if state["state1"].dtype != torch.uint8:
+        return [state["state1"], state["state2"]]
+    from bitsandbytes.functional import dequantize_blockwise  # pyright: ignore[reportMissingImports]
+
+    return [
+        dequantize_blockwise(
+            state[f"state{i}"].to(piece.device),
+            absmax=state[f"absmax{i}"],
+            code=state[f"qmap{i}"],
+            blocksize=BLOCK_8BIT,
+        ).view_as(piece)
+        for i in (1, 2)
+    ]
+
+
+def _write(optimizer: torch.optim.Optimizer, piece: Tensor, values: list[Tensor], num_steps: int) -> None:
+    if isinstance(optimizer, torch.optim.AdamW):
+        step = torch.tensor(float(num_steps), device=piece.device)
+        optimizer.state[piece] = {"step": step, "exp_avg": values[0], "exp_avg_sq": values[1]}
+        return
+    if not piece.numel():
+        return
+    state = optimizer.state[piece]
+    state["step"] = num_steps
+    for i, value in enumerate(values, start=1):
+        if state[f"state{i}"].dtype != torch.uint8:
+            state[f"state{i}"].copy_(value)
+            continue
+        from bitsandbytes.functional import quantize_blockwise  # pyright: ignore[reportMissingImports]
+
+        codes, scales = quantize_blockwise(value.float(), code=state[f"qmap{i}"], blocksize=BLOCK_8BIT)
+        state[f"state{i}"].copy_(codes.view_as(piece))
+        state[f"absmax{i}"].copy_(scales.absmax)
+
+
+def _bitsandbytes_state(optimizer: Any, group: dict[str, Any], piece: Tensor, group_index: int, index: int) -> None:
+    if not optimizer.state.get(piece):
+        optimizer.init_state(group, piece, group_index, index)

@@ -1,0 +1,122 @@
+"""What learns: the model as it is to be trained, the running average of its weights, the optimiser.
+
+The model is built without storage, gets its adapters and its shards, and only then memory: a process never holds more
+than its own piece. Fresh weights are the same however many processes there are.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.model.shards import weight_files
+from xwam.model.stored import safetensors_contents
+from xwam.model.weights import check_names
+from xwam.model.xwam import XWAM, init_weight
+from xwam.train import lora, setup, sharding
+from xwam.train.checkpoint import TrainingState
+from xwam.train.optimizers import make_optimizer, trained
+
+
+def make_state(
+    config: Config, how: setup.Setup, world: setup.World, device: torch.device, start: Path | None
+) -> TrainingState:
+    """A model filled from the checkpoint ``start``, or drawn anew. Raises ValueError for LoRA without a start."""
+    model = build_model(config, how, world, device)
+    if start is not None:
+        _read_weights(model, start / "model.safetensors")
+    elif how.lora_rank:
+        raise ValueError(f"lora_rank={how.lora_rank}: adapters need weights to start from; give --start CHECKPOINT.")
+    else:
+        _draw_weights(model, config)
+    _draw_adapters(model, config)
+    average = {name: weight.detach().float().clone() for name, weight in trained(model)}
+    return TrainingState(model, average, make_optimizer(model, config.train, how.optimizer))
+
+
+def build_model(config: Config, how: setup.Setup, world: setup.World, device: torch.device) -> XWAM:
+    """The model with everything that is done to it from outside, its memory not yet filled."""
+    with torch.device("meta"):
+        model = XWAM(config.model)
+        if how.lora_rank:
+            lora.add_lora(model, how.lora_rank)
+    in_bfloat16 = setup.is_bfloat16(device, how.precision)
+    shards = sharding.num_shards(how.shards, world)
+    if in_bfloat16 and shards == 1:
+        rest_in_bfloat16(model)
+    if how.recompute:
+        setup.recompute_blocks(model)
+    if config.train.compile:
+        setup.compile_blocks(model)
+    if shards > 1:
+        sharding.shard(model, world, shards, device, in_bfloat16=in_bfloat16)
+    return model.to_empty(device=device)
+
+
+def rest_in_bfloat16(model: XWAM) -> None:
+    """Weights that do not learn need no float32: half the memory. Norms and tables are small and stay."""
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad and weight.ndim >= 2 and not name.endswith("modulation"):
+            weight.data = weight.data.to(torch.bfloat16)
+
+
+@torch.no_grad()
+def update_average(state: TrainingState, decay: float, now: int) -> None:
+    """EMA of the weights; young runs forget faster, so that the random start does not linger."""
+    decay = min(decay, (1 + now) / (10 + now))
+    for name, weight in trained(state.model):
+        state.average[name].lerp_(weight.detach().float(), 1 - decay)
+
+
+def averaged_weights(state: TrainingState, world: setup.World) -> dict[str, Tensor]:
+    """The averaged weights of the whole model, adapters merged; all processes must ask, the main one is answered."""
+    named = {}
+    for name, weight in state.model.named_parameters():
+        value = sharding.whole(state.average.get(name, weight.detach()))
+        if world.is_main:
+            named[name] = value
+    return lora.merge(named)
+
+
+def _draw_weights(model: XWAM, config: Config) -> None:
+    """As init_weights does, one whole tensor after the other."""
+    generator = torch.Generator().manual_seed(config.train.seed)
+    for name, weight in model.named_parameters():
+        drawn = torch.empty(weight.shape)
+        with torch.no_grad():
+            init_weight(name, drawn, config.model.width, generator)
+        sharding.put(weight, drawn)
+
+
+def _draw_adapters(model: XWAM, config: Config) -> None:
+    generator = torch.Generator().manual_seed(config.train.seed)
+    for name, weight in model.named_parameters():
+        if lora.is_adapter(name):
+            drawn = torch.empty(weight.shape)
+            with torch.no_grad():
+                lora.draw_adapter(name, drawn, generator)
+            sharding.put(weight, drawn)
+
+
+def _read_weights(model: XWAM, path: Path) -> None:
+    """Fill all but the adapters, tensor by tensor. Raises ValueError unless names and shapes are the model's."""
+    wanted = {lora.plain_name(n): weight for n, weight in model.named_parameters() if not lora.is_adapter(n)}
+    files = weight_files(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        shapes |= {name: stored.shape for name, stored in safetensors_contents(file).items()}
+    check_names({name: tuple(weight.shape) for name, weight in wanted.items()}, shapes, where=str(path))
+    for name, value in _tensors(files):
+        sharding.put(wanted[name], value)
+
+
+def _tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    with ExitStack() as stack:
+        for file in files:
+            opened = stack.enter_context(safe_open(file, framework="pt"))
+            for name in opened.keys():  # noqa: SIM118
+                yield name, opened.get_tensor(name)

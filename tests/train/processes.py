@@ -1,0 +1,52 @@
+"""One of two torchrun processes of test_cluster.py: ``processes.py FOLDER first|second``."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch
+
+from tests.train.encoded import EncodedClips
+from tests.train.test_loop import CONFIG, make_run
+from xwam.train import loop, saving
+from xwam.train.setup import Setup
+
+FOUR = replace(CONFIG, train=replace(CONFIG.train, batch_size=4, save_every=2))
+TUNED = replace(FOUR, train=replace(FOUR.train, num_steps=3))
+CLIPS = EncodedClips(FOUR, size=7)
+SHARDED = Setup(shards=0, accumulate=2, recompute=True)
+LORA = Setup(shards=0, lora_rank=2, recompute=True)
+
+
+class DiesInTheMiddle(saving.HuggingFaceStorageWriter):
+    """Writes its tensors; then, before the checkpoint of step 6 is whole, kill -9."""
+
+    def finish(self, metadata, results):
+        assert list(Path(self.path).glob("*.safetensors")), "nothing was written yet: not the middle"
+        if ".tmp-step-0000006" in str(self.path):
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().finish(metadata, results)
+
+
+def first(folder: Path) -> None:
+    """Replicas to the end; then shards, until the first process dies while it saves step 6."""
+    loop.train(FOUR, CLIPS, make_run(folder, "replicas"))
+    saving.HuggingFaceStorageWriter = DiesInTheMiddle
+    loop.train(FOUR, CLIPS, make_run(folder, "shards"), how=SHARDED)
+
+
+def second(folder: Path) -> None:
+    """Shards to the end, from what one process left; then LoRA on shards, and shards in bf16."""
+    loop.train(FOUR, CLIPS, make_run(folder, "shards"), how=SHARDED)
+    start = folder / "replicas" / "step-0000008"
+    loop.train(TUNED, CLIPS, make_run(folder, "lora"), how=LORA, start=start)
+    loop.train(TUNED, CLIPS, make_run(folder, "bf16"), how=Setup(shards=0, precision="bfloat16"), start=start)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"first": first, "second": second}[sys.argv[2]](Path(sys.argv[1]))
