@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tyro
 
 from xwam.cli.acting import demo, evaluate, imagine, view
+from xwam.cli.bench import bench
 from xwam.cli.check import check
 from xwam.cli.data import collect, stats
 from xwam.cli.training import convert, train
@@ -19,6 +20,7 @@ VERBS = {
     "imagine": imagine,
     "view": view,
     "convert": convert,
+    "bench": bench,
     "check": check,
 }
 

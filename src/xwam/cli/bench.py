@@ -1,0 +1,58 @@
+"""The verb that measures speed."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+
+def bench(
+    subject: Annotated[str, Positional],
+    device: str = "cpu",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
+    actions_only: bool = False,
+    repeats: int = 20,
+    seconds: float = 30.0,
+    threads: int | None = None,
+    seed: int = 0,
+    limit_at: float | None = None,
+    json: Path | None = None,
+) -> None:
+    """Per-stage table of one request: times, exact operation counts, share of this machine's matrix rate.
+
+    Args:
+        subject: a checkpoint folder, or the name of a preset (random weights).
+        device: cpu, cuda, …
+        dtype: of the transformer's weights.
+        compile: compile first, and say what the warm-up cost.
+        actions_only: leave the world out.
+        repeats: samples of each stage, at most.
+        seconds: wall-clock seconds for each stage, about.
+        threads: CPU threads; by default torch's own choice.
+        seed: of random weights and noise.
+        limit_at: run nothing; say what the arithmetic alone takes at so many TFLOP/s.
+        json: write every sample there.
+    """
+    from xwam.bench import operations, report
+
+    if limit_at is not None:
+        from xwam.presets import preset
+
+        config = preset(subject)
+        return print(report.limits(config, operations.count_operations(config), limit_at * 1e12))
+    import torch
+
+    from xwam.bench.stages import Plan, run_bench
+    from xwam.bench.subject import open_subject
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    policy = open_subject(
+        subject, device=device, dtype=torch.float32 if dtype == "float32" else torch.bfloat16, seed=seed
+    )
+    measured = run_bench(subject, policy, Plan(repeats, seconds, not actions_only, compile, seed))
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        json.write_text(report.to_json(measured))
+    return print(report.markdown(measured))
