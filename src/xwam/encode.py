@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from xwam.config import ClipConfig, suggest
@@ -53,6 +53,14 @@ class Batch(NamedTuple):
     state_mask: Bool[Tensor, "B Ts Ds"]
     action_mask: Bool[Tensor, "B Ta Da"]
     prompt: Float[Tensor, "B P Dt"]
+
+
+class Prefix(NamedTuple):
+    """What robots still play of their last chunks, from the observation on; normalised, zero beyond what is known."""
+
+    action: Float[Tensor, "B Ta Da"]
+    known: Int[Tensor, " B"]  # how many are left of the old chunk; 0: this robot stands still
+    committed: Int[Tensor, " B"]  # how many of them will be played whatever the answer says
 
 
 # --- images and depth -------------------------------------------------------------------------------------------
@@ -171,6 +179,31 @@ def encode_observation(
     ]
     state = normalizer.normalize_state(observation.state)
     return video_to_tensor(np.stack(images)[:, None]), torch.from_numpy(state)
+
+
+def encode_prefixes(
+    prefixes: Sequence[Float[np.ndarray, "_ Da"] | None],
+    num_committed: Sequence[int | None],
+    horizon: int,
+    normalizer: Normalizer,
+) -> Prefix:
+    """Old chunks' remainders, normalised. ``num_committed`` None: all of it. Raises ValueError for impossible ones."""
+    action = torch.zeros(len(prefixes), horizon, normalizer.layout.action_width)
+    known, committed = [], []
+    for row, (prefix, count) in enumerate(zip(prefixes, num_committed, strict=True)):
+        length = 0 if prefix is None else len(prefix)
+        count = length if count is None else count
+        most = min(length, horizon - 1)
+        if length > horizon or not 0 <= count <= most:
+            raise ValueError(
+                f"prefix of {length} actions, num_committed={count}: a prefix has at most {horizon} actions (the "
+                f"action horizon), of which 0..{most} may be committed; at least one is left to predict."
+            )
+        if prefix is not None and length:
+            action[row, :length] = torch.from_numpy(normalizer.normalize_action(prefix))
+        known.append(length)
+        committed.append(count)
+    return Prefix(action, torch.tensor(known), torch.tensor(committed))
 
 
 def cameras_seen(

@@ -7,12 +7,12 @@
 Stop iterating after the first answer and the world is never computed.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_file, save_file
@@ -21,8 +21,11 @@ from torch import Tensor
 from xwam import encode
 from xwam.config import Config, DenoiseConfig, load
 from xwam.denoise.guidance import Denoiser
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
-from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
+from xwam.denoise.prefix import begin
+from xwam.denoise.sampler import ActionsReady, StepDone, WorldReady, denoise_stepwise
+from xwam.denoise.start import start_noise
+from xwam.model.clock import Clock
 from xwam.model.prompt import PromptMemory
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -35,7 +38,6 @@ from xwam.robot.normalizer import Normalizer, load_normalizer
 
 MAX_CACHED_PROMPTS = 256
 PROMPTS_FILE = "prompts.safetensors"
-OBSERVED = Given(frames=1, states=1)  # what an observation fixes: the first latent frame and the first state
 
 
 class Networks(NamedTuple):
@@ -65,6 +67,7 @@ class Policy:
         self.layout = normalizer.layout
         self.cameras = cameras
         self.device = torch.device(device)
+        self._observed = observed(config, self.device)
         self.networks = networks
         networks.transformer.to(self.device).eval()
         networks.vae.to(self.device).eval()
@@ -83,9 +86,18 @@ class Policy:
         seed: int = 0,
         actions_only: bool = False,
         steps: DenoiseConfig | None = None,
+        prefix: Float[np.ndarray, "n Da"] | None = None,
+        num_committed: int | None = None,
     ) -> Iterator[Prediction]:
-        """One observation; yields the prediction with actions, then (unless ``actions_only``) the whole world."""
-        for answers in self.predict_batch([observation], seeds=[seed], actions_only=actions_only, steps=steps):
+        """One observation; yields the prediction with actions, then (unless ``actions_only``) the whole world.
+
+        ``prefix``: what the robot still plays of its last chunk, from this observation on (real-time chunking). The
+        answer begins with its first ``num_committed`` actions (None: all) and goes on from them.
+        """
+        for answers in self.predict_batch(
+            [observation], seeds=[seed], actions_only=actions_only, steps=steps,
+            prefixes=[prefix], num_committed=[num_committed],
+        ):  # fmt: skip
             yield answers[0]
 
     def predict_batch(
@@ -95,27 +107,49 @@ class Policy:
         seeds: Sequence[int],
         actions_only: bool = False,
         steps: DenoiseConfig | None = None,
+        prefixes: Sequence[Float[np.ndarray, "_ Da"] | None] | None = None,
+        num_committed: Sequence[int | None] | None = None,
     ) -> Iterator[list[Prediction]]:
         """Several observations in one batch; each answer depends on its own observation and seed alone."""
+        events = self.predict_stepwise(observations, seeds, actions_only, steps, prefixes, num_committed)
+        return (event for event in events if not isinstance(event, StepDone))
+
+    def predict_stepwise(
+        self,
+        observations: Sequence[Observation],
+        seeds: Sequence[int],
+        actions_only: bool = False,
+        steps: DenoiseConfig | None = None,
+        prefixes: Sequence[Float[np.ndarray, "_ Da"] | None] | None = None,
+        num_committed: Sequence[int | None] | None = None,
+    ) -> Generator[StepDone | list[Prediction]]:
+        """``predict_batch`` that pauses (StepDone) wherever more urgent work may go first; close it to stop there."""
         steps = steps or self.config.denoise
         if not actions_only and self.networks.vae.vae.decoder is None:
             raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         first, start = self._start(observations, seeds)
+        start, given, steered_by = self._go_on(start, prefixes, num_committed)
         clock.mark("encode")
-        model = self._denoiser([o.instruction for o in observations])
-        unconditional = None if steps.guidance == 1 else self._denoiser([""] * len(observations))
+        model = self._denoiser([o.instruction for o in observations], given)
+        unconditional = None if steps.guidance == 1 else self._denoiser([""] * len(observations), given)
         clock.mark("text")
-        events = denoise(
-            model, start, config=steps, given=OBSERVED, actions_only=actions_only, unconditional=unconditional
-        )
+        events = denoise_stepwise(
+            model, start, config=steps, given=given, actions_only=actions_only, unconditional=unconditional,
+            steered_by=steered_by,
+        )  # fmt: skip
         for event in events:
-            if isinstance(event, ActionsReady):
+            if isinstance(event, StepDone):
+                yield event
+            elif isinstance(event, ActionsReady):
                 clock.mark("actions")
                 yield self._answers(observations, seeds, event, None, None, clock.seconds)
             else:
                 clock.mark("world")
-                video, depth = self._decode(event, first)
+                video, depth = depth_apart(event.video, event.depth, self.config)
+                video = yield from self._decode(video)
+                video = torch.cat([first, video[:, :, :, 1:]], dim=3)  # what was seen, not its reconstruction
+                depth = None if depth is None else (yield from self._decode(depth))
                 clock.mark("decode")
                 yield self._answers(observations, seeds, event, video, depth, clock.seconds)
 
@@ -130,24 +164,37 @@ class Policy:
         latents = encode.encode_views(self.networks.vae.encode, images)
         noise = start_noise(config, seeds, (latents.shape[-2], latents.shape[-1]))
         noise = Noisy(*(x.to(self.device) for x in noise))
-        noise.video[:, :, :1] = latents
+        noise.video[:, :, :1, : len(config.view_names)] = latents
         noise.state[:, 0] = torch.stack([state for _, state in encoded]).to(self.device)
         return images, noise
 
     @torch.no_grad()
-    def _denoiser(self, instructions: Sequence[str]) -> Denoiser:
+    def _go_on(
+        self, start: Noisy, prefixes: Sequence[np.ndarray | None] | None, num_committed: Sequence[int | None] | None
+    ) -> tuple[Noisy, Given, encode.Prefix | None]:
+        """Begin with what the robots still play of their last chunks."""
+        if prefixes is None or (all(prefix is None for prefix in prefixes) and not any(num_committed or ())):
+            return start, self._observed, None
+        if len(prefixes) != len(start.action):
+            raise ValueError(f"{len(prefixes)} prefixes for {len(start.action)} observations: one for each, or None.")
+        counts = num_committed or [None] * len(prefixes)
+        prefix = encode.encode_prefixes(prefixes, counts, self.config.clip.action_horizon, self.normalizer)
+        return begin(start, self._observed, prefix, self.config.noise.max_prefix)
+
+    @torch.no_grad()
+    def _denoiser(self, instructions: Sequence[str], given: Given) -> Denoiser:
         """The transformer with its prompts and what is given filled in: what the sampler calls."""
         transformer = self.networks.transformer
         prompt = self._prepared.prepare(transformer, instructions, self.encode_prompts)
 
-        @torch.no_grad()
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
             output = transformer(
                 *noisy,
                 *levels,
                 prompt,
-                given_frames=OBSERVED.frames,
-                given_states=OBSERVED.states,
+                given_frames=given.frames,
+                given_states=given.states,
+                given_actions=given.actions,
                 depth=depth and transformer.config.num_depth_blocks > 0,
                 actions_only=not video,
             )
@@ -171,14 +218,14 @@ class Policy:
         rows = self.encode_prompts(texts).cpu()
         save_file({text: row.clone() for text, row in zip(texts, rows, strict=True)}, folder / PROMPTS_FILE)
 
-    @torch.no_grad()
-    def _decode(self, world: WorldReady, first: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Latents to images ``B V 3 T H W``; frame 0 of the video is the observation itself, not its reconstruction."""
-        video = encode.decode_views(self.networks.vae.decode, world.video)
-        video = torch.cat([first, video[:, :, :, 1:]], dim=3)
-        if world.depth is None:
-            return video, None
-        return video, encode.decode_views(self.networks.vae.decode, world.depth)
+    def _decode(self, latents: Tensor) -> Generator[StepDone, None, Tensor]:
+        """Latents ``B C F V h w`` to images ``B V 3 T H W``, view by view, with a pause before each."""
+        views = []
+        for view in range(latents.shape[3]):
+            yield StepDone(view)
+            with torch.no_grad():
+                views.append(encode.decode_views(self.networks.vae.decode, latents[:, :, :, view : view + 1]))
+        return torch.cat(views, dim=1)
 
     def _answers(
         self,
@@ -212,20 +259,6 @@ class Policy:
         return answers
 
 
-def start_noise(config: Config, seeds: Sequence[int], grid: tuple[int, int]) -> Noisy:
-    """Pure noise per request from its own seed (CPU generator; video, then action, then state, as the release)."""
-    model, clip = config.model, config.clip
-    frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        video = torch.randn((model.latent_channels, frames, model.num_views, *grid), generator=generator)
-        action = torch.randn((clip.action_horizon, model.action_width), generator=generator)
-        state = torch.randn((clip.num_states, model.state_width), generator=generator)
-        rows.append(Noisy(video=video, state=state, action=action))
-    return Noisy(*(torch.stack(column) for column in zip(*rows, strict=True)))
-
-
 def load_policy(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True
 ) -> Policy:
@@ -255,16 +288,3 @@ def load_policy(
     cameras = {c.name: c for c in load_cameras(folder / "cameras.json")}
     prompts = load_file(folder / PROMPTS_FILE) if (folder / PROMPTS_FILE).is_file() else None
     return Policy(config, normalizer, cameras, networks, device=device, prompts=prompts)
-
-
-class _Clock:
-    """Seconds spent per stage; waits for the device so that each stage pays for itself."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self._last = device, {}, time.perf_counter()
-
-    def mark(self, stage: str) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        now = time.perf_counter()
-        self.seconds[stage], self._last = now - self._last, now

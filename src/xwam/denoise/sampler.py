@@ -15,7 +15,15 @@ from torch import Tensor
 from xwam.config import DenoiseConfig
 from xwam.denoise.guidance import Denoiser, guided
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
+from xwam.denoise.prefix import put_back, steer
 from xwam.denoise.solvers import Memory, Schedule, Solver, make_solver, schedule
+from xwam.encode import Prefix
+
+
+class StepDone(NamedTuple):
+    """Between two calls of the network: no news, but a good moment to do something more urgent first."""
+
+    index: int
 
 
 class ActionsReady(NamedTuple):
@@ -51,12 +59,34 @@ def denoise(
     actions_only: bool = False,
     solver: str = "unipc",
     unconditional: Denoiser | None = None,
+    steered_by: Prefix | None = None,
 ) -> Iterator[ActionsReady | WorldReady]:
-    """Yield ActionsReady, then (unless ``actions_only``) WorldReady. Closing the iterator in between saves the rest.
+    """``denoise_stepwise`` without its pauses: ActionsReady, then (unless ``actions_only``) WorldReady."""
+    events = denoise_stepwise(
+        model, start, config=config, given=given, actions_only=actions_only, solver=solver,
+        unconditional=unconditional, steered_by=steered_by,
+    )  # fmt: skip
+    return (event for event in events if not isinstance(event, StepDone))
 
-    ``start`` is pure noise, but for the given part, which is clean. ``unconditional`` (the model with the empty
-    prompt) is needed when ``config.guidance`` is not 1. Depth is asked for in the last call alone; that call still sees
-    a little noise, so ``config.depth_at_zero`` pays one more call on the finished latents for it.
+
+def denoise_stepwise(
+    model: Denoiser,
+    start: Noisy,
+    *,
+    config: DenoiseConfig,
+    given: Given,
+    actions_only: bool = False,
+    solver: str = "unipc",
+    unconditional: Denoiser | None = None,
+    steered_by: Prefix | None = None,
+) -> Iterator[StepDone | ActionsReady | WorldReady]:
+    """Yield ActionsReady, then (unless ``actions_only``) WorldReady; StepDone between all other calls of the network.
+
+    Closing the iterator in between saves the rest. ``start`` is pure noise, but for the given part, which is clean.
+    ``unconditional`` (the model with the empty prompt) is needed when ``config.guidance`` is not 1. Depth is asked for
+    in the last call alone; that call still sees a little noise, so ``config.depth_at_zero`` pays one more call on the
+    finished latents for it. ``steered_by``: a prefix for a network that does not know prefixes (prefix.py); one that
+    does gets it in ``start`` and ``given``.
     """
     conditional, model = model, guided(model, unconditional, config.guidance)
     video_plan = schedule(config.num_video_steps, config.shift)
@@ -69,17 +99,23 @@ def denoise(
     for index in range(num_calls):
         is_last = index == num_calls - 1
         wants_video = not (actions_only and is_last)
+        call = model
+        if steered_by is not None and index < config.num_action_steps:
+            call = steer(model, steered_by, action_plan.sigmas[index])
         # Not around the whole loop: between two events the caller's own setting must hold.
         with torch.no_grad():
             depth = is_last and not actions_only and not config.depth_at_zero
-            velocity = model(noisy, levels[index], depth=depth, video=wants_video)
+            velocity = call(noisy, levels[index], depth=depth, video=wants_video)
         if wants_video:
             noisy, memories = _step_video(video_solver, noisy, velocity, index, memories)
         if index < config.num_action_steps:
             noisy, memories = _step_action(action_solver, noisy, velocity, index, memories)
         noisy = keep_given(noisy, start, given)
         if index == config.num_action_steps - 1:
+            noisy = noisy if steered_by is None else put_back(noisy, steered_by)
             yield ActionsReady(state=noisy.state, action=noisy.action)
+        elif not is_last or config.depth_at_zero:
+            yield StepDone(index)
     if not actions_only:
         if config.depth_at_zero:
             velocity = _look_again(conditional, noisy, levels[-1])
