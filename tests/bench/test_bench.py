@@ -56,7 +56,7 @@ def test_timings_are_medians_and_percentiles():
     assert timing.percentile(100) == 100
     calls = []
     assert len(measure(lambda: calls.append(1), torch.device("cpu"), repeats=3).samples) == len(calls) == 3
-    assert len(measure(lambda: None, torch.device("cpu"), repeats=9, max_seconds=0).samples) == 1
+    assert len(measure(lambda: None, torch.device("cpu"), repeats=9, max_seconds=0.0).samples) == 1
 
 
 def test_the_matrix_rate_is_that_of_this_machine():
