@@ -134,7 +134,8 @@ def _trained(settings: Ablation, training: str, seed: int) -> Path:
     finished = out / f"step-{settings.steps:07d}"
     count = int(training.split("-")[1]) if training.startswith("demonstrations-") else None
     if not (out / "finished").is_file():
-        torch.compiler.reset()  # programs of the training before
+        if config.train.compile:
+            torch.compiler.reset()  # programs of the training before
         train_from_cache(
             config, settings.data, settings.source, out,
             num_demonstrations=count, how=Setup(precision=settings.precision), device=settings.device,

@@ -6,8 +6,8 @@
 - video steps 5, 10, 25, 50 (with 5 action steps, so that even the shortest has them);
 - 4, 8, 16, 32 actions played of every chunk before the next decision (as many steps as the checkpoint says).
 
-Success (Wilson's interval) is counted on unseen placements; PSNR and Chamfer (t over clips) on held-out clips. Interrupt and repeat at
-will. Writes ``table.md``, ``curves.svg`` and one folder per point.
+Success (Wilson's interval) is counted on unseen placements; PSNR and Chamfer (t over clips) on held-out clips.
+Interrupt and repeat at will. Writes ``table.md``, ``curves.svg`` and one folder per point.
 """
 
 from dataclasses import dataclass, replace
