@@ -5,7 +5,7 @@ EXTRAS := sim,view,train,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
-.PHONY: help demo test lint system browser reproduce-tiny clean
+.PHONY: help demo test lint system browser reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,15 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/checkpoint
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 20 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
+
+reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, on the data and latents of reproduce-tiny
+	$(BIN)/python benchmarks/ablation.py --source runs/tiny/run --data runs/tiny/data --out runs/ablation
+
+reproduce-curves: system .venv/ready  ## success and quality against steps and replanning
+	$(BIN)/python benchmarks/curves.py checkpoints/tiny --data runs/tiny/data --tasks $(TINY_TASKS) --out runs/curves
+
+reproduce-truth: system .venv/ready  ## does imagination tell the truth
+	$(BIN)/python benchmarks/truth.py checkpoints/tiny --tasks $(TINY_TASKS) --out runs/truth
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

@@ -175,7 +175,9 @@ def _path(settings: Ablation, cell: Cell, seed: int) -> Path:
 
 
 def measure_latency(settings: Ablation, trainings: Sequence[str]) -> None:
-    """CPU seconds (on one thread: of an idle core) from an observation to its actions; all cells in turn."""
+    """Seconds from an observation to its actions, all cells in turn; on a CPU those of one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     config, seed = preset(settings.preset), settings.seeds[0]
     clips = Clips(open_lerobot(settings.data), config.clip, config.view_names, split="validation", padded=False)
     observation, policies = observation_of(clips[0]), {}
@@ -191,6 +193,7 @@ def measure_latency(settings: Ablation, trainings: Sequence[str]) -> None:
             next(policy.predict(observation, actions_only=True))
             now = time.process_time() if settings.device == "cpu" else time.perf_counter()
             seconds[cell].append(now - start)
+    torch.set_num_threads(threads)
     medians = {"/".join(cell): statistics.median(values[1:]) for cell, values in seconds.items()}
     write_json(settings.out / "latency.json", medians)
 
