@@ -13,7 +13,7 @@ import torch
 from tests.train.encoded import EncodedClips
 from tests.train.test_loop import CONFIG, make_run
 from xwam.train import loop, saving
-from xwam.train.setup import Setup
+from xwam.train.options import Setup
 
 FOUR = replace(CONFIG, train=replace(CONFIG.train, batch_size=4, save_every=2))
 TUNED = replace(FOUR, train=replace(FOUR.train, num_steps=3))

@@ -14,7 +14,8 @@ from tests.train.encoded import EncodedClips
 from tests.train.processes import CLIPS, FOUR, LORA, TUNED
 from tests.train.test_loop import losses_of, make_run
 from xwam.train import checkpoint, export, loop
-from xwam.train.setup import Setup, World, check_batch
+from xwam.train.options import Setup
+from xwam.train.setup import World, check_batch
 
 TORCHRUN = (  # on the loopback interface, at a port that is free
     "-m", "torch.distributed.run", "--nproc-per-node=2",

@@ -19,6 +19,7 @@ from xwam.model.xwam import XWAM
 from xwam.train import setup, sharding, state, step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import take_step
+from xwam.train.options import Setup
 
 Sources = tuple[tuple[str, ...], Int[np.ndarray, " B"]]
 """Names of the data sets of a mixture, and which of them each row comes from."""
@@ -38,7 +39,7 @@ def compute_gradients(
     empty_prompt: Float[Tensor, "P Dt"],
     config: Config,
     world: setup.World,
-    how: setup.Setup,
+    how: Setup,
     sources: Sources | None = None,
 ) -> Losses:
     """Add the gradients of this process's rows to the weights'. Raises ValueError for a loss of inf or NaN."""
@@ -84,7 +85,7 @@ def global_losses(losses: Losses, world: setup.World) -> dict[str, float]:
     return numbers
 
 
-def _precision(model: XWAM, device: torch.device, how: setup.Setup) -> AbstractContextManager[object]:
+def _precision(model: XWAM, device: torch.device, how: Setup) -> AbstractContextManager[object]:
     """Sharded weights arrive in the precision they are meant for; whole ones are rounded on the way."""
     return setup.matrix_precision(device, "float32" if sharding.is_sharded(model) else how.precision)
 

@@ -22,6 +22,7 @@ from xwam.model.xwam import XWAM
 from xwam.train import checkpoint, manifest, setup, sharding, step
 from xwam.train.descend import Losses, compute_gradients, descend, global_losses
 from xwam.train.log import Meter, open_log
+from xwam.train.options import Setup
 from xwam.train.saving import Saver, load_state
 from xwam.train.state import averaged_weights, make_state
 from xwam.train.stop import StopSign
@@ -81,7 +82,7 @@ def train(
     device: str = "cpu",
     start: Path | None = None,
     validate: Validate | None = None,
-    how: setup.Setup = setup.Setup(),  # noqa: B008 (frozen)
+    how: Setup = Setup(),  # noqa: B008 (frozen)
     max_minutes: float | None = None,
 ) -> Path:
     """Train until ``num_steps`` (or ``max_minutes``) and return the last checkpoint's folder.

@@ -19,7 +19,8 @@ import xwam
 from xwam.config import Config
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
-from xwam.train.setup import Setup, World
+from xwam.train.options import Setup
+from xwam.train.setup import World
 
 MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # of the recipe, when a run goes on
 

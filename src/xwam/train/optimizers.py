@@ -5,15 +5,15 @@ this room are the two moments in float32, shaped as the weight: so a run saved w
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from xwam.config import TrainConfig
+from xwam.train.options import OptimizerName
 
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 BETAS = (0.9, 0.95)
 LEAST_8BIT = 4096  # bitsandbytes keeps the moments of smaller tensors in float32
 BLOCK_8BIT = 256  # numbers that share one scale

@@ -30,11 +30,13 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
 from xwam.train.checkpoint import Robot
-from xwam.train.loop import Run, batch_indices, train
-from xwam.train.setup import Setup
+from xwam.train.loop import Run, Validate, batch_indices, train
+from xwam.train.manifest import check_resume
+from xwam.train.options import Setup, Watch
+from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import VaeTraining, load_films, train_vae
-from xwam.train.validate import make_validate, write_first_batch
+from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 
@@ -74,52 +76,77 @@ def run_pipeline(
     num_validation_clips: int = 4,
     start: Path | None = None,
     how: Setup = Setup(),  # noqa: B008 (frozen)
+    watch: Watch = Watch(),  # noqa: B008 (frozen)
     device: str = "cpu",
 ) -> Path:
     """Run (or continue) all stages; returns the last checkpoint's folder.
 
     ``changes`` overrides fields of the preset's TrainConfig; a clip starts at ``every`` n-th step of each episode, in
     ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights, VAE and text
-    encoder are taken; its sizes must be the preset's.
+    encoder are taken; its sizes must be the preset's. With several processes the first one prepares, the others wait.
     """
     config = preset(preset_name)
     config = replace(config, train=replace(config.train, **changes))
+    target = my_device(device)
+    world = join_world(target)
+    check_batch(config.train.batch_size, world, how)
+    check_resume(out, config, {}, how)
     episodes = open_lerobot(data)
     check_fits(config, episodes)
-    frozen = out / "frozen" if start is None else start
     if start is not None:
         _check_sizes(start, config)
+    with one_after_the_other(world):
+        run, clips = _prepare(config, episodes, out, vae, every, num_variants, start, how, str(target))
+    run = run._replace(wandb_project=watch.wandb)
+    validate = None
+    if world.is_main:
+        _show_first_batch(out / "first_batch.png", clips, config, run.frozen)
+        validate = _validation(config, episodes, run, num_validation_clips, watch, str(target))
+    return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
+
+
+def _prepare(
+    config: Config,
+    episodes: Episodes,
+    out: Path,
+    vae: VaeTraining,
+    every: int,
+    num_variants: int,
+    start: Path | None,
+    how: Setup,
+    device: str,
+) -> tuple[Run, PromptedClips]:
+    """Frozen parts, statistics and latents: made, or found where they were made before."""
+    frozen = out / "frozen" if start is None else start
     if not (frozen / "vae" / "config.json").is_file():
         films = load_films(episodes, spread(episodes.num_episodes, EPISODES_FOR_VAE), config.view_names)
         train_vae(config.vae, films, vae, frozen, device=device, precision=how.precision)
     text = _text_encoder(config, episodes, frozen)
     clips = Clips(episodes, config.clip, config.view_names, every=every)
-    clips_for_training = _cached(clips, config, frozen, out / "latents", num_variants, text, device)
-    normalizer = clips_for_training.cache.normalizer
+    for_training = _cached(clips, config, frozen, out / "latents", num_variants, text, device)
+    normalizer = for_training.cache.normalizer
     cameras = tuple(c for c in episodes.cameras if c.name in config.view_names)
-    manifest = {
-        "data": clips_for_training.fingerprint,
+    facts = {
+        "data": for_training.fingerprint,
         "statistics": normalizer.fingerprint(),
         "episodes": len(clips.numbers),
         "clips": len(clips),
-        "preset": preset_name,
+        "preset": config.name,
     }
-    run = Run(out, Robot(normalizer, cameras), frozen, manifest)
-    _show_first_batch(out / "first_batch.png", clips_for_training, config, frozen)
+    return Run(out, Robot(normalizer, cameras), frozen, facts), for_training
+
+
+def _validation(
+    config: Config, episodes: Episodes, run: Run, num_clips: int, watch: Watch, device: str
+) -> Validate | None:
+    """What is looked at while the run learns: held-out clips and, when tasks are named, the closed loop."""
     held_out = Clips(episodes, config.clip, config.view_names, split="validation", padded=False)
-    validate = None
+    looks = []
     if len(held_out):
-        validate = make_validate(config, held_out, run.robot, frozen, num_clips=num_validation_clips, device=device)
-    return train(
-        config,
-        clips_for_training,
-        run,
-        device=device,
-        start=start,
-        validate=validate,
-        how=how,
-        max_minutes=minutes,
-    )
+        looks.append(make_validate(config, held_out, run.robot, run.frozen, num_clips=num_clips, device=device))
+    if watch.evaluate_tasks:
+        looks.append(make_closed_loop(config, run, watch, device=device))
+    return together(looks) if looks else None
 
 
 def _show_first_batch(path: Path, clips: PromptedClips, config: Config, frozen: Path) -> None:

@@ -4,11 +4,10 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,30 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
 from xwam.model.xwam import XWAM
-from xwam.train.optimizers import OptimizerName
+from xwam.train.options import Precision, Setup
 
-Precision = Literal["auto", "float32", "bfloat16"]
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """How a run is fitted into the machines at hand: memory and speed. What is learned stands in TrainConfig.
-
-    Only ``lora_rank``, ``precision`` and the 8-bit optimisers change the numbers beyond rounding.
-    """
-
-    precision: Precision = "auto"
-    accumulate: int = 1  # micro-batches that each process cuts its share of the batch into
-    recompute: bool = False  # keep only the blocks' inputs; compute the rest again on the way back
-    optimizer: OptimizerName = "adamw"
-    lora_rank: int = 0  # 0: train all weights
-    shards: int = 1  # processes that share one copy of weights, gradients and optimiser; 0: all processes
-
-    def __post_init__(self) -> None:
-        for name, least in (("accumulate", 1), ("lora_rank", 0), ("shards", 0)):
-            if vars(self)[name] < least:
-                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
 
 
 class World(NamedTuple):
@@ -89,6 +67,16 @@ def check_batch(batch_size: int, world: World, how: Setup) -> int:
             f"shards={how.shards}: must divide the number of processes ({world.num_ranks}); 0 means all of them."
         )
     return batch_size // pieces
+
+
+@contextlib.contextmanager
+def one_after_the_other(world: World) -> Iterator[None]:
+    """The main process does what is inside first, so that the others find it done."""
+    if world.num_ranks > 1 and not world.is_main:
+        dist.barrier()
+    yield
+    if world.num_ranks > 1 and world.is_main:
+        dist.barrier()
 
 
 def add_up(value: Tensor, world: World) -> Tensor:

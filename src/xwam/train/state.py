@@ -20,10 +20,11 @@ from xwam.model.xwam import XWAM, init_weight
 from xwam.train import lora, setup, sharding
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import make_optimizer, trained
+from xwam.train.options import Setup
 
 
 def make_state(
-    config: Config, how: setup.Setup, world: setup.World, device: torch.device, start: Path | None
+    config: Config, how: Setup, world: setup.World, device: torch.device, start: Path | None
 ) -> TrainingState:
     """A model filled from the checkpoint ``start``, or drawn anew. Raises ValueError for LoRA without a start."""
     model = build_model(config, how, world, device)
@@ -38,7 +39,7 @@ def make_state(
     return TrainingState(model, average, make_optimizer(model, config.train, how.optimizer))
 
 
-def build_model(config: Config, how: setup.Setup, world: setup.World, device: torch.device) -> XWAM:
+def build_model(config: Config, how: Setup, world: setup.World, device: torch.device) -> XWAM:
     """The model with everything that is done to it from outside, its memory not yet filled."""
     with torch.device("meta"):
         model = XWAM(config.model)

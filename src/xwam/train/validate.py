@@ -1,5 +1,6 @@
 """What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.open_loop import score_clip, summarize
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -17,7 +19,8 @@ from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
 from xwam.train import step
 from xwam.train.checkpoint import Robot
-from xwam.train.loop import Validate
+from xwam.train.loop import Run, Validate
+from xwam.train.options import Watch
 
 SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "path_left_position_m")
 
@@ -42,6 +45,43 @@ def make_validate(
         numbers = {f"loss/{name}": (term.sum / term.count.clamp(min=1)).item() for name, term in terms.items()}
         scores = summarize([score_clip(policy, clips[i], seed=i) for i in chosen])
         return numbers | {name: scores[name] for name in SHOWN if name in scores}
+
+    return validate
+
+
+def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "cpu") -> Validate:
+    """Success in Meta-World with the averaged weights, the same placements every time; kept in ``out/closed-loop``.
+
+    A late checkpoint may be worse than an earlier one, and no loss says so.
+    """
+    model, frozen = XWAM(config.model), run.frozen
+    vae = VideoVae.load(frozen / "vae", encoder_only=True)
+    networks = Networks(model, vae, lambda: TextEncoder.load(frozen / "text", config.model.text_length))
+    cameras = {camera.name: camera for camera in run.robot.cameras}
+    policy = Policy(config, run.robot.normalizer, cameras, networks, device=device)
+    settings = ClosedLoopConfig(
+        tasks=watch.evaluate_tasks,
+        num_episodes=watch.evaluate_episodes,
+        seed=99,  # not those of the evaluation that counts
+        replan_every=config.clip.action_horizon // 2,
+        max_steps=watch.evaluate_max_steps,
+        num_envs=1,
+    )
+
+    def evaluate(average: dict[str, Tensor], now: int) -> dict[str, float]:
+        model.load_state_dict(average)
+        report = evaluate_closed_loop(policy, settings, run.out / "closed-loop" / f"step-{now:07d}.json")
+        per_task = {f"success/{task}": row["success"] for task, row in report["tasks"].items()}
+        return {"success": report["mean_success"]} | per_task
+
+    return evaluate
+
+
+def together(looks: Sequence[Validate]) -> Validate:
+    """Several ways to look at a run, as one."""
+
+    def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
+        return {name: value for look in looks for name, value in look(average, now).items()}
 
     return validate
 

@@ -1,0 +1,69 @@
+"""What a person chooses for one run besides the preset; light enough for the command line."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Precision = Literal["auto", "float32", "bfloat16"]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a run is fitted into the machines at hand: memory and speed. What is learned stands in TrainConfig.
+
+    Only ``lora_rank``, ``precision`` and the 8-bit optimisers change the numbers beyond rounding.
+    """
+
+    precision: Precision = "auto"
+    """Of matrix products; bfloat16 is about three times faster on CPUs that have it."""
+    accumulate: int = 1
+    """Micro-batches that each process cuts its share into: less memory, the same numbers."""
+    recompute: bool = False
+    """Compute activations again on the way back: less memory, a third more work, the same numbers."""
+    optimizer: OptimizerName = "adamw"
+    """adamw_8bit keeps its moments in 8 bits; the paged one moves them to main memory when a GPU is full."""
+    lora_rank: int = 0
+    """Above 0, attention and ffn learn products of this rank only; needs --start."""
+    shards: int = 1
+    """Processes that share one copy of weights, gradients and optimiser; 0: all of them."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("accumulate", 1), ("lora_rank", 0), ("shards", 0)):
+            if vars(self)[name] < least:
+                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Numbers of the recipe that are not the preset's."""
+
+    steps: int | None = None
+    """Instead of the preset's number of steps."""
+    batch_size: int | None = None
+    """Instead of the preset's; of all processes together."""
+    learning_rate: float | None = None
+    """Instead of the preset's; LoRA wants about ten times that of full training."""
+    action_loss_weight: float | None = None
+    """Instead of the preset's."""
+    validate_every: int | None = None
+    """Instead of the preset's; 0 never."""
+    save_every: int | None = None
+    """Instead of the preset's."""
+
+    def of_train_config(self) -> dict[str, Any]:
+        """What is given, by the names of TrainConfig."""
+        return {"num_steps" if name == "steps" else name: x for name, x in vars(self).items() if x is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """How a run is watched while it learns."""
+
+    evaluate_tasks: tuple[str, ...] = ()
+    """Meta-World tasks to play with the averaged weights whenever validation is due."""
+    evaluate_episodes: int = 4
+    """Episodes per task of that."""
+    evaluate_max_steps: int = 100
+    """Actions per episode of that."""
+    wandb: str | None = None
+    """A Weights & Biases project to log to as well."""

@@ -1,0 +1,232 @@
+"""How much memory will training take, per GPU, before anything is allocated?
+
+One step is really run, forward and backward, on tensors without storage (torch's fake tensors), and a ledger notes
+what would be alive after every operation. So activations are not estimated: they are counted, with the model, the
+adapters, the recomputation and the precision of the real run. What lies still is counted from the shapes.
+
+Not in it: the CUDA context (about 0.5 GB), the allocator's gaps and libraries' workspaces. Under ``torch.compile``
+the activations are usually smaller.
+"""
+
+import weakref
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from xwam.config import Config
+from xwam.encode import Batch
+from xwam.model import rope, tokens
+from xwam.train import setup, step
+from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, trained
+from xwam.train.options import Setup
+from xwam.train.setup import World
+from xwam.train.state import build_model
+
+
+class Plan(NamedTuple):
+    """Bytes per process. Gradients and activations are never at their most at the same time; ``peak`` knows."""
+
+    weights: int  # those that learn, float32
+    resting: int  # frozen ones (LoRA)
+    average: int
+    optimizer: int
+    gradients: int
+    gathered: int  # of shards: whole weights of the blocks at work
+    activations: int
+    peak: int
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of all tensors that are alive, after every operation: now and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self.without_gradients = 0  # at most
+        self._gradients = 0
+        self._alive: dict[int, int] = {}
+        self._is_gradient: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return result
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count nothing for these, nor for views of them. Call before the first operation."""
+        for tensor in tensors:
+            self._alive[tensor.untyped_storage()._cdata] = 0
+
+    def is_gradient(self, weight: Tensor) -> None:
+        """From now on the gradient of this weight counts as one (a hook of autograd)."""
+        assert weight.grad is not None
+        storage = weight.grad.untyped_storage()
+        self._note(storage)
+        if storage._cdata not in self._is_gradient:
+            self._is_gradient.add(storage._cdata)
+            self._gradients += self._alive[storage._cdata]
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._gone, key)
+            self.most = max(self.most, self.now)
+            self.without_gradients = max(self.without_gradients, self.now - self._gradients)
+
+    def _gone(self, key: int) -> None:
+        size = self._alive.pop(key)
+        self.now -= size
+        if key in self._is_gradient:
+            self._is_gradient.remove(key)
+            self._gradients -= size
+
+
+def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = "cpu") -> Plan:
+    """Count one step. Raises ValueError unless the batch divides among processes and micro-batches."""
+    world = World(0, num_processes)
+    shards = how.shards or num_processes
+    rows = setup.check_batch(config.train.batch_size, world, how)
+    in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and torch.device(device).type == "cuda")
+    alone = replace(how, shards=1, precision="bfloat16" if in_bfloat16 else "float32")
+    quiet = replace(config, train=replace(config.train, compile=False))
+    _remember_rotation(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = build_model(quiet, alone, World(0, 1), torch.device("cpu"))
+        learning = [weight for _, weight in trained(model)]
+        still = sum(_size(weight) for weight in model.parameters())
+        weights, gathered = sum(_size(weight) for weight in learning), 0
+        if shards > 1 and in_bfloat16:  # what arrives in bf16, not a copy made on the way
+            model.to(torch.bfloat16)
+        before = sum(_size(weight) for weight in model.parameters())
+        with Ledger() as ledger, _kernels(device, in_bfloat16):
+            _run_step(model, quiet, alone, rows, ledger, autocast=in_bfloat16 and shards == 1)
+    activations = ledger.without_gradients
+    optimizer = sum(_optimizer_bytes(weight, how, shards) for weight in learning)
+    if shards > 1:
+        largest = max(_module_bytes(block) for block in setup.all_blocks(model))
+        rest = before - sum(_module_bytes(block) for block in setup.all_blocks(model))
+        gathered = rest + 2 * largest + 2 * largest  # at work and next; their gradients on the way out
+    lasting = (still + weights) // shards + optimizer  # weights, and the average of those that learn
+    peak = lasting + (ledger.most if shards == 1 else activations + gathered + weights // shards)
+    return Plan(
+        weights=weights // shards,
+        resting=(still - weights) // shards,
+        average=weights // shards,
+        optimizer=optimizer,
+        gradients=weights // shards,
+        gathered=gathered,
+        activations=activations,
+        peak=peak,
+    )
+
+
+def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "cpu") -> str:
+    """A table: all weights or LoRA, without and with recomputation; everything else as in ``how``."""
+    rank = how.lora_rank or 32
+    ways = {
+        f"{name}{', recomputed' if recompute else ''}": replace(how, lora_rank=lora_rank, recompute=recompute)
+        for name, lora_rank in (("all weights", 0), (f"LoRA {rank}", rank))
+        for recompute in (False, True)
+    }
+    plans = {name: make_plan(config, way, num_processes, device) for name, way in ways.items()}
+    rows = setup.check_batch(config.train.batch_size, World(0, num_processes), how)
+    lines = [
+        f"{config.name}: batch {config.train.batch_size} = {num_processes} processes x {how.accumulate} micro-batches "
+        f"x {rows} clips; {how.optimizer}; weights shared by {how.shards or num_processes}. Per process:",
+        "",
+        f"| GB | {' | '.join(plans)} |",
+        f"| --- |{' ---: |' * len(plans)}",
+    ]
+    for part in Plan._fields:
+        name = "**peak of a step**" if part == "peak" else part
+        lines.append(f"| {name} | {' | '.join(f'{plan._asdict()[part] / 1e9:.3f}' for plan in plans.values())} |")
+    return "\n".join(lines)
+
+
+def _run_step(model: nn.Module, config: Config, how: Setup, rows: int, ledger: Ledger, *, autocast: bool) -> None:
+    """Two micro-batches when there are several: gradients of the first lie there while the second runs."""
+    ledger.leave_out(model.parameters())
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(ledger.is_gradient)
+    batch = empty_batch(config, rows)
+    drawn = step.draw(batch, config, torch.Generator().manual_seed(0))
+    for _ in range(min(how.accumulate, 2)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            terms = step.compute_terms(model, batch, drawn, batch.prompt[0])  # pyright: ignore[reportArgumentType]
+        losses = {name: term.sum / term.count.clamp(min=1) for name, term in terms.items()}
+        del terms
+        step.total_loss(losses, config).backward()
+
+
+def empty_batch(config: Config, rows: int) -> Batch:
+    """Zeros in the shape of a batch."""
+    model, clip = config.model, config.clip
+    grid = _grid(config)
+    cells = (grid.rows * model.patch_size[1], grid.columns * model.patch_size[2])
+    latents = torch.zeros(rows, model.latent_channels, grid.frames * model.patch_size[0], grid.views, *cells)
+    state = torch.zeros(rows, clip.num_states, model.state_width)
+    action = torch.zeros(rows, clip.action_horizon, model.action_width)
+    seen = torch.ones(rows, latents.shape[2], grid.views, dtype=torch.bool)
+    masks = (seen, seen, torch.ones_like(state, dtype=torch.bool), torch.ones_like(action, dtype=torch.bool))
+    return Batch(
+        latents, latents.clone(), state, action, *masks, torch.zeros(rows, model.text_length, model.text_width)
+    )
+
+
+def _grid(config: Config) -> tokens.Grid:
+    model, clip = config.model, config.clip
+    frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
+    cell = 16  # pixels of a latent cell
+    rows, columns = (
+        px // cell // patch for px, patch in zip((clip.height_px, clip.width_px), model.patch_size[1:], strict=True)
+    )
+    return tokens.Grid(
+        frames // model.patch_size[0], model.num_views, rows, columns, clip.action_horizon, clip.num_states
+    )
+
+
+def _remember_rotation(config: Config) -> None:
+    """The table of positions is remembered, so it must be a real one."""
+    rope.rotation(_grid(config), config.model, torch.device("cpu"))
+
+
+class _FlashAttention(TorchFunctionMode):
+    """Attention as a GPU does it: in the products' precision, where a CPU works in float32."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.scaled_dot_product_attention:
+            args = tuple(t.bfloat16() for t in args)
+        return func(*args, **(kwargs or {}))
+
+
+def _kernels(device: str, in_bfloat16: bool) -> AbstractContextManager[object]:
+    return _FlashAttention() if in_bfloat16 and torch.device(device).type != "cpu" else nullcontext()
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.dtype.itemsize
+
+
+def _module_bytes(module: nn.Module) -> int:
+    return sum(_size(weight) for weight in module.parameters())
+
+
+def _optimizer_bytes(weight: Tensor, how: Setup, shards: int) -> int:
+    numel = weight.numel() // shards
+    if how.optimizer == "adamw" or numel < LEAST_8BIT:
+        return 8 * numel
+    return 2 * numel + 8 * -(-numel // BLOCK_8BIT)
