@@ -45,6 +45,7 @@ NOISE = ("asynchronous", "decoupled", "synchronous")
 DEPTH = ("no-depth", "depth-views")
 STEPS = {"asynchronous": (25, 5), "synchronous": (25, 25)}  # of video, of actions
 LATENCY_ROUNDS = 7
+MAY_CHANGE = {"out", "seeds", "trainings", "demonstrations", "save_every", "envs", "device"}
 METRICS = {  # name: (heading, factor, digits)
     "action_position_m": ("action error, mm", 1000, 1),
     "psnr_db": ("PSNR, dB", 1, 2),
@@ -90,6 +91,7 @@ REFERENCE = Cell("asynchronous", "asynchronous")
 
 def run(settings: Ablation) -> None:
     """Train and score whatever is not finished, then write latencies, table and plot."""
+    _check_settings(settings)
     trial = _trial(settings)
     trainings = [*settings.trainings, *(f"demonstrations-{count}" for count in settings.demonstrations)]
     for seed in settings.seeds:
@@ -100,6 +102,18 @@ def run(settings: Ablation) -> None:
                 write_results(settings, trainings)
     measure_latency(settings, trainings)
     write_results(settings, trainings)
+
+
+def _check_settings(settings: Ablation) -> None:
+    """Cells are only comparable when all were made alike. Raises ValueError when ``out`` holds others."""
+    path = settings.out / "settings.json"
+    mine = {name: str(value) for name, value in vars(settings).items() if name not in MAY_CHANGE}
+    if not path.is_file():
+        return write_json(path, mine)
+    for name, stored in json.loads(path.read_text()).items():
+        if mine[name] != stored:
+            raise ValueError(f"{name}={mine[name]}: out={settings.out} was begun with {stored}; use another folder.")
+    return None
 
 
 def cells_of(training: str) -> list[Cell]:
@@ -133,15 +147,14 @@ def _trained(settings: Ablation, training: str, seed: int) -> Path:
     config, out = config_of(settings, training, seed), settings.out / "runs" / f"{training}-seed{seed}"
     finished = out / f"step-{settings.steps:07d}"
     count = int(training.split("-")[1]) if training.startswith("demonstrations-") else None
-    if not (out / "finished").is_file():
+    if not finished.is_dir() or (finished / "training").is_dir():
         if config.train.compile:
             torch.compiler.reset()  # programs of the training before
         train_from_cache(
             config, settings.data, settings.source, out,
             num_demonstrations=count, how=Setup(precision=settings.precision), device=settings.device,
         )  # fmt: skip
-        (out / "finished").touch()
-        for folder in out.glob("step-*"):
+        for folder in sorted(out.glob("step-*")):
             shutil.rmtree(folder if folder != finished else folder / "training")
     return finished
 
