@@ -69,8 +69,8 @@ class Episodes(Protocol):
         """Length, words, states and actions."""
         ...
 
-    def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> Frames:
-        """RGB images at these steps, exactly."""
+    def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> Frames | None:
+        """RGB images at these steps, exactly; None when the episode lacks this camera."""
         ...
 
     def depth(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> DepthFrames | None:

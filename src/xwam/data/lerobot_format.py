@@ -7,12 +7,13 @@ of its feature's ``info`` and, for every frame, in the columns ``observation.cam
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from xwam.config import suggest
 from xwam.data.depth import DepthCoding
 from xwam.data.videos import KEY_FRAME_EVERY
 from xwam.records import Camera
@@ -36,6 +37,11 @@ def video_key(camera: str) -> str:
 def depth_key(camera: str) -> str:
     """The feature of a camera's depth."""
     return f"observation.images.{camera}_depth"
+
+
+def suggest_key(key: str, pictures: Iterable[str]) -> str:
+    """The end of an error message about a feature that holds no pictures."""
+    return f"no such feature of pictures; {suggest(key, sorted(pictures))}"
 
 
 def place(episode: int) -> dict[str, int]:
@@ -155,7 +161,8 @@ def is_depth(feature: dict[str, Any]) -> bool:
 
 def camera_from_feature(name: str, feature: dict[str, Any]) -> Camera:
     """The camera of a video feature; without our ``camera`` entry it has a size and no calibration."""
-    height, width = feature["shape"][:2] if feature["names"][0] == "height" else feature["shape"][1:3]
+    axes = [str(axis) for axis in feature.get("names") or _AXES]
+    height, width = (feature["shape"][place] for place in ((1, 2) if axes[0].startswith("channel") else (0, 1)))
     stored = (feature.get("info") or {}).get("camera")
     if stored is None:
         return Camera(name=name, width=width, height=height)

@@ -4,6 +4,7 @@ Files have a constant frame rate, start at time 0 and have no B-frames; a key fr
 window from the middle cheap.
 """
 
+import io
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -58,6 +59,23 @@ def read_codes(
 ) -> UInt16[np.ndarray, "T H W"]:
     """Depth codes by frame number, counted from ``first_s`` seconds into the file."""
     return _read(path, indices, fps, first_s, "gray12le")
+
+
+def read_picture(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
+    """One picture file (PNG, JPEG) as RGB."""
+    try:
+        with av.open(io.BytesIO(content)) as container:
+            return next(container.decode(video=0)).to_ndarray(format="rgb24")
+    except av.error.FFmpegError as error:
+        raise ValueError(f"a picture of {len(content)} bytes cannot be read ({error}): copy the data again.") from error
+
+
+def num_frames(path: Path, fps: float) -> tuple[int, float]:
+    """How many frames a video file holds and how many pass in a second, without decoding any."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        count = sum(packet.size > 0 for packet in container.demux(stream))
+        return count, float(stream.average_rate or fps)
 
 
 def _lossless_options(height: int, width: int) -> list[str]:

@@ -1,0 +1,108 @@
+"""Depth that a teacher added to a data set: videos beside it, and who said so.
+
+::
+
+    DIR/depth/<camera>/episode-000012.mp4     12-bit codes of every frame (depth.py)
+    DIR/depth/<camera>/provenance.json        teacher, coding, and how each episode's scale was found
+
+The data set's own files stay as they are. An episode counts when provenance.json names it; that comes last.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from xwam.config import to_json
+from xwam.data.depth import DepthCoding, codes_to_depth, depth_to_codes
+from xwam.data.files import whole_file
+from xwam.data.videos import read_codes, write_codes
+
+ANNOTATIONS = "depth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How an episode's estimates became metres."""
+
+    reference: str  # what they were fitted to; "none": the teacher's own metres
+    scale: float = 1.0
+    shift: float = 0.0  # 1/m
+    abs_rel: float | None = None  # error left on the fitted pixels
+    num_pixels: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a camera's depth comes from."""
+
+    teacher: str
+    kind: str
+    weights: str  # hash of the teacher's files
+    near_m: float
+    far_m: float
+    coding: tuple[float, float, float]  # min, max, shift (metres), logarithmic
+    episodes: dict[str, Scale] = field(default_factory=dict)
+
+
+class AnnotatedDepth:
+    """Reads and writes the depth beside one data set."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ANNOTATIONS
+        self._known: dict[str, Provenance | None] = {}
+
+    def provenance(self, camera: str) -> Provenance | None:
+        """Who guessed this camera's depth; None when nobody did."""
+        if camera not in self._known:
+            path = self._path(camera)
+            self._known[camera] = _load(path) if path.is_file() else None
+        return self._known[camera]
+
+    def has(self, episode: int, camera: str) -> bool:
+        """True when this episode's depth is whole."""
+        known = self.provenance(camera)
+        return known is not None and str(episode) in known.episodes
+
+    def read(
+        self, episode: int, camera: str, indices: Int[np.ndarray, " T"], fps: float
+    ) -> Float32[np.ndarray, "T H W"] | None:
+        """Metres of these frames, 0 where unknown; None when there are none."""
+        known = self.provenance(camera)
+        if known is None or str(episode) not in known.episodes:
+            return None
+        coding = DepthCoding(*known.coding)
+        return codes_to_depth(read_codes(self._video(episode, camera), indices, fps), coding)
+
+    def write(
+        self, episode: int, camera: str, depth_m: Float32[np.ndarray, "N H W"], fps: int, origin: Provenance, how: Scale
+    ) -> None:
+        """Add an episode's depth; whole or not at all."""
+        with whole_file(self._video(episode, camera)) as path:
+            write_codes(path, depth_to_codes(depth_m, DepthCoding(*origin.coding)), fps)
+        known = self.provenance(camera) or origin
+        known = replace(known, episodes=known.episodes | {str(episode): how})
+        with whole_file(self._path(camera)) as path:
+            path.write_text(to_json(known))
+        self._known[camera] = known
+
+    def forget(self, camera: str) -> None:
+        """Make this camera's depth not count any more; its videos are written over."""
+        self._path(camera).unlink(missing_ok=True)
+        self._known[camera] = None
+
+    def _path(self, camera: str) -> Path:
+        return self.folder / camera / "provenance.json"
+
+    def _video(self, episode: int, camera: str) -> Path:
+        return self.folder / camera / f"episode-{episode:06d}.mp4"
+
+
+def _load(path: Path) -> Provenance:
+    """Strictly read; episodes are named by their number."""
+    stored = json.loads(path.read_text())
+    episodes = {name: Scale(**entry) for name, entry in stored.pop("episodes").items()}
+    stored["coding"] = tuple(stored["coding"])
+    return Provenance(**stored, episodes=episodes)
