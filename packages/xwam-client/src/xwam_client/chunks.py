@@ -1,0 +1,135 @@
+"""Play answers one action at a time, also while the next answer is being computed.
+
+Every control period asks ``next_action`` once. Three ways to bridge the time that an answer takes:
+
+- ``wait``      stand still until it is there;
+- ``overlap``   go on with the old chunk. The answer is joined where it belongs: of an answer that took ``d`` actions
+                the first ``d`` are the past;
+- ``realtime``  the same, and the request says what will be played meanwhile (the rest of the old chunk, and how much of
+                it, by the delays measured so far), so that the answer goes on from there: real-time chunking.
+
+When a chunk is used up before the next is there, the robot holds: deltas are 0, everything else stays what it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
+
+import numpy as np
+
+from xwam_client.protocol import RefusedError
+
+PLAYS = ("wait", "overlap", "realtime")
+DELAYS_REMEMBERED = 8  # the longest of the latest delays is the one to expect
+PAUSE_S = 0.05  # before asking again
+TRY_AGAIN = ("busy", "superseded", "cancelled", "closing")
+
+Ask = Callable[..., Future]
+"""Called with an observation, ``seed`` and, in real-time play, ``prefix`` and ``num_committed``; gives the message."""
+
+
+class Command(NamedTuple):
+    """What to play in this control period."""
+
+    action: np.ndarray  # (Da,)
+    is_held: bool  # nothing was left to play
+    is_first: bool  # the first of a new chunk
+
+
+class Chunks:
+    """One episode's play."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        action_parts: Sequence[Mapping[str, Any]],
+        *,
+        play: str = "realtime",
+        replan_every: int,
+        seed: int = 0,
+    ) -> None:
+        """``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``."""
+        if play not in PLAYS:
+            raise ValueError(f"play={play!r}: must be one of {', '.join(PLAYS)}.")
+        if replan_every < 1:
+            raise ValueError(f"replan_every={replan_every}: must be 1 or more.")
+        sizes = [part["size"] for part in action_parts]
+        self.ask, self.play, self.replan_every, self.seed = ask, play, replan_every, seed
+        self.delays: deque[int] = deque(maxlen=DELAYS_REMEMBERED)  # in control periods, the latest last
+        self.num_asked = 0
+        self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
+        self._last = np.zeros(sum(sizes), np.float32)
+        self._chunk, self._position = np.zeros((0, sum(sizes)), np.float32), 0  # what is played; its next row
+        self._answer: Future | None = None
+        self._waited = self._played = 0  # since the observation of the request that is on its way
+        self._is_new = False  # nothing of this chunk was played yet
+
+    @property
+    def is_waiting(self) -> bool:
+        """True when only a new answer can make the robot move."""
+        return self._answer is not None and (self.play == "wait" or self._position >= len(self._chunk))
+
+    def next_action(self, observe: Callable[[], Any]) -> Command:
+        """What to play now; ``observe`` is called when it is time to ask again. Raises RefusedError.
+
+        Raises ValueError before ``settle``: a robot that has had no answer yet cannot know how to stand still.
+        """
+        self._take_answer()
+        if self._answer is None and self._is_time():
+            self._request(observe())
+            self._take_answer()  # a server in the same process may be that quick
+        if not len(self._chunk):
+            raise ValueError("no answer has come yet: call settle(observe) before the first action.")
+        self._waited += 1
+        if self.is_waiting or self._position >= len(self._chunk):
+            return Command(np.where(self._is_delta, 0, self._last).astype(np.float32), True, False)
+        self._last, is_first, self._is_new = np.array(self._chunk[self._position], np.float32), self._is_new, False
+        self._position += 1
+        self._played += 1
+        return Command(self._last, False, is_first)
+
+    def settle(self, observe: Callable[[], Any], timeout_s: float | None = None) -> None:
+        """Return when there is something to play: before an episode begins, and where time can be stopped.
+
+        Raises concurrent.futures.TimeoutError.
+        """
+        while True:
+            if self._answer is None and self._is_time():
+                self._request(observe())
+            if self._answer is None or not self.is_waiting:
+                return
+            if self._answer.exception(timeout_s) is not None:
+                time.sleep(PAUSE_S)
+            self._take_answer()
+
+    def _is_time(self) -> bool:
+        return self._position >= min(self.replan_every, len(self._chunk))
+
+    def _request(self, observation: Any) -> None:
+        asked: dict[str, Any] = {"seed": self.seed + self.num_asked}
+        left = self._chunk[self._position :]
+        if self.play == "realtime" and len(left):
+            expected = max(self.delays, default=0)
+            asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
+        self._waited = self._played = 0
+        self.num_asked += 1
+        self._answer = self.ask(observation, **asked)
+
+    def _take_answer(self) -> None:
+        """Change over to the new chunk if it is there: behind the actions that were played since its observation."""
+        if self._answer is None or not self._answer.done():
+            return
+        answer, self._answer = self._answer, None
+        try:
+            self._chunk = np.asarray(answer.result()["actions"])
+        except ConnectionError:
+            return
+        except RefusedError as error:
+            if error.rule not in TRY_AGAIN:
+                raise
+            return
+        self.delays.append(self._waited)
+        self._position, self._is_new = self._played, True

@@ -1,0 +1,302 @@
+"""A robot's side of the wire: connect, be sure that server and robot mean the same, ask, get actions.
+
+A thread of its own reads what comes, and connects again whenever the connection is lost. ``ask`` returns at once with
+futures, ``infer`` waits. A server that does not fit the robot is refused before anything moves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from concurrent.futures import Future
+from typing import Any, Mapping, NamedTuple, Sequence
+
+import numpy as np
+from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.sync.client import connect
+
+from xwam_client.protocol import (
+    ANSWER_LIMITS,
+    DEFAULT_PORT,
+    PROTOCOL,
+    RefusedError,
+    packb,
+    unpack_array,
+    unpack_images,
+    unpackb,
+)
+
+COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
+LONGEST_PAUSE_S = 2.0  # between two attempts to connect
+
+
+class Observation(NamedTuple):
+    """What the robot sees now, in the units of the layout. xwam's own ``Observation`` serves as well."""
+
+    images: Mapping[str, np.ndarray]  # H W 3, uint8, RGB
+    state: np.ndarray
+    instruction: str
+
+
+class Robot(NamedTuple):
+    """What a robot offers: its cameras, the parts of its state and action vectors, its actions per second."""
+
+    cameras: Sequence[str]
+    state: Sequence[Mapping[str, Any]]
+    action: Sequence[Mapping[str, Any]]
+    action_hz: float
+
+
+class Request(NamedTuple):
+    """One question that was sent, and the answers that will come. ``world`` is None where it was not asked for."""
+
+    id: int
+    actions: Future
+    world: Future | None
+
+
+class MismatchError(ValueError):
+    """Server and robot do not mean the same; nothing has moved."""
+
+
+def robot_of(env: Any) -> Robot:
+    """What an ``Env`` offers: anything with ``cameras``, ``layout.state``, ``layout.action`` and ``action_hz``."""
+    state, action = (
+        [p if isinstance(p, dict) else vars(p) for p in ps] for ps in (env.layout.state, env.layout.action)
+    )
+    return Robot(list(env.cameras), state, action, env.action_hz)
+
+
+def check(metadata: Mapping[str, Any], robot: Robot | None) -> None:
+    """Raises MismatchError, naming everything that differs between what the server needs and the robot offers."""
+    if metadata.get("protocol") != PROTOCOL:
+        raise MismatchError(f"protocol={metadata.get('protocol')!r}: this client speaks {PROTOCOL!r}.")
+    if robot is None:
+        return
+    wrong = []
+    missing = [c["name"] for c in metadata["cameras"] if c["name"] not in robot.cameras]
+    if missing:
+        wrong.append(f"cameras={list(robot.cameras)}: the model also needs {missing}")
+    for which, ours in (("state", robot.state), ("action", robot.action)):
+        theirs = metadata["layout"][which]
+        if [part["name"] for part in theirs] != [part["name"] for part in ours]:
+            names = [[part["name"] for part in parts] for parts in (ours, theirs)]
+            wrong.append(f"{which} parts={names[0]}: the model has {names[1]}")
+            continue
+        for mine, its in zip(ours, theirs):
+            differ = [key for key in COMPARED if mine[key] != its[key]]
+            wrong += [f"{which} {mine['name']} {key}={mine[key]!r}: the model has {its[key]!r}" for key in differ]
+    if abs(metadata["action_hz"] - robot.action_hz) > 1e-6:
+        wrong.append(f"action_hz={robot.action_hz}: the model plays {metadata['action_hz']} actions per second")
+    if wrong:
+        raise MismatchError(f"{'; '.join(wrong)}. Nothing was moved: use a checkpoint made for this robot.")
+
+
+class Client:
+    """One robot's connection. Safe to use from several threads; use it in a ``with`` block."""
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = DEFAULT_PORT,
+        *,
+        robot: Robot | None = None,
+        api_key: str | None = None,
+        connect_seconds: float = 60.0,
+        uri: str | None = None,
+    ) -> None:
+        """Waits for the server; ``robot`` is checked on every connection. Raises ConnectionError or MismatchError.
+
+        ``uri`` (``wss://name/path``) goes before host and port: a server behind a reverse proxy.
+        """
+        self.metadata: dict[str, Any] = {}
+        self.uri, self.connect_seconds = uri or f"ws://{host}:{port}", connect_seconds
+        self.session_id = uuid.uuid4().hex
+        self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
+        self._robot, self._ids, self._pending = robot, itertools.count(1), {}
+        self._lock, self._ready, self._closed = threading.Lock(), threading.Event(), threading.Event()
+        self._socket, self._fatal, self._trouble = None, None, "no answer"
+        self._thread = threading.Thread(target=self._run, name="xwam-client", daemon=True)
+        self._thread.start()
+        try:
+            self._wait_until_ready(time.monotonic() + connect_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def check(self, robot: Robot) -> None:
+        """Compare with the server at hand, and with every later one. Raises MismatchError."""
+        check(self.metadata, robot)
+        self._robot = robot
+
+    def ask(
+        self,
+        observation: Any,
+        *,
+        seed: int | None = None,
+        prefix: np.ndarray | None = None,
+        num_committed: int | None = None,
+        world: bool = False,
+        world_format: str = "jpeg",
+    ) -> Request:
+        """Send and return at once. The futures raise RefusedError, or ConnectionError when the connection is lost.
+
+        ``prefix``, ``num_committed``: what the robot still plays (protocol.py). ``add_done_callback`` of the future
+        ``world`` is the way to be told when the imagined world has come; ``decode_world`` unpacks it.
+        """
+        asked = {"seed": seed, "prefix": prefix, "num_committed": num_committed}
+        message = {key: value for key, value in asked.items() if value is not None}
+        images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
+        message.update(images=images, state=np.asarray(observation.state), prompt=observation.instruction)
+        if world:
+            message.update(world=True, world_format=world_format)
+        return self._send(dict(message, session_id=self.session_id), world)
+
+    def infer(self, observation: Any, **asked: Any) -> np.ndarray:
+        """The next actions ``Ta Da``, in the robot's units. Connects again and asks again when it must."""
+        deadline = time.monotonic() + self.connect_seconds
+        while True:
+            self._wait_until_ready(deadline)
+            try:
+                return self.ask(observation, **asked).actions.result()["actions"]
+            except ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+
+    def cancel(self, request: Request) -> None:
+        """Drop what is unfinished of a request: its futures are refused with the rule ``cancelled``."""
+        self._transmit({"cancel": request.id})
+
+    def reset(self) -> None:
+        """A new episode begins: drop all unfinished work of this robot. Waits for the answer."""
+        self._wait_until_ready(time.monotonic() + self.connect_seconds)
+        self._send({"reset": True, "session_id": self.session_id}, False).actions.result()
+
+    def close(self) -> None:
+        """Close the connection; what is pending fails with ConnectionError."""
+        self._closed.set()
+        if self._socket is not None:
+            self._socket.close()
+        self._thread.join()
+
+    def _send(self, message: dict[str, Any], world: bool) -> Request:
+        request = Request(next(self._ids), Future(), Future() if world else None)
+        with self._lock:
+            self._pending[request.id] = request
+        try:
+            self._transmit(dict(message, request_id=request.id))
+        except ConnectionError as error:
+            self._fail_all(error)
+        return request
+
+    def _transmit(self, message: dict[str, Any]) -> None:
+        if self._fatal is not None:
+            raise self._fatal
+        try:
+            if self._socket is None:
+                raise ConnectionError(f"not connected to {self.uri}: {self._trouble}")
+            self._socket.send(packb(message))
+        except (WebSocketException, OSError) as error:
+            raise ConnectionError(f"connection to {self.uri} lost: {error}") from error
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        self._ready.wait(max(0.0, deadline - time.monotonic()))
+        if self._fatal is not None:
+            raise self._fatal
+        if not self._ready.is_set():
+            raise ConnectionError(f"no xwam server at {self.uri}: {self._trouble}. Is it running, is it warm?")
+
+    def _run(self) -> None:
+        """Connect, read until the connection ends, again; with growing pauses while nobody answers."""
+        pause = 0.05
+        while not self._closed.is_set():
+            try:
+                with connect(self.uri, compression=None, max_size=None, additional_headers=self._headers) as socket:
+                    first = socket.recv(self.connect_seconds)
+                    if isinstance(first, str):
+                        raise RefusedError("failed", first)
+                    self.metadata = unpackb(first, ANSWER_LIMITS)
+                    check(self.metadata, self._robot)
+                    self._socket, pause = socket, 0.05
+                    self._ready.set()
+                    for frame in socket:
+                        self._dispatch(frame)
+                        if self._closed.is_set():
+                            return
+            except MismatchError as error:
+                self._end(error)
+                return
+            except (WebSocketException, OSError, TimeoutError, RefusedError) as error:
+                self._trouble = str(error) or type(error).__name__
+                if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
+                    self._end(ConnectionError(f"{self.uri} refuses this api_key: {error}"))
+                    return
+            self._lose(ConnectionError(f"connection to {self.uri} lost: {self._trouble}"))
+            self._closed.wait(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _dispatch(self, frame: bytes | str) -> None:
+        """Hand a message to whoever waits for it."""
+        if isinstance(frame, str):
+            self._fail_all(RefusedError("failed", frame))
+            return
+        message = unpackb(frame, ANSWER_LIMITS)
+        request, kind = self._pending.get(message.get("request_id")), message["type"]
+        if request is None or kind == "cancelled":
+            return
+        if kind == "refusal":
+            error = RefusedError(message["rule"], message["message"])
+            _settle(request.world, error)
+            if message["part"] == "actions":
+                _settle(request.actions, error)
+        else:
+            _settle(request.world if kind == "world" else request.actions, message)
+        if request.actions.done() and (request.world is None or request.world.done()):
+            with self._lock:
+                self._pending.pop(request.id, None)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._lock:
+            lost, self._pending = list(self._pending.values()), {}
+        for request in lost:
+            _settle(request.world, error)
+            _settle(request.actions, error)
+
+    def _lose(self, error: Exception) -> None:
+        self._ready.clear()
+        self._socket = None
+        self._fail_all(error)
+
+    def _end(self, error: Exception) -> None:
+        """No later attempt can succeed."""
+        self._fatal = error
+        self._lose(error)
+        self._ready.set()
+
+
+def decode_world(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An imagined world: ``video`` and ``depth`` (metres) by camera, ``states``, ``clouds`` (one map per frame)."""
+    return {
+        "states": answer["states"],
+        "video": {name: unpack_images(packed) for name, packed in answer["video"].items()},
+        "depth": {name: unpack_array(packed) for name, packed in answer.get("depth", {}).items()},
+        "clouds": [{k: unpack_array(packed) for k, packed in cloud.items()} for cloud in answer.get("clouds", [])],
+    }
+
+
+def _settle(future: Future | None, value: Any) -> None:
+    """Set a future's value or error, unless its owner has given it up."""
+    if future is None or future.done() or not future.set_running_or_notify_cancel():
+        return
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)

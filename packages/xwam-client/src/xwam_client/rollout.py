@@ -1,0 +1,63 @@
+"""Close the loop over an ``Env`` (a simulator, or a robot's adapter): observe, ask, play, until it is done.
+
+An ``Env`` has ``cameras``, ``layout``, ``action_hz``, ``max_steps``, ``success`` and the methods ``reset(seed)``,
+``observe()`` and ``step(action)``; xwam's ``sim/env.py`` describes it, and any object of that shape will do.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xwam_client.chunks import Chunks
+from xwam_client.client import Client, robot_of
+
+
+class Episode(NamedTuple):
+    """What was played."""
+
+    success: bool
+    action: np.ndarray  # (N, Da), in the robot's units
+    is_held: np.ndarray  # (N,), True where the robot stood still for want of an answer
+    is_first: np.ndarray  # (N,), True at the first action of every chunk
+    delays: tuple[int, ...]  # in control periods, the latest few
+
+
+def rollout(
+    env: Any,
+    client: Client,
+    *,
+    seed: int,
+    play: str = "realtime",
+    replan_every: int = 16,
+    max_steps: int | None = None,
+    keeps_time: bool = True,
+) -> Episode:
+    """Play one episode. Server and robot are compared before anything moves.
+
+    ``keeps_time``: one action every ``1 / action_hz`` seconds, as a robot does. False: a simulator that stands still
+    while the server thinks. Raises MismatchError, RefusedError or ConnectionError.
+    """
+    client.check(robot_of(env))
+    client.reset()
+    env.reset(seed)
+    parts = [part if isinstance(part, dict) else vars(part) for part in env.layout.action]
+    chunks = Chunks(
+        lambda observation, **asked: client.ask(observation, **asked).actions,
+        parts, play=play, replan_every=replan_every, seed=1000 * seed,
+    )  # fmt: skip
+    commands: list[Any] = []
+    due = time.monotonic()
+    while len(commands) < (env.max_steps if max_steps is None else max_steps) and not env.success:
+        if not (keeps_time and commands):
+            chunks.settle(env.observe)
+        command = chunks.next_action(env.observe)
+        env.step(command.action)
+        commands.append(command)
+        due = max(due + 1 / env.action_hz, time.monotonic() - 1 / env.action_hz)
+        if keeps_time:
+            time.sleep(max(0.0, due - time.monotonic()))
+    action, is_held, is_first = (np.array(column) for column in zip(*commands))
+    return Episode(bool(env.success), action, is_held, is_first, tuple(chunks.delays))
