@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 
 from tests.sim.fake_env import make_fake
 from xwam.data.lerobot import open_lerobot
-from xwam.demo import first_frames, real_world
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop
+from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.policy import load_policy
 from xwam.sim.collect import collect

@@ -6,7 +6,6 @@ Writes ``report.html`` (real beside imagined, with links to the 4D pages), ``res
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,12 @@ import xwam
 from xwam.evaluate.closed_loop import UNSEEN
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.report import Decision, EpisodeReport, write_report
-from xwam.images import centre_window, cut, resize_and_centre_crop, resize_nearest
+from xwam.evaluate.played import episode_report, first_frames
+from xwam.evaluate.report import Decision, write_report
 from xwam.policy import Policy, load_policy
-from xwam.records import Prediction
 from xwam.sim.env import Env
 from xwam.sim.metaworld import make_metaworld
 from xwam.sim.rollout import Rollout, gather, play_chunks
-from xwam.view.html import write_page
 from xwam.view.mosaic import write_mosaic
 
 REPLAN_EVERY = 16  # actions played of each chunk
@@ -44,9 +41,9 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
         episode = _play(env, policy, UNSEEN + seed * 10_000 + number, bar)
         played.append(episode)
         pages = [out / f"world-{number}-{i}.html" for i in range(len(episode.predictions))]
-        decisions = [_decision(episode, i, policy, page) for i, page in enumerate(pages)]
+        episodes.append(episode_report(episode, policy, pages))
+        decisions = episodes[-1].decisions
         scores += [_scores(d, policy) for d in decisions if d.real is not None and len(d.real.state) > 1]
-        episodes.append(_episode_report(episode, policy, decisions))
     bar.close()
     env.close()
     write_mosaic(out / "mosaic.mp4", episodes[0].decisions[0].imagined, real=episodes[0].decisions[0].real)
@@ -56,41 +53,6 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
     temporary.write_text(json.dumps(result, indent=1) + "\n")
     temporary.rename(out / "result.json")
     return result
-
-
-def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
-    """What really came after a decision, as the same kind of record: the frames that were seen, cropped alike."""
-    imagined, clip = episode.predictions[decision], policy.config.clip
-    _, kept = episode.matching_frames(decision)
-    names = [camera.name for camera in imagined.cameras]
-    video = [resize_and_centre_crop(episode.video[n][kept], clip.width_px, clip.height_px, clip.crop) for n in names]
-    window = centre_window(clip.height_px, clip.width_px, clip.crop)
-    depth = [
-        resize_nearest(
-            cut(resize_nearest(episode.depth[n][kept], clip.height_px, clip.width_px), window),
-            clip.height_px,
-            clip.width_px,
-        )
-        for n in names
-    ]
-    return replace(
-        imagined,
-        state=episode.state[episode.frame_steps[kept]],
-        video=np.stack(video),
-        depth=np.stack(depth),
-        seconds={},
-    )
-
-
-def first_frames(prediction: Prediction, count: int) -> Prediction:
-    """The beginning of a prediction: ``count`` frames and states."""
-    video, depth = prediction.video, prediction.depth
-    return replace(
-        prediction,
-        state=prediction.state[:count],
-        video=None if video is None else video[:, :count],
-        depth=None if depth is None else depth[:, :count],
-    )
 
 
 def _play(env: Env, policy: Policy, seed: int, bar: tqdm) -> Rollout:
@@ -110,29 +72,10 @@ def _play(env: Env, policy: Policy, seed: int, bar: tqdm) -> Rollout:
     return gather(env, seed, chunks)
 
 
-def _decision(episode: Rollout, index: int, policy: Policy, page: Path) -> Decision:
-    """One decision with its 4D page."""
-    imagined, real = episode.predictions[index], real_world(episode, index, policy)
-    write_page(page, imagined, policy.layout, real=real, title=f"{episode.task}: {episode.instruction}")
-    return Decision(imagined=imagined, real=real, page=page)
-
-
 def _scores(decision: Decision, policy: Policy) -> Scores:
     assert decision.real is not None
     real = decision.real
     return compare_worlds(first_frames(decision.imagined, len(real.state)), real, policy.layout)
-
-
-def _episode_report(episode: Rollout, policy: Policy, decisions: Sequence[Decision]) -> EpisodeReport:
-    return EpisodeReport(
-        task=episode.task,
-        instruction=episode.instruction,
-        seed=episode.seed,
-        success=episode.success,
-        num_steps=episode.num_steps,
-        layout=policy.layout,
-        decisions=decisions,
-    )
 
 
 def _result(

@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -11,10 +12,12 @@ from PIL import Image
 from tests.view.browser import CHROMIUM, WHY_NOT, Page
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate.metrics import psnr
-from xwam.evaluate.report import Decision, EpisodeReport, decision_scores, write_report
+from xwam.evaluate.open_loop import best_median_worst
+from xwam.evaluate.report import Decision, EpisodeReport, Totals, decision_scores, write_report
 from xwam.evaluate.report_episode import latencies
 from xwam.evaluate.report_pictures import strip
 from xwam.evaluate.report_plots import Line, histogram, interval_chart, line_chart, path_plot
+from xwam.view.html import write_page
 
 
 def cut(world, start, stop):
@@ -68,8 +71,8 @@ def test_scores_are_those_of_the_steps_that_happened(episodes):
     expected = psnr(decision.imagined.video[:2, 1:3], decision.real.video[:2, 1:3]).mean(axis=0)
     np.testing.assert_allclose(scores["psnr_db"], expected)
     assert 0 < scores["abs_rel"] < 0.02
-    drift = np.linalg.norm(decision.imagined.state[:3, :3] - decision.real.state[:, :3], axis=1).mean()
-    assert scores["path_m"] == pytest.approx(drift, rel=1e-5)
+    drift = np.linalg.norm(decision.imagined.state[1:3, :3] - decision.real.state[1:, :3], axis=1)
+    np.testing.assert_allclose(scores["path_m"], drift, rtol=1e-5)
 
 
 def test_no_scores_without_a_comparison(episodes):
@@ -160,6 +163,73 @@ def test_doors_refuse(tmp_path, episodes):
         write_report(tmp_path / "r.txt", episodes, {})
 
 
+def test_the_top_may_be_about_more_than_what_is_shown(tmp_path, episodes):
+    """Three episodes of forty are shown, but plots and tiles count all forty."""
+    totals = Totals(
+        tasks={"push-v3": (30, 40)},
+        action_seconds=[0.1, 0.2, 0.3, 0.4],
+        per_step={"abs_rel": [0.1, 0.2], "abs_rel_copy": [0.2, 0.3], "chamfer_m": [0.004, 0.005]},
+        frame_hz=5.0,
+    )
+    scores = {"abs_rel": 0.15, "abs_rel_copy": 0.25, "abs_rel_teacher_aligned": 0.5, "chamfer_m": 0.0045}
+    write_report(tmp_path / "r.html", [replace(episodes[0], label="Best of 40")], scores, totals=totals)
+    text = (tmp_path / "r.html").read_text()
+    assert "Best of 40: reach-v3" in text
+    assert "30 <small>of 40</small>" in text
+    assert "250 <small>ms</small>" in text
+    assert "mean, of the true depth; last frame copied: 25.0" in text
+    assert "<tr><td>AbsRel</td><td>0.1500 </td><td>0.2500 </td><td>0.5000 </td></tr>" in text
+    assert "<tr><td>Chamfer distance</td><td>4.5 mm</td><td></td><td></td></tr>" in text
+    assert text.count("<polyline") >= 3 + 1  # AbsRel and its baseline, Chamfer; the median of the histogram
+    assert "ms until the actions" in text
+
+
+def test_a_recording_that_nobody_played_has_no_verdict(tmp_path, episodes):
+    write_report(tmp_path / "r.html", [replace(episodes[0], success=None)], {})
+    text = (tmp_path / "r.html").read_text()
+    assert "Success" not in text
+    assert 'class="badge' not in text
+
+
+def test_best_median_and_worst():
+    assert best_median_worst([3.0, 1.0, 2.0]) == [("Best of 3", 0), ("Median of 3", 2), ("Worst of 3", 1)]
+    assert best_median_worst([1.0, 2.0]) == [("Best of 2", 1), ("Median of 2", 0)]
+    assert best_median_worst([1.0]) == [("Best of 1", 0)]
+
+
+@pytest.fixture(scope="module")
+def report_alone(episodes, tmp_path_factory):
+    """A report with its 4D page inside; the page itself is gone."""
+    folder = tmp_path_factory.mktemp("alone")
+    decision = episodes[0].decisions[0]
+    write_page(folder / "world.html", decision.imagined, LAYOUT, real=decision.real)
+    shown = replace(episodes[0], decisions=[replace(decision, page=folder / "world.html")])
+    write_report(folder / "report.html", [shown], {}, is_alone=True)
+    (folder / "world.html").unlink()
+    return folder / "report.html"
+
+
+SCENE = "document.querySelector('div.world iframe')?.contentDocument"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
+def test_a_person_opens_the_4d_page_inside_the_report(report_alone):
+    with Page(900, 900) as page:
+        page.open(report_alone, "document.readyState === 'complete'")
+        page.run("document.querySelector('button.world').click()")
+        page.wait(f"{SCENE}?.querySelector('canvas') && {SCENE}.querySelector('.mantine-Slider-root')")
+        time.sleep(2)
+        box = page.run("(() => { const b = document.querySelector('iframe').getBoundingClientRect();"
+                       " return [b.x, b.y, b.width, b.height].map(Math.round); })()")  # fmt: skip
+        screen = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
+        inside = screen[box[1] : box[1] + box[3], box[0] : box[0] + box[2]]
+        assert (np.ptp(inside, axis=-1) > 40).mean() > 0.01, "the cloud is not in the report"
+        page.run("document.querySelector('button.world').click()")
+        assert page.run("document.querySelectorAll('iframe').length") == 0
+        assert page.outside_requests() == []
+        assert page.errors == []
+
+
 SHOWN = """[...document.querySelectorAll('.card .strip')].map(
   strip => [...strip.children].findIndex(picture => picture.classList.contains('on')))"""
 
@@ -177,7 +247,7 @@ def test_a_person_opens_the_report_and_moves_a_slider(report_file):
         assert page.run("document.querySelectorAll('.strip.over').length") == 2
         assert page.run("document.querySelector('output').value") == "in 0.8 s"
         assert page.screenshot(full=True) != before
-        page.run("document.querySelector('button').click()")
+        page.run("document.querySelector('.player button').click()")
         page.wait("document.querySelector('output').value === 'in 0.2 s'", timeout_s=5)
         page.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
         assert page.run("document.documentElement.scrollWidth") <= 360, "the page is wider than a phone"

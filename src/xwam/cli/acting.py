@@ -27,13 +27,15 @@ def evaluate(
     tasks: tuple[str, ...] = (),
     episodes: int = 10,
     seed: int = 0,
-    out: Path = Path("runs/evaluation.json"),
+    out: Path = Path("runs/evaluation/report.json"),
     replan_every: int = 16,
     max_steps: int = 100,
     envs: int = 2,
     blind: bool = False,
     random: bool = False,
     clips: int = 32,
+    depth_teacher: Path | None = None,
+    report: bool = True,
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env metaworld --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -45,13 +47,16 @@ def evaluate(
         tasks: names of tasks.
         episodes: episodes per task.
         seed: which unseen placements.
-        out: where the numbers go; repeat the command to continue an interrupted evaluation.
+        out: where the numbers go (JSON), and the report beside it (HTML); repeat the command to continue an interrupted
+            evaluation.
         replan_every: actions played of each chunk before the next decision.
         max_steps: actions per episode.
         envs: simulators in parallel.
         blind: baseline that sees grey images.
         random: baseline that draws actions at random.
         clips: held-out clips for the open loop.
+        depth_teacher: folder of a depth model of transformers, to compare the imagined depth with.
+        report: write the page with plots and with the best, median and worst episode in 4D.
         device: cpu, cuda, …
     """
     from xwam.policy import load_policy
@@ -61,10 +66,17 @@ def evaluate(
     policy = load_policy(checkpoint, device=device)
     if data is not None:
         from xwam.evaluate.open_loop import evaluate_open_loop
+        from xwam.model.depth_teacher import MonocularDepth
 
-        report = evaluate_open_loop(policy, data, num_clips=clips, seed=seed, out=out)
+        teacher = None if depth_teacher is None else MonocularDepth(depth_teacher, device=device)
+        numbers = evaluate_open_loop(
+            policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report
+        )
+        print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
     else:
         from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+        from xwam.evaluate.closed_report import write_closed_report
+        from xwam.sim.metaworld import make_metaworld
 
         config = ClosedLoopConfig(
             tasks=tasks or ("button-press-topdown-v3",),
@@ -76,8 +88,12 @@ def evaluate(
             is_blind=blind,
             is_random=random,
         )
-        report = evaluate_closed_loop(policy, config, out)
-    print("\n".join(f"{k}: {v}" for k, v in report.items() if k not in ("episodes", "settings")))
+        numbers = evaluate_closed_loop(policy, config, out)
+        if report and not random:  # random actions come without an imagined world
+            write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_metaworld)
+    print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
+    if report and not random:
+        print(f"Open {out.with_suffix('.html')} in a browser.")
 
 
 def imagine(

@@ -52,6 +52,7 @@ class EpisodeResult:
     success: bool
     num_steps: int
     action_seconds: float  # median time from observation to actions
+    waits: Sequence[float] = ()  # that time for every decision
 
 
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
@@ -98,6 +99,7 @@ def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: dequ
                 success=success,
                 num_steps=num_steps,
                 action_seconds=float(np.median(times)) if times else 0.0,
+                waits=tuple(times),
             )
             _next_episode(connection, waiting, running)
         if asking:
@@ -113,7 +115,7 @@ def _answer(policy: Policy, config: ClosedLoopConfig, asking: list, running: dic
         seconds = 0.0
     else:
         if config.is_blind:
-            observations = [_blinded(observation) for observation in observations]
+            observations = [blinded(observation) for observation in observations]
         answers = next(policy.predict_batch(observations, seeds=seeds, actions_only=True))
         actions = [answer.action for answer in answers]
         seconds = sum(answers[0].seconds.values())
@@ -122,7 +124,8 @@ def _answer(policy: Policy, config: ClosedLoopConfig, asking: list, running: dic
         connection.send(("play", chunk[: config.replan_every]))
 
 
-def _blinded(observation: Observation) -> Observation:
+def blinded(observation: Observation) -> Observation:
+    """The same observation with grey images: what a policy without eyes gets."""
     return replace(observation, images={k: np.full_like(v, 127) for k, v in observation.images.items()})
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.evaluate import geometry_metrics, metrics
+from xwam.evaluate.report_charts import ended
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
@@ -43,7 +44,10 @@ def compare_worlds(
     scores = _image_scores(video, truth, "", has_lpips) | _image_scores(
         metrics.copy_last_frame(truth), truth, "_copy", has_lpips
     )
-    for name, path in geometry_metrics.hand_path_scores(imagined.state, real.state, layout).items():
+    paths = geometry_metrics.hand_path_scores(imagined.state, real.state, layout)
+    if paths:
+        scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
+    for name, path in paths.items():
         scores[f"path_{name}_m"] = path.steps_m[1:]
         if path.rotation_rad is not None:
             scores[f"path_{name}_rotation_rad"] = np.array(path.rotation_rad)
@@ -122,7 +126,7 @@ def _aligned_scores(
     ]
     names = ("abs_rel", "rmse_m", "delta1", "delta2", "delta3")
     return {
-        _ended(name, ending): np.array([_mean(np.array([row._asdict()[name] for row in step])) for step in rows])
+        ended(name, ending): np.array([_mean(np.array([row._asdict()[name] for row in step])) for step in rows])
         for name in names
     }
 
@@ -173,12 +177,7 @@ def _teacher_scores(teacher: DepthTeacher, imagined: Prediction, truth: _Truth) 
 
 def _by_name(rows: Sequence[Any], ending: str) -> Scores:
     """Equal NamedTuples, one per step, to one curve per field."""
-    return {_ended(name, ending): np.array([row._asdict()[name] for row in rows]) for name in rows[0]._fields}
-
-
-def _ended(name: str, ending: str) -> str:
-    """``rmse_m`` and ``_copy`` to ``rmse_copy_m``: the unit stays last."""
-    return f"{name.removesuffix('_m')}{ending}_m" if name.endswith("_m") else name + ending
+    return {ended(name, ending): np.array([row._asdict()[name] for row in rows]) for name in rows[0]._fields}
 
 
 def _stack(curves: list[np.ndarray]) -> np.ndarray:

@@ -1,48 +1,91 @@
 """Open loop: on clips of held-out episodes, is what the model imagines what really happened?
 
-Images and depth are compared over the static cameras and the future frames only, as the paper does; every number also
-per horizon step, and beside the baseline that copies the last frame seen.
+Every number of evaluate/compare.py, as means over clips and per horizon step (how fast does imagination decay?), beside
+the baselines; and a report that shows the best, the median and the worst clip.
 """
 
 import json
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
+from xwam.data.files import whole_file
 from xwam.data.lerobot import open_lerobot
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
+from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
+from xwam.evaluate.report_episode import latencies
+from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
+from xwam.view.html import write_page
+
+RANKED_BY = "psnr_db"  # what makes a clip the best one
 
 
-def evaluate_open_loop(policy: Policy, data: Path, *, num_clips: int, seed: int, out: Path) -> dict[str, Any]:
-    """Compare ``num_clips`` clips of the held-out episodes and write means (and per-step means) to ``out`` (JSON)."""
+class Judged(NamedTuple):
+    """One clip: where it lies, its scores, and the seconds until its actions and its world were there."""
+
+    index: int
+    scores: Scores
+    seconds: tuple[float, float]
+
+
+def evaluate_open_loop(
+    policy: Policy,
+    data: Path,
+    *,
+    num_clips: int,
+    seed: int,
+    out: Path,
+    teacher: DepthTeacher | None = None,
+    has_report: bool = True,
+) -> dict[str, Any]:
+    """Compare ``num_clips`` clips of the held-out episodes; write ``out`` (JSON) and, beside it, the report (HTML).
+
+    ``teacher``: a monocular depth estimator to compare the depth branch with.
+    """
     clips = Clips(open_lerobot(data), policy.config.clip, policy.config.view_names, split="validation", padded=False)
     if len(clips) == 0:
         raise ValueError(f"data={data}: no held-out episode is long enough for one clip; record longer or more ones.")
-    chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips]
-    rows = [score_clip(policy, clips[i], seed=int(i)) for i in tqdm(chosen.tolist(), desc="open loop", unit="clip")]
-    report = summarize(rows) | {"settings": {"num_clips": len(rows), "seed": seed, "data": clips.episodes.fingerprint}}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".tmp-{out.name}")
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    temporary.rename(out)
+    chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
+    why_not = metrics.lpips_missing()
+    judged = []
+    for index in tqdm(chosen, desc="open loop", unit="clip"):
+        imagined, real = imagine_clip(policy, clips[index], seed=index)
+        scores = _scores(policy, imagined, real, teacher=teacher, has_lpips=why_not is None)
+        judged.append(Judged(index, scores, latencies(imagined)))
+    report = summarize([row.scores for row in judged])
+    report["settings"] = {
+        "num_clips": len(judged),
+        "seed": seed,
+        "data": clips.episodes.fingerprint,
+        "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
+        "lpips": "AlexNet" if why_not is None else why_not,
+    }
+    with whole_file(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    if has_report:
+        _write_report(out.with_suffix(".html"), policy, clips, judged, report)
     return report
 
 
 def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
     """Imagine a clip from its first frame and compare."""
-    imagined = list(policy.predict(observation_of(clip), seed=seed))[-1]
-    real = reality(clip, imagined, policy.config.clip.crop)
-    error = metrics.action_scores(imagined.action, real.action, policy.layout)
-    scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
-    return scores | compare_worlds(imagined, real, policy.layout)
+    return _scores(policy, *imagine_clip(policy, clip, seed=seed))
+
+
+def imagine_clip(policy: Policy, clip: Clip, *, seed: int) -> tuple[Prediction, Prediction]:
+    """What the model imagines from a clip's first frame, and what really happened."""
+    *_, imagined = policy.predict(observation_of(clip), seed=seed)
+    return imagined, reality(clip, imagined, policy.config.clip.crop)
 
 
 def observation_of(clip: Clip) -> Observation:
@@ -63,3 +106,54 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
     return replace(
         like, action=clip.action, state=clip.state, video=seen.video, depth=seen.depth, cameras=seen.cameras, seconds={}
     )
+
+
+def _scores(policy: Policy, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:
+    error = metrics.action_scores(imagined.action, real.action, policy.layout)
+    scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
+    return scores | compare_worlds(imagined, real, policy.layout, **asked)
+
+
+def best_median_worst(values: Sequence[float]) -> list[tuple[str, int]]:
+    """Which of some values (higher is better) to look at: ("best of 32", place) and so on; fewer when there are few."""
+    order = np.argsort(-np.asarray(values), kind="stable").tolist()
+    places = {"Best": order[0], "Median": order[len(order) // 2], "Worst": order[-1]}
+    found = list(dict.fromkeys(places.values()))
+    names = {place: name for name, place in reversed(places.items())}
+    return [(f"{names[place]} of {len(order)}", place) for place in found]
+
+
+def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judged], report: dict[str, Any]) -> None:
+    """One file: all numbers and curves, and three clips in 4D, imagined once more (the same to the bit)."""
+    episodes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for label, place in best_median_worst([float(row.scores[RANKED_BY].mean()) for row in judged]):
+            index = judged[place].index
+            number, step = clips.locate(index)
+            imagined, real = imagine_clip(policy, clips[index], seed=index)
+            page: Path | None = None
+            if imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras):
+                page = Path(folder) / f"world-{place}.html"
+                write_page(page, imagined, policy.layout, real=real, title=imagined.instruction)
+            episodes.append(
+                EpisodeReport(
+                    task=f"episode {number}, step {step}",
+                    instruction=imagined.instruction,
+                    seed=index,
+                    success=None,
+                    num_steps=len(imagined.action),
+                    layout=policy.layout,
+                    decisions=[Decision(imagined=imagined, real=real, page=page)],
+                    label=label,
+                )
+            )
+        totals = Totals(
+            action_seconds=[row.seconds[0] for row in judged],
+            world_seconds=[row.seconds[1] for row in judged],
+            per_step=report["per_step"],
+            frame_hz=policy.config.clip.frame_hz,
+        )
+        numbers = {name: value for name, value in report.items() if name not in ("per_step", "settings")}
+        title = {"title": f"{len(judged)} held-out clips: imagined and real"}
+        order = {"order": "clips ranked by PSNR over the static cameras"}
+        write_report(out, episodes, title | numbers | report["settings"] | order, totals=totals, is_alone=True)

@@ -1,5 +1,7 @@
 """One episode of the report: every decision's real and imagined video, the hand's path, the time of every stage."""
 
+import base64
+import gzip
 import html
 import os
 from collections.abc import Sequence
@@ -37,48 +39,61 @@ class EpisodeReport:
     task: str
     instruction: str
     seed: int
-    success: bool
+    success: bool | None  # None: nobody played, a recording is compared with what was imagined
     num_steps: int  # actions played
     layout: Layout
     decisions: Sequence[Decision]
+    label: str = ""  # "best of 32", say; otherwise the episode's number
 
 
-def episode_section(number: int, episode: EpisodeReport, scores: Sequence[dict[str, Any]], folder: Path) -> str:
-    """The episode as HTML; ``folder`` is where the report lies, so that links to pages can be relative."""
-    verdict, words = ("success", "success") if episode.success else ("failure", "no success")
+def episode_section(number: int, episode: EpisodeReport, scores: Sequence[dict[str, Any]], folder: Path | None) -> str:
+    """The episode as HTML. ``folder``: where the report lies, for links to 4D pages; None puts them inside."""
+    badge = ""
+    if episode.success is not None:
+        verdict, words = ("success", "success") if episode.success else ("failure", "no success")
+        badge = f' <span class="badge {verdict}">{words}</span>'
     cards = (
         _decision_card(i, decision, row, folder)
         for i, (decision, row) in enumerate(zip(episode.decisions, scores, strict=True), 1)
     )
+    name = html.escape(episode.label or f"Episode {number}")
     return (
-        f'<section><h2>Episode {number}: {html.escape(episode.task)} <span class="badge {verdict}">{words}</span></h2>'
+        f"<section><h2>{name}: {html.escape(episode.task)}{badge}</h2>"
         f'<p class="faint">&ldquo;{html.escape(episode.instruction)}&rdquo;, {episode.num_steps} actions, '
         f"seed {episode.seed}</p>{''.join(cards)}{_paths(episode)}{_stages(episode.decisions)}</section>"
     )
 
 
-def _decision_card(number: int, decision: Decision, scores: dict[str, Any], folder: Path) -> str:
+def _decision_card(number: int, decision: Decision, scores: dict[str, Any], folder: Path | None) -> str:
     """Real and imagined side by side, with one slider for all of them."""
     imagined, real = decision.imagined, decision.real
     figures = _figures(imagined, real)
     num_frames = len(imagined.state) if imagined.video is None else imagined.video.shape[1]
     last_seen = num_frames - 1 if real is None or real.video is None else min(real.video.shape[1], num_frames) - 1
-    link = ""
-    if decision.page is not None:
-        where = quote(os.path.relpath(decision.page, folder).replace(os.sep, "/"))
-        link = f'<a class="page" href="{where}">Open in 4D</a>'
-    player = (
-        f'<div class="player"><button type="button">Play</button><input type="range" min="0" max="{num_frames - 1}" '
-        f'value="{last_seen}" aria-label="time within decision {number}"><output>now</output></div>'
-        if figures
-        else '<p class="note">Only actions were asked for: nothing was imagined here.</p>'
-    )
+    link, scene = _page(decision, folder)
+    if not figures:
+        return (
+            f'<div class="card"><div class="head"><h3>Decision {number}</h3>{link}</div>'
+            '<p class="note">Only actions were asked for: nothing was imagined here.</p></div>'
+        )
     return (
         f'<div class="card" data-frames="{num_frames}" data-hz="{imagined.frame_hz:g}"><div class="head">'
-        f'<h3>Decision {number}</h3><span class="faint">{_numbers(scores)}</span>{link}</div>{figures}{player}</div>'
-        if figures
-        else f'<div class="card"><div class="head"><h3>Decision {number}</h3>{link}</div>{player}</div>'
+        f'<h3>Decision {number}</h3><span class="faint">{_numbers(scores)}</span>{link}</div>{scene}{figures}'
+        f'<div class="player"><button type="button">Play</button><input type="range" min="0" max="{num_frames - 1}" '
+        f'value="{last_seen}" aria-label="time within decision {number}"><output>now</output></div></div>'
     )
+
+
+def _page(decision: Decision, folder: Path | None) -> tuple[str, str]:
+    """The way to a decision's 4D page: a link, or a button and the page itself (compressed; the script unpacks it)."""
+    if decision.page is None:
+        return "", ""
+    if folder is not None:
+        where = quote(os.path.relpath(decision.page, folder).replace(os.sep, "/"))
+        return f'<a class="page" href="{where}">Open in 4D</a>', ""
+    packed = base64.b64encode(gzip.compress(decision.page.read_bytes(), 9, mtime=0)).decode("ascii")
+    button = '<button type="button" class="world">Show in 4D</button>'
+    return button, f'<div class="world"></div><script type="application/gzip">{packed}</script>'
 
 
 def _numbers(scores: dict[str, Any]) -> str:
@@ -89,7 +104,7 @@ def _numbers(scores: dict[str, Any]) -> str:
     if "abs_rel" in scores and np.isfinite(scores["abs_rel"]):
         parts.append(f"depth error {scores['abs_rel']:.1%}")
     if "path_m" in scores:
-        parts.append(f"hand path error {100 * scores['path_m']:.1f} cm")
+        parts.append(f"hand path error {100 * np.mean(scores['path_m']):.1f} cm")
     return " &middot; ".join(parts)
 
 
@@ -194,7 +209,7 @@ def latencies(prediction: Prediction) -> tuple[float, float]:
 def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
     """Numbers of one decision over the steps that really happened; empty without real images of the same size.
 
-    ``psnr_db`` and ``psnr_copy_db`` are lists over the future frames; the rest are single numbers.
+    ``abs_rel`` is a single number, the rest are curves over the future frames (names of evaluate/compare.py).
     """
     imagined, real = decision.imagined, decision.real
     if real is None or imagined.video is None or real.video is None:
@@ -213,5 +228,5 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
         scores["abs_rel"] = depth.abs_rel
     paths = geometry_metrics.hand_path_scores(imagined.state[:count], real.state[:count], layout)
     if paths:
-        scores["path_m"] = float(np.mean([path.mean_m for path in paths.values()]))
+        scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
     return scores

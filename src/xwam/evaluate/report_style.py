@@ -37,6 +37,10 @@ svg text {{ fill: var(--faint); }}
 .strip.over img {{ opacity: .25; filter: grayscale(1); }}
 .strip.over::after {{ content: "not recorded this far"; position: absolute; inset: 0; display: grid;
   place-items: center; text-align: center; font-size: .9rem; color: var(--ink); padding: .5rem; }}
+div.world iframe {{ width: 100%; height: 34rem; max-height: 80vh; border: 1px solid var(--line); border-radius: .35rem;
+  margin: .6rem 0 0; }}
+.wide {{ overflow-x: auto; }}
+th {{ text-align: left; font-weight: 600; padding: .3rem .8rem .3rem 0; vertical-align: bottom; }}
 .real {{ color: var(--real); font-weight: 600; }}
 .imagined {{ color: var(--imagined); font-weight: 600; }}
 .views {{ display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; text-align: center; }}
@@ -62,8 +66,23 @@ td:first-child {{ color: var(--faint); white-space: nowrap; }}
 """
 
 SCRIPT = """
+for (const button of document.querySelectorAll("button.world")) {
+  const card = button.closest(".card"), place = card.querySelector("div.world");
+  button.addEventListener("click", async () => {
+    if (place.firstChild) { place.textContent = ""; button.textContent = "Show in 4D"; return; }
+    const packed = atob(card.querySelector("script[type='application/gzip']").textContent);
+    const bytes = Uint8Array.from(packed, letter => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const frame = document.createElement("iframe");
+    frame.title = "the imagined world in 4D";
+    frame.srcdoc = await new Response(stream).text();
+    place.append(frame);
+    frame.scrollIntoView({ block: "nearest" });
+    button.textContent = "Hide";
+  });
+}
 for (const card of document.querySelectorAll("[data-frames]")) {
-  const slider = card.querySelector("input"), button = card.querySelector("button");
+  const slider = card.querySelector("input"), button = card.querySelector(".player button");
   const time = card.querySelector("output"), strips = card.querySelectorAll(".strip");
   const show = () => {
     const step = Number(slider.value);

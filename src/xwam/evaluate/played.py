@@ -1,0 +1,70 @@
+"""Episodes that were played, as the report shows them: what was imagined at each decision, and what really came."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from xwam.evaluate.report_episode import Decision, EpisodeReport
+from xwam.images import centre_window, cut, resize_and_centre_crop, resize_nearest
+from xwam.policy import Policy
+from xwam.records import Prediction
+from xwam.sim.rollout import Rollout
+from xwam.view.html import write_page
+
+
+def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
+    """What really came after a decision, as the same kind of record: the frames that were seen, cropped alike."""
+    imagined, clip = episode.predictions[decision], policy.config.clip
+    _, kept = episode.matching_frames(decision)
+    names = [camera.name for camera in imagined.cameras]
+    video = [resize_and_centre_crop(episode.video[n][kept], clip.width_px, clip.height_px, clip.crop) for n in names]
+    window = centre_window(clip.height_px, clip.width_px, clip.crop)
+    depth = [
+        resize_nearest(
+            cut(resize_nearest(episode.depth[n][kept], clip.height_px, clip.width_px), window),
+            clip.height_px,
+            clip.width_px,
+        )
+        for n in names
+    ]
+    return replace(
+        imagined,
+        state=episode.state[episode.frame_steps[kept]],
+        video=np.stack(video),
+        depth=np.stack(depth),
+        seconds={},
+    )
+
+
+def first_frames(prediction: Prediction, count: int) -> Prediction:
+    """The beginning of a prediction: ``count`` frames and states."""
+    video, depth = prediction.video, prediction.depth
+    return replace(
+        prediction,
+        state=prediction.state[:count],
+        video=None if video is None else video[:, :count],
+        depth=None if depth is None else depth[:, :count],
+    )
+
+
+def episode_report(episode: Rollout, policy: Policy, pages: Sequence[Path | None], *, label: str = "") -> EpisodeReport:
+    """The episode with a 4D page for each decision that has a path in ``pages``."""
+    title = f"{episode.task}: {episode.instruction}"
+    decisions = []
+    for index, page in enumerate(pages):
+        imagined, real = episode.predictions[index], real_world(episode, index, policy)
+        if page is not None:
+            write_page(page, imagined, policy.layout, real=real, title=title)
+        decisions.append(Decision(imagined=imagined, real=real, page=page))
+    return EpisodeReport(
+        task=episode.task,
+        instruction=episode.instruction,
+        seed=episode.seed,
+        success=episode.success,
+        num_steps=episode.num_steps,
+        layout=policy.layout,
+        decisions=decisions,
+        label=label,
+    )

@@ -1,0 +1,126 @@
+"""The plots and the table at the top of the report: success, latency, and how fast imagination decays."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from xwam.evaluate.metrics import wilson_interval
+from xwam.evaluate.report_plots import IMAGINED, Line, histogram, interval_chart, line_chart
+
+FEW = 4  # decisions; fewer make no histogram
+GREY, GREEN = "#5b6472", "#009e73"
+DECAYS = {
+    "psnr_db": ("PSNR (dB)", 1, "How fast the images decay (static cameras)."),
+    "abs_rel": ("depth error, AbsRel (%)", 100, "How fast the depth decays (static cameras)."),
+    "chamfer_m": ("Chamfer distance (mm)", 1000, "How fast the fused cloud leaves the real one."),
+    "path_m": ("hand path error (mm)", 1000, "How far the imagined hand is from the executed one."),
+}
+"""Curves over the horizon: (name of the axis, factor, explanation)."""
+ENDINGS = {
+    "": "imagined",
+    "_copy": "last frame copied",
+    "_aligned": "imagined, scale aligned",
+    "_teacher": "estimator on imagined pictures",
+    "_teacher_aligned": "estimator, aligned",
+}
+"""What a score is about, by the ending of its name (evaluate/compare.py)."""
+ROWS = {
+    "psnr_db": ("PSNR, static cameras", 1, ".2f", "dB"),
+    "moving_psnr_db": ("PSNR where it moves", 1, ".2f", "dB"),
+    "ssim": ("SSIM", 1, ".3f", ""),
+    "lpips": ("LPIPS", 1, ".3f", ""),
+    "abs_rel": ("AbsRel", 1, ".4f", ""),
+    "rmse_m": ("RMSE of depth", 100, ".2f", "cm"),
+    "delta1": ("delta 1", 1, ".3f", ""),
+    "delta2": ("delta 2", 1, ".3f", ""),
+    "delta3": ("delta 3", 1, ".3f", ""),
+    "coverage": ("known depth", 1, ".1%", ""),
+    "chamfer_m": ("Chamfer distance", 1000, ".1f", "mm"),
+    "f_5mm": ("F-score at 5 mm", 1, ".3f", ""),
+    "f_10mm": ("F-score at 10 mm", 1, ".3f", ""),
+    "f_20mm": ("F-score at 20 mm", 1, ".3f", ""),
+    "consistency_m": ("views differ by", 1000, ".1f", "mm"),
+    "seen_through": ("points another view sees through", 1, ".1%", ""),
+    "path_m": ("hand path error", 1000, ".1f", "mm"),
+    "action_position_m": ("action error, position per step", 1000, ".1f", "mm"),
+}
+"""The table: (label, factor, format, unit)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """What the top of the report is about: all that was played or imagined, not only the episodes shown below."""
+
+    tasks: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # successes and trials; empty: nobody played
+    action_seconds: Sequence[float] = ()  # until the actions, one per decision
+    world_seconds: Sequence[float] = ()  # until the world
+    per_step: Mapping[str, Sequence[float]] = field(default_factory=dict)  # curves over the future frames
+    frame_hz: float = 1.0
+
+
+def charts(totals: Totals) -> str:
+    """Every plot that the totals can fill."""
+    found = []
+    if totals.tasks:
+        rows = [(task, *_rate(*totals.tasks[task])) for task in sorted(totals.tasks)]
+        words = "Success per task; the bar is the 95 % interval of the true rate."
+        found.append((interval_chart([(task, low, rate, high) for task, rate, low, high in rows]), words))
+    for name, (axis, factor, words) in DECAYS.items():
+        lines = [
+            Line(label, _curve(totals.per_step[key], totals.frame_hz, factor), colour, dashed)
+            for ending, label, colour, dashed in (
+                ("", "imagined", IMAGINED, False),
+                ("_copy", "last frame copied", GREY, True),
+                ("_teacher_aligned", "estimator, aligned", GREEN, True),
+            )
+            if (key := ended(name, ending)) in totals.per_step
+        ]
+        if lines:
+            found.append((line_chart(lines, "seconds from now", axis), words))
+    if len(totals.action_seconds) >= FEW:
+        plot = histogram([1000 * s for s in totals.action_seconds], "ms until the actions")
+        found.append((plot, "How long the robot waits; dashed: the median."))
+    figures = (f'<figure class="card">{plot}<figcaption>{words}</figcaption></figure>' for plot, words in found)
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def table(numbers: Mapping[str, object]) -> str:
+    """All numbers of the imagined worlds beside their baselines; nothing where there is no baseline to show."""
+    columns = [e for e in ENDINGS if any(ended(name, e) in numbers for name in ROWS)]
+    if len(columns) < 2:
+        return ""
+    head = "".join(f"<th>{ENDINGS[ending]}</th>" for ending in columns)
+    body = []
+    for name, (label, factor, form, unit) in ROWS.items():
+        found = [numbers.get(ended(name, ending)) for ending in columns]
+        if any(value is not None for value in found):
+            cells = (_cell(value, factor, form, unit) for value in found)
+            body.append(f"<tr><td>{html.escape(label)}</td>{''.join(cells)}</tr>")
+    return (
+        '<h2>All numbers</h2><div class="card wide"><table><thead><tr><td></td>'
+        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def ended(name: str, ending: str) -> str:
+    """The name of a score with an ending; the unit stays last: ``rmse_m`` and ``_copy`` give ``rmse_copy_m``."""
+    for unit in ("_m", "_db"):
+        if name.endswith(unit):
+            return name.removesuffix(unit) + ending + unit
+    return name + ending
+
+
+def _cell(value: object, factor: int, form: str, unit: str) -> str:
+    if not isinstance(value, float) or not np.isfinite(value):
+        return "<td></td>"
+    return f"<td>{factor * value:{form}} {unit}</td>"
+
+
+def _rate(wins: int, trials: int) -> tuple[float, float, float]:
+    return wins / max(trials, 1), *wilson_interval(wins, trials)
+
+
+def _curve(values: Sequence[float], frame_hz: float, factor: int) -> np.ndarray:
+    return np.stack([np.arange(1, len(values) + 1) / frame_hz, factor * np.asarray(values, dtype=float)], axis=1)
