@@ -29,7 +29,7 @@ from xwam.train import setup, step
 from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, trained
 from xwam.train.options import Setup
 from xwam.train.setup import World
-from xwam.train.state import build_model
+from xwam.train.state import lay_out, replace_weights, to_bfloat16
 
 
 class Plan(NamedTuple):
@@ -100,19 +100,19 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     shards = how.shards or num_processes
     rows = setup.check_batch(config.train.batch_size, world, how)
     in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and torch.device(device).type == "cuda")
-    alone = replace(how, shards=1, precision="bfloat16" if in_bfloat16 else "float32")
-    quiet = replace(config, train=replace(config.train, compile=False))
     _remember_rotation(config)
+    with torch.device("meta"):
+        model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build_model(quiet, alone, World(0, 1), torch.device("cpu"))
+        replace_weights(model, lambda _, weight: torch.empty(weight.shape, dtype=weight.dtype))
         learning = [weight for _, weight in trained(model)]
         still = sum(_size(weight) for weight in model.parameters())
         weights, gathered = sum(_size(weight) for weight in learning), 0
         if shards > 1 and in_bfloat16:  # what arrives in bf16, not a copy made on the way
-            model.to(torch.bfloat16)
+            to_bfloat16(model, resting_only=False)
         before = sum(_size(weight) for weight in model.parameters())
         with Ledger() as ledger, _kernels(device, in_bfloat16):
-            _run_step(model, quiet, alone, rows, ledger, autocast=in_bfloat16 and shards == 1)
+            _run_step(model, config, how, rows, ledger, autocast=in_bfloat16 and shards == 1)
     activations = ledger.without_gradients
     optimizer = sum(_optimizer_bytes(weight, how, shards) for weight in learning)
     if shards > 1:

@@ -4,13 +4,13 @@ The model is built without storage, gets its adapters and its shards, and only t
 than its own piece. Fresh weights are the same however many processes there are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from xwam.config import Config
 from xwam.model.shards import weight_files
@@ -41,16 +41,10 @@ def make_state(
 
 def build_model(config: Config, how: Setup, world: setup.World, device: torch.device) -> XWAM:
     """The model with everything that is done to it from outside, its memory not yet filled."""
-    with torch.device("meta"):
-        model = XWAM(config.model)
-        if how.lora_rank:
-            lora.add_lora(model, how.lora_rank)
     in_bfloat16 = setup.is_bfloat16(device, how.precision)
     shards = sharding.num_shards(how.shards, world)
-    if in_bfloat16 and shards == 1:
-        rest_in_bfloat16(model)
-    if how.recompute:
-        setup.recompute_blocks(model)
+    with torch.device("meta"):
+        model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
     if config.train.compile:
         setup.compile_blocks(model)
     if shards > 1:
@@ -58,11 +52,33 @@ def build_model(config: Config, how: Setup, world: setup.World, device: torch.de
     return model.to_empty(device=device)
 
 
-def rest_in_bfloat16(model: XWAM) -> None:
-    """Weights that do not learn need no float32: half the memory. Norms and tables are small and stay."""
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad and weight.ndim >= 2 and not name.endswith("modulation"):
-            weight.data = weight.data.to(torch.bfloat16)
+def lay_out(config: Config, how: Setup, *, rest_in_bfloat16: bool) -> XWAM:
+    """The model with its adapters and recomputation. What does not learn needs no float32: half the memory."""
+    model = XWAM(config.model)
+    if how.lora_rank:
+        lora.add_lora(model, how.lora_rank)
+    if rest_in_bfloat16:
+        to_bfloat16(model, resting_only=True)
+    if how.recompute:
+        setup.recompute_blocks(model)
+    return model
+
+
+def to_bfloat16(model: nn.Module, *, resting_only: bool) -> None:
+    """Matrices in bf16, in place; vectors and modulation tables are small and stay."""
+
+    def rounded(name: str, weight: nn.Parameter) -> Tensor:
+        stays = weight.ndim < 2 or name == "modulation" or (resting_only and weight.requires_grad)
+        return weight.detach() if stays else weight.detach().to(torch.bfloat16)
+
+    replace_weights(model, rounded)
+
+
+def replace_weights(model: nn.Module, make: Callable[[str, nn.Parameter], Tensor]) -> None:
+    """Put another tensor, made from the last part of its name and the old one, in the place of every weight."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, nn.Parameter(make(name, weight), requires_grad=weight.requires_grad))
 
 
 @torch.no_grad()
