@@ -44,7 +44,7 @@ from xwam.train.setup import Setup
 NOISE = ("asynchronous", "decoupled", "synchronous")
 DEPTH = ("no-depth", "depth-views")
 STEPS = {"asynchronous": (25, 5), "synchronous": (25, 25)}  # of video, of actions
-LATENCY_ROUNDS = 7
+LATENCY_ROUNDS = 5
 MAY_CHANGE = {"out", "seeds", "trainings", "demonstrations", "save_every", "envs", "device"}
 METRICS = {  # name: (heading, factor, digits)
     "action_position_m": ("action error, mm", 1000, 1),

@@ -54,8 +54,8 @@ def measure(policy: Policy, folder: Path, trial: Trial) -> Point:
     point: Point = {}
     if trial.num_episodes:
         report = evaluate_closed_loop(policy, _closed_loop(trial), folder / "closed.json")
-        point["wins"] = sum(row["success"] for row in report["episodes"])
-        point["episodes"] = len(report["episodes"])
+        point["wins"] = float(sum(row["success"] for row in report["episodes"]))
+        point["episodes"] = float(len(report["episodes"]))
     if trial.num_clips:
         point |= _open_loop(policy, folder / "open.json", trial)
     return point

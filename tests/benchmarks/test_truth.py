@@ -1,0 +1,112 @@
+"""Truth: a perfect imagination is called perfect, a deaf one is found out, and the whole runs on a small checkpoint."""
+
+import numpy as np
+import pytest
+
+from benchmarks import truth
+from benchmarks.truth import Truth
+from tests.examples import make_observation
+from tests.sim.fake_env import FakeEnv
+from xwam.evaluate.dynamics import imagine_actions
+from xwam.images import resize_and_centre_crop
+from xwam.policy import load_policy
+
+
+class HandInSight(FakeEnv):
+    """The static cameras see a red square where the hand is."""
+
+    def observe(self):
+        seen = super().observe()
+        row, column = (int(np.clip(16 + 30 * value, 4, 27)) for value in self.position[:2])
+        for name in ("left", "right"):
+            seen.images[name][row - 3 : row + 4, column - 3 : column + 4] = (255, 0, 0)
+        return seen
+
+
+def settings_for(checkpoint, out) -> Truth:
+    return Truth(
+        checkpoint=checkpoint, tasks=("fake-reach", "fake-fragile"), out=out, episodes=2, chunks=1, swaps=1
+    )  # fmt: skip
+
+
+def test_the_whole_on_a_small_checkpoint(trained, tmp_path):
+    _, last = trained
+    settings = settings_for(last, tmp_path)
+    result = truth.run(settings, make_env=HandInSight)
+    assert result["path"]["episodes"] == 4
+    assert result["path"]["imagined_m"] > 0
+    assert result["actions"]["videos"] == 4, "two videos of each of the two swaps"
+    assert result["actions"]["rms_by_action_real"] > truth.MOVING_LEVELS / 3**0.5, "only pixels that differ count"
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert len(times) == 6
+    assert truth.run(settings, make_env=HandInSight) == result
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert "nearer to its own actions" in (tmp_path / "table.md").read_text()
+
+
+def write_episodes(settings: Truth, imagine) -> None:
+    """Pictures in which one number says whether the task is solved, and the others say nothing."""
+    generator = np.random.default_rng(0)
+    for task in settings.tasks:
+        for number in range(6):
+            is_solved = np.array([False, False, number % 2 == 0])
+            real = generator.normal(size=(3, 20)).astype(np.float32)
+            real[:, 0] = np.where(is_solved, 4, -4)
+            arrays = {"decision": np.zeros(3, int), "real": real, "imagined": imagine(real), "is_solved": is_solved}
+            arrays |= {"path": np.array([0.01]), "still": np.array([0.1])}
+            truth.save_whole(settings.out / "episodes" / f"{task}-{number:03d}.npz", arrays)
+
+
+def test_the_probe_tells_true_from_false_imagination(tmp_path):
+    honest, hopeful = settings_for("", tmp_path / "honest"), settings_for("", tmp_path / "hopeful")
+    write_episodes(honest, lambda real: real)
+    write_episodes(hopeful, lambda real: np.where(np.arange(20) == 0, 4, real).astype(np.float32))
+    counts = truth.judge_success(honest)
+    assert counts["imagined_solved"] == counts["last_solved"] == [6, 6]
+    assert counts["imagined_open"] == counts["last_open"] == [0, 6]
+    assert counts["first_solved"] == [0, 6], "nothing is solved before anything was done"
+    assert truth.judge_success(hopeful)["imagined_open"] == [6, 6], "success is always imagined"
+
+
+def test_the_probe_is_not_asked_without_both_classes():
+    one_class = [{"real": np.zeros((2, 3)), "is_solved": np.array([True, True])}]
+    assert truth.fit_probe(one_class) is None
+    assert truth.fit_probe([]) is None
+
+
+@pytest.mark.parametrize(("own", "nearer"), [(1.0, 2), (9.0, 0)])
+def test_following_is_counted_video_by_video(tmp_path, own, nearer):
+    settings = Truth(checkpoint=tmp_path, tasks=("fake-reach",), out=tmp_path)
+    arrays = {"own": np.full(2, own), "wrong": np.full(2, 4.0), "pixels": np.array([7])}
+    arrays |= {name: np.array([25.0]) for name in ("by_action", "by_seed", "by_action_real")}
+    truth.save_whole(tmp_path / "swaps" / "fake-reach-000.npz", arrays)
+    judged = truth.judge_swaps(settings)
+    assert (judged["nearer"], judged["videos"], judged["rms_by_action"]) == (nearer, 2, 5.0)
+
+
+def test_small_pictures_are_means():
+    video = np.zeros((2, 3, 64, 64, 3), np.uint8)
+    video[1, 2, :2, 0] = 255
+    row = truth.small(video)
+    assert row.shape == (3, 2 * 32 * 32 * 3)
+    assert row[2, 32 * 32 * 3] == pytest.approx(0.5)
+    assert row.sum() == pytest.approx(1.5)
+
+
+def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
+    _, last = trained
+    policy = load_policy(last)
+    observation, clip = make_observation(policy.config), policy.config.clip
+    state = np.repeat(observation.state[None], clip.num_states, axis=0)
+    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
+    still = imagine_actions(policy, observation, action, state, seed=3)
+    np.testing.assert_array_equal(still.action, action)
+    np.testing.assert_array_equal(still.state, state)
+    for view, name in enumerate(policy.config.view_names):
+        seen = resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
+        np.testing.assert_array_equal(still.video[view, 0], seen)
+    np.testing.assert_array_equal(imagine_actions(policy, observation, action, state, seed=3).video, still.video)
+    moved = imagine_actions(policy, observation, action + policy.layout.action_mask * np.float32(0.02), state, seed=3)
+    assert not np.array_equal(moved.video, still.video)
+    with pytest.raises(ValueError, match="3 actions, 5 states: give 16 actions and 5 states"):
+        imagine_actions(policy, observation, action[:3], state)
