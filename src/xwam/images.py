@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
+GREY = 128  # every pixel of a picture that stands for a camera that is not there
+
 
 class Window(NamedTuple):
     """A part of an image, in whole pixels."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, Shaped
 
-from xwam.images import Window, centre_window, crop_size, cut, resize, resize_corners, to_bytes
+from xwam.images import GREY, Window, centre_window, crop_size, cut, resize, resize_corners, to_bytes
 from xwam.records import Camera, Clip
 
 LARGEST_FACTOR = 0.2  # brightness, contrast and saturation are scaled by 1 - this .. 1 + this
@@ -102,6 +102,7 @@ def change_colours(images: Float32[np.ndarray, "*T H W 3"], colours: Colours) ->
 
 def _cropped(clip: Clip, windows: tuple[Window, ...], colours: Colours | None) -> Clip:
     images = crop_images(clip.video, windows) if colours is None else _coloured(clip, windows, colours)
+    images[~clip.video_mask.any(axis=1)] = GREY  # a camera that is not there looks the same everywhere
     return replace(
         clip,
         video=to_bytes(images),

@@ -5,7 +5,7 @@ masked: it never trains.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float32, Int
 
 from xwam.config import ClipConfig
 from xwam.data.episodes import Episodes, camera_named
-from xwam.images import resize, resize_nearest, to_bytes
-from xwam.records import Clip
+from xwam.images import GREY, resize, resize_nearest, to_bytes
+from xwam.records import Camera, Clip
 
 Split = Literal["train", "validation", "all"]
 VALIDATION_SHARE = 0.1  # of the episodes are held out
@@ -31,6 +31,11 @@ def split_episodes(num_episodes: int, validation_share: float = VALIDATION_SHARE
     return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
 
 
+def spread(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
 class Clips:
     """All clips of some episodes: ``clips[i]`` reads one, uncropped, at the size of the settings."""
 
@@ -44,10 +49,12 @@ class Clips:
         validation_share: float = VALIDATION_SHARE,
         padded: bool = True,
         every: int = 1,
+        absent: Collection[str] = (),
     ) -> None:
         """``padded=False``: only clips that end in the episode. ``every``: a clip begins at each such step.
 
-        Raises ValueError when rates or cameras do not fit.
+        ``absent``: views that this data set does not have; grey pictures that never train stand for them, as for a
+        camera that an episode lacks. Raises ValueError when rates or cameras do not fit.
         """
         if abs(episodes.action_hz - config.action_hz) > 0.01 * config.action_hz:
             raise ValueError(
@@ -55,8 +62,11 @@ class Clips:
                 "actions of another rate mean something else. Change clip.action_hz or resample the data set."
             )
         self.episodes, self.config, self.view_names = episodes, config, tuple(view_names)
+        nowhere = [Camera(name=name, width=config.width_px, height=config.height_px) for name in absent]
+        self.absent = frozenset(absent)
         self.cameras = tuple(
-            camera_named(episodes.cameras, name).resized(config.width_px, config.height_px) for name in view_names
+            camera_named((*episodes.cameras, *nowhere), name).resized(config.width_px, config.height_px)
+            for name in view_names
         )
         train, validation = split_episodes(episodes.num_episodes, validation_share)
         self.numbers = {"train": train, "validation": validation, "all": sorted(train + validation)}[split]
@@ -86,9 +96,10 @@ class Clips:
         actions = start + np.arange(config.action_horizon)
         acts = actions < len(info.action)
         depth, has_depth = self._depth(episode, frames)
-        video_mask = np.broadcast_to(is_real, (len(self.view_names), len(frames))).copy()
+        video, is_seen = self._views(episode, start)
+        video_mask = is_real & is_seen[:, None]
         return Clip(
-            video=to_bytes(self.images(episode, start)),
+            video=to_bytes(video),
             depth=depth,
             state=info.state[frames],
             action=np.where(acts[:, None], info.action[np.minimum(actions, len(info.action) - 1)], 0),
@@ -102,10 +113,19 @@ class Clips:
 
     def images(self, episode: int, start: int) -> Float32[np.ndarray, "V T H W 3"]:
         """The clip's images in 0..255, resized and not yet rounded."""
+        return self._views(episode, start)[0]
+
+    def _views(self, episode: int, start: int) -> tuple[Float32[np.ndarray, "V T H W 3"], Bool[np.ndarray, " V"]]:
+        """Images of every view (grey where there is none), and which views are real."""
         frames, _ = self._steps(start, self.episodes.length(episode))
-        config = self.config
-        views = [self.episodes.frames(episode, name, frames) for name in self.view_names]
-        return np.stack([resize(view, config.height_px, config.width_px) for view in views])
+        size = (self.config.height_px, self.config.width_px)
+        views = np.full((len(self.view_names), len(frames), *size, 3), GREY, np.float32)
+        is_seen = np.zeros(len(self.view_names), dtype=bool)
+        for view, name in enumerate(self.view_names):
+            images = None if name in self.absent else self.episodes.frames(episode, name, frames)
+            if images is not None:
+                views[view], is_seen[view] = resize(images, *size), True
+        return views, is_seen
 
     def _steps(self, start: int, length: int) -> tuple[Int[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
         """The step of each frame (the last one again after the end), and which are real."""
@@ -122,7 +142,7 @@ class Clips:
         depth = np.zeros((len(self.view_names), len(frames), config.height_px, config.width_px), np.float32)
         has_depth = np.zeros(len(self.view_names), dtype=bool)
         for view, name in enumerate(self.view_names):
-            metres = self.episodes.depth(episode, name, frames)
+            metres = None if name in self.absent else self.episodes.depth(episode, name, frames)
             if metres is not None:
                 has_depth[view] = True
                 depth[view] = resize_nearest(metres, config.height_px, config.width_px)

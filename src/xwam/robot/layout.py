@@ -136,6 +136,12 @@ def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, 
     return Layout(name=name, state=tuple(state), action=tuple(action))
 
 
+def layout_slices(parts: tuple[Part, ...]) -> list[tuple[Part, slice]]:
+    """Every part with the slots where it stands."""
+    ends = np.cumsum([0, *(part.size for part in parts)]).tolist()
+    return [(part, slice(start, stop)) for part, start, stop in zip(parts, ends[:-1], ends[1:], strict=True)]
+
+
 def _slice(parts: tuple[Part, ...], name: str) -> slice:
     start = 0
     for part in parts:

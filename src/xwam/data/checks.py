@@ -1,0 +1,188 @@
+"""Find the silent mistakes of a data set in seconds, before any weights load.
+
+In: a LeRobot data set and the robot.json that explains it (our own need none). Out: findings, each with what is wrong
+and what to do. Numbers are read from the files as they are, so that a damaged file is described, not merely refused.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from xwam.data.clips import spread
+from xwam.data.lerobot import LeRobotEpisodes, open_lerobot
+from xwam.data.lerobot_index import read_columns, read_info
+from xwam.data.videos import num_frames
+from xwam.robot.layout import Layout
+from xwam.robot.mapping import CameraSource, PartSource, RobotConfig
+
+Level = Literal["wrong", "look", "fine"]  # fix it; a person should look; nothing found
+SLACK = 0.01  # share by which a rate or a time may be off
+LISTED = 3  # places named per finding
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    level: Level
+    check: str
+    text: str
+
+
+class Motion(NamedTuple):
+    """One episode's numbers: columns as stored, states and actions as training would see them."""
+
+    episode: int
+    columns: dict[str, np.ndarray]
+    state: Float[np.ndarray, "N Ds"]
+    action: Float[np.ndarray, "M Da"]
+
+
+class Subject(NamedTuple):
+    """A data set as the checks see it. ``is_declared``: somebody wrote its robot.json."""
+
+    episodes: LeRobotEpisodes
+    robot: RobotConfig
+    is_declared: bool
+    motions: list[Motion]
+    names: dict[str, list[str]]  # of the slots of each column, where the data set has them
+
+
+def open_subject(root: Path, robot: RobotConfig | None, most: int) -> Subject:
+    """Open a data set and read the numbers of at most so many episodes; those that are not whole stay out."""
+    episodes = open_lerobot(root, robot=robot)
+    explained = robot or robot_of_layout(episodes.layout, episodes)
+    motions = []
+    for number in spread(episodes.num_episodes, most):
+        columns = episodes.columns(number)
+        found = {len(rows) for rows in columns.values()}
+        if found == {episodes.row(number).length} and all(np.isfinite(rows).all() for rows in columns.values()):
+            state, action = episodes.reading.states_and_actions(columns)
+            motions.append(Motion(number, columns, state.astype(np.float64), action.astype(np.float64)))
+    names = {key: _slot_names(episodes.facts["features"][key]) for key in episodes.reading.keys}
+    return Subject(episodes, explained, robot is not None, motions, names)
+
+
+def robot_of_layout(layout: Layout, episodes: LeRobotEpisodes) -> RobotConfig:
+    """The robot.json of a data set whose columns are a layout's own vectors."""
+    sides: dict[str, list[PartSource]] = {"observation.state": [], "action": []}
+    for key, parts in (("observation.state", layout.state), ("action", layout.action)):
+        start = 0
+        for part in parts:
+            arm, _, what = part.name.rpartition("_")
+            if part.is_used and what in ("position", "rotation", "gripper", "joints"):
+                is_change = part.kind.startswith("delta_")
+                rest: dict[str, Any] = {"reference": "delta" if is_change else "absolute"}
+                if part.kind == "gripper_command":
+                    rest |= {"closed": -1.0}
+                if what == "joints":
+                    rest |= {"size": part.size, "unit": part.unit}
+                if what == "rotation" and is_change:
+                    rest |= {"form": "axis_angle"}
+                sides[key].append(PartSource(what=what, arm=arm, key=key, start=start, **rest))
+            start += part.size
+    cameras = [CameraSource(name=view.camera.name, key=view.key) for view in episodes.reading.views]
+    return RobotConfig(
+        name=layout.name,
+        action_hz=episodes.action_hz,
+        state=tuple(sides["observation.state"]),
+        action=tuple(sides["action"]),
+        cameras=tuple(cameras),
+        state_width=layout.state_width,
+        action_width=layout.action_width,
+    )
+
+
+def check_files(root: Path, robot: RobotConfig | None) -> Iterator[Finding]:
+    """Frame counts, gaps in time, rates, NaN: what a reader stumbles over."""
+    info = read_info(root)
+    episodes = open_lerobot(root, robot=robot)
+    yield from _check_rows(episodes, info)
+    yield from _check_videos(episodes)
+    yield from _check_finite(episodes)
+
+
+def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Finding]:
+    """As many rows as meta/episodes says, numbered without gaps, at even times."""
+    short, gaps, times = [], [], []
+    for number in range(episodes.num_episodes):
+        row = episodes.row(number)
+        there = [name for name in ("frame_index", "timestamp") if name in pq.read_schema(row.data).names]
+        clock = read_columns(row.data, there).get(number, {})
+        found = len(next(iter(clock.values()))) if clock else len(next(iter(episodes.columns(number).values())))
+        if found != row.length:
+            short.append(f"episode {number} has {found} rows of {row.length}")
+        if "frame_index" in clock and (np.diff(clock["frame_index"][:, 0]) != 1).any():
+            place = int(np.flatnonzero(np.diff(clock["frame_index"][:, 0]) != 1)[0])
+            gaps.append(f"episode {number} after frame {place}")
+        if "timestamp" in clock and len(clock["timestamp"]) > 1:
+            steps = np.diff(clock["timestamp"][:, 0].astype(np.float64)) * info["fps"]
+            if np.abs(steps - 1).max() > 0.5:
+                gaps.append(f"episode {number} after frame {int(np.abs(steps - 1).argmax())} (time)")
+            times.append(float(np.median(steps)))
+    yield _finding("frame counts", short, "every episode has its rows", "copy the data set again or leave them out")
+    yield _finding("gaps", gaps, "frames follow without gaps", "cut the episodes there, or record again")
+    rate = float(np.median(times)) if times else 1.0
+    slow = [f"frames are {rate / info['fps']:.4g} s apart: {info['fps'] / rate:.4g} per second, not {info['fps']}"]
+    yield _finding(
+        "fps",
+        slow if abs(rate - 1) > SLACK else [],
+        f"{info['fps']} frames per second",
+        "correct fps in meta/info.json",
+    )
+
+
+def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
+    """Videos hold as many frames as there are rows, at the data set's rate. Nothing is decoded."""
+    ends: dict[Path, float] = {}
+    for number in range(episodes.num_episodes):
+        row = episodes.row(number)
+        for place in row.videos.values():
+            ends[place.path] = max(ends.get(place.path, 0.0), place.first_s * episodes.fps + row.length)
+    short, rates = [], []
+    for path, needed in ends.items():
+        count, rate = num_frames(path, episodes.fps)
+        name = path.relative_to(episodes.root)
+        if count < round(needed):
+            short.append(f"{name} has {count} frames of {round(needed)}")
+        if abs(rate - episodes.fps) > SLACK * episodes.fps:
+            rates.append(f"{name} runs at {rate:g} fps, the data set at {episodes.fps:g}")
+    yield _finding("video frames", short, "every row has its picture", "encode or copy these videos again")
+    yield _finding("video fps", rates, "videos run at the data set's rate", "encode them again at that rate")
+    missing = {
+        view.camera.name: sum(view.key not in episodes.row(number).videos for number in range(episodes.num_episodes))
+        for view in episodes.reading.views
+        if view.may_be_missing
+    }
+    if any(missing.values()):
+        words = ", ".join(f"{name} in {count} of {episodes.num_episodes}" for name, count in missing.items() if count)
+        yield Finding("look", "missing cameras", f"{words} episodes; grey pictures that never train stand for them")
+
+
+def _check_finite(episodes: LeRobotEpisodes) -> Iterator[Finding]:
+    bad = []
+    for number in range(episodes.num_episodes):
+        for key, rows in episodes.columns(number).items():
+            if len(rows) and not np.isfinite(rows).all():
+                frame, slot = np.argwhere(~np.isfinite(rows))[0].tolist()
+                bad.append(f"episode {number} frame {frame} slot {slot} of {key!r}")
+    yield _finding("NaN", bad, "every number is finite", "drop these frames or episodes")
+
+
+def _finding(check: str, bad: Sequence[str], good: str, advice: str) -> Finding:
+    """Wrong when anything is listed."""
+    if not bad:
+        return Finding("fine", check, good)
+    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    return Finding("wrong", check, f"{'; '.join(bad[:LISTED])}{more}: {advice}")
+
+
+def _slot_names(feature: dict[str, Any]) -> list[str]:
+    """Names of a column's slots, as LeRobot stores them: a list, or lists in a dictionary."""
+    names = feature.get("names")
+    if isinstance(names, dict):
+        names = [name for group in names.values() for name in (group if isinstance(group, list) else [])]
+    return [str(name) for name in names or []]

@@ -1,0 +1,150 @@
+"""Do the cameras show what their names say? Black, frozen, doubled and swapped cameras; depth in the wrong unit."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.data.checks import LISTED, Finding, Subject
+from xwam.data.clips import spread
+from xwam.images import resize
+
+MOST_EPISODES = 8
+FRAMES = 8  # of each episode
+GRID = 16  # pictures are compared at this size
+FLAT = 2.0  # grey levels of 255
+MOVED = 6.0
+RIDING = ("wrist", "hand", "gripper")  # names of cameras that ride on a hand
+Pictures = dict[str, dict[int, Float[np.ndarray, "T 16 16 3"]]]
+
+
+def check_pictures(subject: Subject) -> Iterator[Finding]:
+    """All that pictures alone tell, on some frames of some episodes."""
+    seen = _seen(subject)
+    bad = []
+    for name, films in seen.items():
+        every = np.concatenate(list(films.values())) if films else np.zeros((1, GRID, GRID, 3))
+        if every.std(axis=(1, 2)).max() < FLAT:
+            bad.append(f"camera {name!r} shows nothing (one colour all over)")
+    bad += _doubled(seen)
+    bad += _swapped(seen)
+    bad += _riding(subject, seen)
+    if bad:
+        yield Finding("wrong", "cameras", f"{'; '.join(bad[:LISTED])}: correct keys and order of the cameras")
+    else:
+        yield Finding("fine", "cameras", f"{len(seen)} different views, each the same camera in every episode")
+    frozen = _frozen(subject, seen)
+    if frozen:
+        yield Finding("wrong", "frozen cameras", f"{'; '.join(frozen[:LISTED])}: leave these episodes out")
+    yield from _check_depth(subject)
+
+
+def _seen(subject: Subject) -> Pictures:
+    """Small pictures of every camera in some episodes."""
+    episodes = subject.episodes
+    seen: Pictures = {camera.name: {} for camera in episodes.cameras}
+    for number in spread(episodes.num_episodes, MOST_EPISODES):
+        steps = np.array(spread(episodes.length(number), FRAMES))
+        for name, films in seen.items():
+            frames = episodes.frames(number, name, steps)
+            if frames is not None:
+                films[number] = resize(_blocks(frames), GRID, GRID)
+    return seen
+
+
+def _blocks(frames: np.ndarray) -> Float[np.ndarray, "T h w 3"]:
+    """Means of square blocks, so that shrinking further does not flicker."""
+    size = max(1, min(frames.shape[1:3]) // GRID)
+    height, width = (length // size * size for length in frames.shape[1:3])
+    cut = frames[:, :height, :width].astype(np.float32)
+    return cut.reshape(len(cut), height // size, size, width // size, size, 3).mean(axis=(2, 4))
+
+
+def _doubled(seen: Pictures) -> list[str]:
+    """Two cameras with the same pictures."""
+    names, found = list(seen), []
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            both = seen[first].keys() & seen[second].keys()
+            gaps = [np.abs(seen[first][n] - seen[second][n]).mean() for n in both]
+            if gaps and max(gaps) < FLAT / 2:
+                found.append(f"cameras {first!r} and {second!r} show the same pictures")
+    return found
+
+
+def _swapped(seen: Pictures) -> list[str]:
+    """Episodes in which two cameras changed places: each looks like the other one elsewhere."""
+    names, found = list(seen), []
+    typical = {name: np.median([film[0] for film in films.values()], axis=0) for name, films in seen.items() if films}
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            for number in sorted(seen[first].keys() & seen[second].keys()):
+                if min(len(seen[first]), len(seen[second])) < 3:
+                    continue
+                own = _far(seen[first][number], typical[first]) + _far(seen[second][number], typical[second])
+                other = _far(seen[first][number], typical[second]) + _far(seen[second][number], typical[first])
+                if other < 0.5 * own:
+                    found.append(f"episode {number}: cameras {first!r} and {second!r} are swapped")
+    return found
+
+
+def _riding(subject: Subject, seen: Pictures) -> list[str]:
+    """A camera on the hand sees everything move; one that stands still does not."""
+    riding = {camera.name for camera in subject.episodes.cameras if camera.hand_from_camera is not None}
+    riding |= {name for name in seen if any(word in name.lower() for word in RIDING)}
+    shares = {name: _moving_share(films) for name, films in seen.items() if films}
+    found = []
+    for name in (name for name in shares if name not in riding):
+        if riding & shares.keys() and shares[name] > 0.3:
+            most = max((other for other in shares if other in riding), key=lambda other: shares[other])
+            if shares[name] > 2 * shares[most]:
+                found.append(
+                    f"{shares[name]:.0%} of {name!r} moves and {shares[most]:.0%} of {most!r}, which should ride "
+                    "on the hand: are they swapped?"
+                )
+    return found
+
+
+def _frozen(subject: Subject, seen: Pictures) -> list[str]:
+    """Episodes in which a picture stands still while the robot moves."""
+    found = []
+    for motion in subject.motions:
+        if np.ptp(motion.state, axis=0).max() < 1e-3:
+            continue
+        for name, films in seen.items():
+            if motion.episode in films and np.abs(np.diff(films[motion.episode], axis=0)).max(initial=0) < 0.5:
+                found.append(f"camera {name!r} stands still in episode {motion.episode}")
+    return found
+
+
+def _check_depth(subject: Subject) -> Iterator[Finding]:
+    """Distances that the camera's range cannot hold: a wrong unit, or a range nobody set."""
+    episodes = subject.episodes
+    for camera in episodes.cameras:
+        metres = [
+            depth
+            for number in spread(episodes.num_episodes, MOST_EPISODES)
+            if (depth := episodes.depth(number, camera.name, np.array([0]))) is not None
+        ]
+        if not metres:
+            continue
+        every = np.concatenate([depth.ravel() for depth in metres])
+        known = every[every > 0]
+        if not len(known):
+            yield Finding("wrong", f"depth of {camera.name!r}", "no pixel is known: leave depth_key out")
+            continue
+        outside = float(((known < camera.near_m) | (known > camera.far_m)).mean())
+        low, high = np.quantile(known, [0.01, 0.99])
+        words = f"{low:.3g} to {high:.3g} m, {outside:.0%} outside near_m={camera.near_m:g} .. far_m={camera.far_m:g}"
+        level = "wrong" if outside > 0.5 else "look" if outside > 0.1 else "fine"
+        advice = "" if level == "fine" else ": correct the range (or the unit of the depth)"
+        yield Finding(level, f"depth of {camera.name!r}", words + advice)
+
+
+def _far(film: np.ndarray, picture: np.ndarray) -> float:
+    return float(np.abs(film[0] - picture).mean())
+
+
+def _moving_share(films: dict[int, np.ndarray]) -> float:
+    """Share of the picture that changes between looks."""
+    return float(np.mean([(np.abs(np.diff(film, axis=0)).max(axis=-1) > MOVED).mean() for film in films.values()]))
