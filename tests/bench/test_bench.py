@@ -11,6 +11,7 @@ from xwam.bench.clock import Sample, Timing, matrix_rate, measure
 from xwam.bench.operations import count_operations, product_shapes
 from xwam.bench.stages import Plan, run_bench
 from xwam.bench.subject import open_subject
+from xwam.bench.training import operations_per_sample, samples_per_second_limit
 from xwam.cli import main
 from xwam.presets import preset
 
@@ -105,3 +106,13 @@ def test_the_verb(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "debgu"])
     assert "neither a checkpoint" in capsys.readouterr().err
+
+
+def test_a_training_step_is_three_forwards():
+    config = CONFIG
+    forward = count_operations(config, prompt_length=config.model.text_length)
+    found = operations_per_sample(config)
+    assert 2.7 < found / (forward.step_with_depth + forward.prompt) < 3.0  # the first layers need no input gradient
+    limits = [samples_per_second_limit(config, torch.device("cpu"), in_bfloat16=False, num_ranks=n) for n in (1, 2)]
+    assert limits[0] > 0
+    assert limits[1] > limits[0] / 2

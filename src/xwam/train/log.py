@@ -36,10 +36,10 @@ def open_log(out: Path, *, wandb_project: str | None = None, settings: Mapping[s
 
 
 class Meter:
-    """Samples per second, and the share of the time that was spent waiting for data, since the last reading."""
+    """Speed since the last reading, the share of ``limit`` (what matrix products alone allow), the wait for data."""
 
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size, self._steps = batch_size, 0
+    def __init__(self, batch_size: int, limit: float) -> None:
+        self.batch_size, self.limit, self._steps = batch_size, limit, 0
         self._mark, self._waited = time.perf_counter(), 0.0
 
     @contextmanager
@@ -54,7 +54,8 @@ class Meter:
         """The numbers, and start anew."""
         seconds, steps = time.perf_counter() - self._mark, self._steps
         share, self._mark, self._waited, self._steps = self._waited / seconds, time.perf_counter(), 0.0, 0
-        return {"samples_per_second": steps * self.batch_size / seconds, "data_wait_share": share}
+        rate = steps * self.batch_size / seconds
+        return {"samples_per_second": rate, "matrix_rate_share": rate / self.limit, "data_wait_share": share}
 
 
 def _file(path: Path) -> Log:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from xwam.bench.training import samples_per_second_limit
 from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model.weights import save_weights
@@ -103,7 +104,7 @@ def train(
     empty_prompt = data.empty_prompt.to(target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
-    last, meter = run.out / f"step-{done:07d}", Meter(config.train.batch_size)
+    last, meter = run.out / f"step-{done:07d}", _meter(config, how, world, target)
     with StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
         for now in range(done, config.train.num_steps):
             finished = now + 1
@@ -143,6 +144,12 @@ def _numbers(
 ) -> dict[str, float]:
     rate = setup.learning_rate_at(now, config.train)
     return global_losses(losses, world) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
+
+
+def _meter(config: Config, how: Setup, world: setup.World, device: torch.device) -> Meter:
+    in_bfloat16 = setup.is_bfloat16(device, how.precision)
+    limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, num_ranks=world.num_ranks)
+    return Meter(config.train.batch_size, limit)
 
 
 def _shown(numbers: dict[str, float]) -> str:

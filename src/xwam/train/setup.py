@@ -131,12 +131,6 @@ def all_blocks(model: XWAM) -> list[Any]:
     return [*model.blocks, *(model.depth_blocks if model.config.num_depth_blocks else [])]
 
 
-def compile_blocks(model: XWAM) -> None:
-    """Compile every block in place (names of the weights stay); all blocks share one compiled program."""
-    for block in all_blocks(model):
-        block.compile(dynamic=False)
-
-
 def recompute_blocks(model: XWAM) -> None:
     """Keep each block's inputs alone for the way back and compute the rest again: a third more work, less memory."""
     for block in all_blocks(model):
