@@ -5,7 +5,7 @@ EXTRAS := sim,view,train,lora,lowmem,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
-.PHONY: help demo test lint system browser reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth clean
+.PHONY: help demo test lint system browser reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -43,6 +43,9 @@ reproduce-curves: system .venv/ready  ## success and quality against steps and r
 
 reproduce-truth: system .venv/ready  ## does imagination tell the truth
 	$(BIN)/python benchmarks/truth.py checkpoints/tiny --tasks $(TINY_TASKS) --out runs/truth
+
+reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
+	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --out runs/finetune
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

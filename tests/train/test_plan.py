@@ -99,6 +99,8 @@ def test_what_saves_memory_saves_it_in_the_plan():
     lora = make_plan(SMALLER, Setup(lora_rank=8))
     assert lora.weights + lora.optimizer < 0.5 * (whole.weights + whole.optimizer)
     assert make_plan(SMALLER, Setup(accumulate=2)).activations < 0.6 * whole.activations
+    both = Setup(precision="bfloat16", recompute=True, lora_rank=8)
+    assert make_plan(SMALLER, both, device="cuda").activations < make_plan(SMALLER, both).activations, "flash attention"
     shards = make_plan(SMALLER, Setup(shards=0), num_processes=4)
     assert shards.weights == whole.weights // 4
     assert shards.activations < 0.3 * whole.activations

@@ -8,9 +8,9 @@ Not in it: the CUDA context (about 0.5 GB), the allocator's gaps and libraries' 
 the activations are usually smaller.
 """
 
+import functools
 import weakref
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_iter
 from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model import rope, tokens
+from xwam.model.xwam import XWAM
 from xwam.train import setup, step
 from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, trained
 from xwam.train.options import Setup
@@ -102,7 +103,11 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and torch.device(device).type == "cuda")
     _remember_rotation(config)
     with torch.device("meta"):
-        model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
+        model = lay_out(config, replace(how, recompute=False), rest_in_bfloat16=in_bfloat16 and shards == 1)
+    if in_bfloat16 and torch.device(device).type != "cpu":
+        _attend_as_a_gpu(model)
+    if how.recompute:
+        setup.recompute_blocks(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         replace_weights(model, lambda _, weight: torch.empty(weight.shape, dtype=weight.dtype))
         learning = [weight for _, weight in trained(model)]
@@ -111,7 +116,7 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
         if shards > 1 and in_bfloat16:  # what arrives in bf16, not a copy made on the way
             to_bfloat16(model, resting_only=False)
         before = sum(_size(weight) for weight in model.parameters())
-        with Ledger() as ledger, _kernels(device, in_bfloat16):
+        with Ledger() as ledger:
             _run_step(model, config, how, rows, ledger, autocast=in_bfloat16 and shards == 1)
     activations = ledger.without_gradients
     optimizer = sum(_optimizer_bytes(weight, how, shards) for weight in learning)
@@ -213,8 +218,15 @@ class _FlashAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _kernels(device: str, in_bfloat16: bool) -> AbstractContextManager[object]:
-    return _FlashAttention() if in_bfloat16 and torch.device(device).type != "cpu" else nullcontext()
+def _attend_as_a_gpu(model: XWAM) -> None:
+    """Every block enters the mode by itself: where it is computed again, on the way back, no outer mode holds."""
+
+    def inside(forward: Any, *args: Any, **kwargs: Any) -> Any:
+        with _FlashAttention():
+            return forward(*args, **kwargs)
+
+    for block in setup.all_blocks(model):
+        block.forward = functools.partial(inside, block.forward)
 
 
 def _size(tensor: Tensor) -> int:
