@@ -1,0 +1,60 @@
+"""The verb that lets robots ask over the network: serve."""
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+
+def serve(
+    checkpoint: Annotated[Path, Positional],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "cpu",
+    actions_only: bool = False,
+    max_queue: int = 32,
+    max_batch: int = 8,
+    batch_window_ms: float = 5.0,
+    max_connections: int = 64,
+    api_key_file: Path | None = None,
+) -> None:
+    """Answer robots over a websocket (openpi's protocol and more); GET /healthz and /metrics on the same port.
+
+    Args:
+        checkpoint: a checkpoint folder.
+        host: where to listen; 0.0.0.0 opens it to the network: then use --api-key-file, and TLS in front.
+        port: where to listen.
+        device: cpu, cuda, …
+        actions_only: leave the depth branch and the VAE's decoder on disk; worlds are refused.
+        max_queue: unfinished requests of all robots; beyond it new ones are refused at once.
+        max_batch: requests computed together; 1 switches batching off.
+        batch_window_ms: how long a request waits for others to share its batch.
+        max_connections: robots connected at a time.
+        api_key_file: a file with the key that robots must send as "Authorization: Api-Key KEY".
+    """
+    import asyncio
+    import logging
+
+    try:
+        from xwam.serve.server import run
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error.name} is not installed: pip install 'xwam[serve]'") from error
+    from xwam.serve.service import ServeConfig, load_service
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    api_key = None if api_key_file is None else read_key(api_key_file)
+    if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
+        logging.getLogger("xwam.serve").warning("host=%s without --api-key-file: anybody there may use it.", host)
+    config = ServeConfig(
+        max_queue=max_queue, max_batch=max_batch, batch_window_ms=batch_window_ms, max_connections=max_connections
+    )
+    service = load_service(checkpoint, config, device=device, with_world=not actions_only)
+    asyncio.run(run(service, host, port, api_key=api_key))
+
+
+def read_key(path: Path) -> str:
+    """The key in a file, without the line's end. Raises ValueError for an empty one."""
+    key = path.read_text().strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError(f"api_key_file={path}: must hold one line of printable ASCII characters.")
+    return key

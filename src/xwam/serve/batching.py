@@ -1,0 +1,270 @@
+"""One thread owns the policy and always does the most urgent thing next.
+
+Actions go before worlds. Requests that arrive within a short window are answered in one batch; a robot that is alone
+does not wait for it. A world is a paused generator: between two denoising steps (and between two decoded views) the
+thread looks up, and if somebody wants actions the world waits. Nothing waits silently: beyond ``max_queue`` unfinished
+requests a new one is refused at once.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from xwam_client.protocol import RefusedError
+
+from xwam.denoise.sampler import StepDone
+from xwam.policy import Policy
+from xwam.records import Prediction
+from xwam.serve.metrics import Metrics
+from xwam.serve.request import Request
+
+LOG = logging.getLogger("xwam.serve")
+Part = Literal["actions", "world"]
+
+
+class Answer(NamedTuple):
+    """One part of a request's answer."""
+
+    part: Part
+    prediction: Prediction
+    infer_s: float  # computing it, what it waited for included
+    queue_s: float  # before that
+    batch_size: int
+
+
+class Refused(NamedTuple):
+    """A part that will not be answered, and why."""
+
+    part: Part
+    error: RefusedError
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A request on its way: who waits for it (called from the worker's thread) and what is owed next."""
+
+    request: Request
+    session: str
+    deliver: Callable[[Answer | Refused], None]
+    arrived: float = field(default_factory=time.monotonic)
+    owed: Part | None = "actions"  # None: nothing more will be delivered
+    world_refused: RefusedError | None = None  # decided while the actions were still owed
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Tickets of one key may share a batch."""
+        request = self.request
+        return (request.world, request.steered, id(self) if request.is_alone else None)
+
+
+@dataclass(eq=False)
+class World:
+    """A batch of answers whose actions are given; ``events`` waits between two steps of the rest."""
+
+    tickets: list[Ticket]
+    events: Generator[StepDone | list[Prediction]]
+    started: float
+
+
+class Worker:
+    """The thread. ``robots`` is how many are connected: when all of them have asked, nobody else need be waited for."""
+
+    def __init__(
+        self, policy: Policy, metrics: Metrics, *, max_queue: int, max_batch: int, batch_window_s: float
+    ) -> None:
+        self.policy, self.metrics = policy, metrics
+        self.max_queue, self.max_batch, self.batch_window_s = max_queue, max_batch, batch_window_s
+        self.robots = 0
+        self._changed = threading.Condition(threading.RLock())
+        self._open: dict[Ticket, None] = {}
+        self._waiting: deque[Ticket] = deque()
+        self._worlds: deque[World] = deque()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="xwam-policy", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 30.0) -> None:
+        """Refuse what is unfinished and end the thread after its present step."""
+        with self._changed:
+            self._stopping = True
+            self.drop(lambda ticket: True, "closing", "the server is shutting down: connect again later.")
+            self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread.is_alive()
+
+    def __len__(self) -> int:
+        """Unfinished requests."""
+        return len(self._open)
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a request; its session's older worlds are dropped. Raises RefusedError when the queue is full."""
+        with self._changed:
+            if self._stopping:
+                raise RefusedError("closing", "the server is shutting down: connect again later.")
+            if ticket.request.reset:
+                self.drop(lambda other: other.session == ticket.session, "cancelled", "the session was reset.")
+            own_worlds = sum(other.session == ticket.session and other.owed == "world" for other in self._open)
+            if len(self._open) - own_worlds >= self.max_queue:
+                raise RefusedError("busy", f"queue={self.max_queue} requests are unfinished: ask again a little later.")
+            self._supersede(ticket.session)
+            self._open[ticket] = None
+            self._waiting.append(ticket)
+            self._changed.notify_all()
+
+    def drop(self, chosen: Callable[[Ticket], bool], rule: str, message: str) -> int:
+        """Refuse what is still owed of the chosen requests. Returns how many there were."""
+        with self._changed:
+            tickets = [ticket for ticket in self._open if chosen(ticket)]
+            for ticket in tickets:
+                self._refuse(ticket, RefusedError(rule, message))
+            self._changed.notify_all()
+            return len(tickets)
+
+    # --- with the lock held -----------------------------------------------------------------------------------------
+
+    def _supersede(self, session: str) -> None:
+        error = RefusedError("superseded", "a newer observation of this session came.")
+        for ticket in [t for t in self._open if t.session == session and t.request.world]:
+            if ticket.owed == "world":
+                self._refuse(ticket, error)
+            else:
+                ticket.world_refused = error
+
+    def _refuse(self, ticket: Ticket, error: RefusedError) -> None:
+        if ticket.owed is not None:
+            part, ticket.owed = ticket.owed, None
+            self.metrics.refusal(error.rule)
+            self._close(ticket)
+            ticket.deliver(Refused(part, error))
+
+    def _close(self, ticket: Ticket) -> None:
+        self._open.pop(ticket, None)
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
+
+    def _next_batch(self) -> list[Ticket]:
+        """The oldest waiting request and those that may share its batch, when the window is over; else none."""
+        while self._waiting and not self._stopping:
+            first = self._waiting[0]
+            batch = [ticket for ticket in self._waiting if ticket.key == first.key][: self.max_batch]
+            left = first.arrived + self.batch_window_s - time.monotonic()
+            is_full = len(batch) >= self.max_batch or len(self._waiting) >= self.robots
+            if left <= 0 or is_full or first.request.is_alone:
+                for ticket in batch:
+                    self._waiting.remove(ticket)
+                return batch
+            self._changed.wait(left)
+        return []
+
+    # --- in the thread ----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._waiting or self._worlds or self._stopping):
+                    self._changed.wait()
+                if self._stopping:
+                    break
+                batch = self._next_batch()
+            try:
+                if batch:
+                    self.metrics.batch(len(batch), preempts=bool(self._worlds))
+                    self._act(batch)
+                elif self._worlds:
+                    self._imagine_one_step()
+            except Exception:  # our own mistake: nobody may wait for ever because of it
+                LOG.exception("the worker failed")
+                self._fail(list(self._open))
+        for world in self._worlds:
+            world.events.close()
+
+    def _act(self, batch: list[Ticket]) -> None:
+        """Actions for a batch. If it fails, each request is tried alone: one must not harm its neighbours."""
+        started = time.monotonic()
+        requests = [ticket.request for ticket in batch]
+        events = self.policy.predict_stepwise(
+            [request.observation for request in requests],
+            [request.seed for request in requests],
+            not requests[0].world,
+            None,
+            [request.prefix for request in requests],
+            [request.num_committed for request in requests],
+        )
+        try:
+            answers = _next_answers(events)
+        except Exception:
+            LOG.exception("a batch of %d requests failed", len(batch))
+            if len(batch) > 1:
+                for ticket in batch:
+                    self._act([ticket])
+            else:
+                self._fail(batch)
+            return
+        self._deliver(batch, answers, "actions", started)
+        if any(ticket.owed for ticket in batch):
+            self._worlds.append(World(batch, events, started))
+        else:
+            events.close()
+
+    def _imagine_one_step(self) -> None:
+        world = self._worlds[0]
+        if not any(ticket.owed for ticket in world.tickets):
+            world.events.close()
+            self._worlds.popleft()
+            return
+        try:
+            event = next(world.events)
+        except Exception:
+            LOG.exception("a world failed")
+            self._worlds.popleft()
+            self._fail(world.tickets)
+            return
+        self.metrics.step()
+        if not isinstance(event, StepDone):
+            self._worlds.popleft()
+            world.events.close()
+            self._deliver(world.tickets, event, "world", world.started)
+
+    def _deliver(self, tickets: Sequence[Ticket], answers: list[Prediction], part: Part, started: float) -> None:
+        now = time.monotonic()
+        for ticket, prediction in zip(tickets, answers, strict=True):
+            with self._changed:
+                if ticket.owed != part:
+                    continue
+                if not np.isfinite(prediction.action).all() or not np.isfinite(prediction.state).all():
+                    self._fail([ticket])
+                    continue
+                goes_on = part == "actions" and ticket.request.world
+                ticket.owed = "world" if goes_on else None
+                (self.metrics.actions if part == "actions" else self.metrics.world)(now - ticket.arrived)
+                if not goes_on:
+                    self._close(ticket)
+                answer = Answer(part, prediction, now - started, started - ticket.arrived, len(tickets))
+                ticket.deliver(answer)
+                if goes_on and ticket.world_refused is not None:
+                    self._refuse(ticket, ticket.world_refused)
+
+    def _fail(self, tickets: Sequence[Ticket]) -> None:
+        with self._changed:
+            for ticket in tickets:
+                self._refuse(ticket, RefusedError("failed", "the server failed at this request; its log says more."))
+
+
+def _next_answers(events: Generator[StepDone | list[Prediction]]) -> list[Prediction]:
+    for event in events:
+        if not isinstance(event, StepDone):
+            return event
+    raise AssertionError("a policy answers or raises")

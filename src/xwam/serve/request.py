@@ -1,0 +1,295 @@
+"""From a stranger's message to a request that the policy can answer, or a refusal that names the broken rule."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from xwam_client.protocol import RefusedError
+
+from xwam.config import suggest
+from xwam.policy import Policy
+from xwam.records import Camera, Observation
+from xwam.robot.normalizer import Normalizer
+
+MAX_SIDE_PX = 4096
+MAX_TEXT = 1000  # characters of an instruction
+MAX_NAME = 128  # characters of an id
+MAX_SEED = 2**63 - 1
+WORLD_FORMATS = ("jpeg", "png", "raw")
+VOXEL_M = (0.001, 1.0)
+FAR_M = 100.0
+GENEROUS = (
+    10.0  # a state this many half spans (or units, where that is more) from the middle of the statistics is absurd
+)
+
+OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
+NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
+FLAT = "observation/"
+CAMERA_KEYS = (
+    "intrinsics",
+    "base_from_camera",
+    "hand_from_camera",
+    "width",
+    "height",
+    "near_m",
+    "far_m",
+    "hand",
+    "name",
+)
+RequestId = int | str | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+    """One observation and what is asked about it."""
+
+    observation: Observation
+    request_id: RequestId = None
+    session_id: str | None = None
+    reset: bool = False
+    seed: int = 0
+    is_alone: bool = False  # computed in a batch of its own, because a seed was named
+    world: bool = False
+    world_format: str = "jpeg"
+    voxel_m: float = 0.005
+    prefix: Float[np.ndarray, "n Da"] | None = None
+    num_committed: int = 0
+    steered: bool = False  # the prefix bends the denoising, which costs more: not in a batch with plain requests
+
+
+def read_id(message: Mapping[str, Any], key: str = "request_id") -> RequestId:
+    """An id as the client wrote it: a whole number, a short string, or None where there is none."""
+    value = message.get(key)
+    is_number = type(value) is int and abs(value) < 2**63
+    if value is None or is_number or (isinstance(value, str) and 0 < len(value) <= MAX_NAME):
+        return value
+    raise RefusedError("wrong_type", f"{key}: must be a whole number or a string of 1..{MAX_NAME} characters.")
+
+
+def read_session(message: Mapping[str, Any]) -> str | None:
+    """The session's id, or None."""
+    value = message.get("session_id")
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_NAME):
+        return value
+    raise RefusedError("wrong_type", f"session_id: must be a string of 1..{MAX_NAME} characters.")
+
+
+def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
+    """Check everything; raise RefusedError with the rule that is broken."""
+    fields = nested(message)
+    names = policy.config.view_names
+    has_world = policy.networks.vae.vae.decoder is not None
+    request_id, world = read_id(fields), _flag(fields, "world")
+    if world and request_id is None:
+        raise RefusedError("missing_key", "world=True: give a request_id too, so that the second answer can be told.")
+    if world and not has_world:
+        raise RefusedError(
+            "not_offered", "world=True: this server was started without the world; ask for actions only."
+        )
+    prefix, num_committed = _prefix(fields, policy)
+    max_prefix = policy.config.noise.max_prefix
+    return Request(
+        observation=Observation(
+            images=_images(fields, names),
+            state=read_state(fields, policy.normalizer),
+            instruction=_prompt(fields),
+            cameras=_cameras(fields, names),
+        ),
+        request_id=request_id,
+        session_id=read_session(fields),
+        reset=_flag(fields, "reset"),
+        seed=_whole(fields, "seed", 0, 0, MAX_SEED),
+        is_alone=fields.get("seed") is not None,
+        world=world,
+        world_format=_choice(fields, "world_format", WORLD_FORMATS),
+        voxel_m=_number(fields, "voxel_m", 0.005, *VOXEL_M),
+        prefix=prefix,
+        num_committed=num_committed,
+        steered=prefix is not None and len(prefix) > 0 and not 0 < max_prefix >= num_committed,
+    )
+
+
+def nested(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Either spelling as one: ``observation/state`` becomes ``state``, ``observation/CAMERA`` an image of it."""
+    flat = {key.removeprefix(FLAT): value for key, value in message.items() if key.startswith(FLAT)}
+    rest = {key: value for key, value in message.items() if not key.startswith(FLAT)}
+    if flat and ("state" in rest or "images" in rest):
+        raise RefusedError("unknown_key", f"state or images beside {FLAT}...: use one of the two spellings.")
+    if flat:
+        rest |= {"state": flat.pop("state")} if "state" in flat else {}
+        rest["images"] = flat
+    for key in rest:
+        if key not in NESTED_KEYS:
+            raise RefusedError("unknown_key", f"key={key[:40]!r}: {suggest(key[:40], NESTED_KEYS)}")
+    for key in ("prompt", "state", "images"):
+        if key not in rest:
+            raise RefusedError("missing_key", f"{key} is missing: an observation needs prompt, state and images.")
+    return rest
+
+
+def read_state(fields: Mapping[str, Any], normalizer: Normalizer) -> Float[np.ndarray, " Ds"]:
+    """The robot's state, finite and not absurd."""
+    layout, state = normalizer.layout, _floats(fields["state"], "state", (normalizer.layout.state_width,))
+    middle = (normalizer.state_q01 + normalizer.state_q99) / 2
+    reach = GENEROUS * np.maximum((normalizer.state_q99 - normalizer.state_q01) / 2, 1 / GENEROUS)
+    start = 0
+    for part in layout.state:
+        where = slice(start, start + part.size)
+        start += part.size
+        if not part.is_used:
+            continue
+        values = state[where]
+        if part.kind == "quat_wxyz":
+            if not 0.9 < np.linalg.norm(values) < 1.1:
+                norm = f"{np.linalg.norm(values):.3g}"
+                raise RefusedError(
+                    "absurd_state", f"state {part.name} has norm={norm}: must be a unit quaternion wxyz."
+                )
+            continue
+        far = np.abs(values - middle[where]) > reach[where]
+        if far.any():
+            slot = int(np.argmax(far))
+            low, high = (middle[where] - reach[where])[slot], (middle[where] + reach[where])[slot]
+            raise RefusedError(
+                "absurd_state",
+                f"state {part.name}[{slot}]={values[slot]:.4g} {part.unit}: this checkpoint has seen nothing outside "
+                f"{low:.4g}..{high:.4g} by far; check units and frame ({part.frame}).",
+            )
+    return state.astype(np.float32)
+
+
+def _images(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    images = fields["images"]
+    if not isinstance(images, dict):
+        raise RefusedError("wrong_type", "images: must be a map from camera to image.")
+    for name in images:
+        if name not in names:
+            raise RefusedError("unknown_camera", f"camera={name[:40]!r}: {suggest(name[:40], names)}")
+    for name in names:
+        if name not in images:
+            raise RefusedError("missing_key", f"camera={name!r} is missing; needed: {', '.join(names)}.")
+        image = images[name]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+            raise RefusedError("wrong_type", f"image of camera={name!r}: must be an array of uint8.")
+        if image.ndim != 3 or image.shape[2] != 3 or not all(1 <= side <= MAX_SIDE_PX for side in image.shape[:2]):
+            wanted = f"must be (H, W, 3), RGB, sides of 1..{MAX_SIDE_PX}"
+            raise RefusedError("wrong_shape", f"image of camera={name!r} has shape {image.shape}: {wanted}.")
+    return images
+
+
+def _prompt(fields: Mapping[str, Any]) -> str:
+    prompt = fields["prompt"]
+    if not isinstance(prompt, str):
+        raise RefusedError("wrong_type", "prompt: must be a string.")
+    if not prompt.strip() or len(prompt) > MAX_TEXT:
+        raise RefusedError("out_of_range", f"prompt of {len(prompt)} characters: say in 1..{MAX_TEXT} what to do.")
+    return prompt
+
+
+def _cameras(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Camera]:
+    rows = fields.get("cameras") or {}
+    if not isinstance(rows, dict):
+        raise RefusedError("wrong_type", "cameras: must be a map from camera to calibration.")
+    return {name: _camera(name, row, names) for name, row in rows.items()}
+
+
+def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
+    if name not in names:
+        raise RefusedError("unknown_camera", f"cameras has {name[:40]!r}: {suggest(name[:40], names)}")
+    if not isinstance(row, dict):
+        raise RefusedError("wrong_type", f"cameras[{name!r}]: must be a map.")
+    for key in row:
+        if key not in CAMERA_KEYS:
+            raise RefusedError("unknown_key", f"cameras[{name!r}] has {key[:40]!r}: {suggest(key[:40], CAMERA_KEYS)}")
+    shapes = {"intrinsics": (3, 3), "base_from_camera": (4, 4), "hand_from_camera": (4, 4)}
+    known = {k: _floats(row[k], f"cameras[{name!r}].{k}", shapes[k]) for k in shapes if row.get(k) is not None}
+    for key, value in known.items():
+        is_lens = key == "intrinsics"
+        biggest = 10.0 * MAX_SIDE_PX if is_lens else FAR_M
+        fine = np.abs(value).max() <= biggest and np.allclose(value[-1], [0, 0, 0, 1][-len(value) :], atol=1e-6)
+        turn = value[:3, :3]
+        fine &= bool(value.diagonal().min() >= 1) if is_lens else np.allclose(turn @ turn.T, np.eye(3), atol=1e-2)
+        wanted = "focal lengths of a pixel or more" if is_lens else f"a rotation and metres within {FAR_M:g}"
+        if not fine:
+            raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: needs {wanted}, last row 0 .. 0 1.")
+    if len(known.keys() - {"intrinsics"}) > 1:
+        raise RefusedError("out_of_range", f"cameras[{name!r}]: base_from_camera or hand_from_camera, not both.")
+    near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in (("near_m", 0.1), ("far_m", 10.0)))
+    if near >= far:
+        raise RefusedError("out_of_range", f"cameras[{name!r}] near_m={near}, far_m={far}: need near_m < far_m.")
+    width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
+    if not (width and height):
+        raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")
+    hand = _choice(row, "hand", ("left", "right"))
+    return Camera(name=name, width=width, height=height, near_m=near, far_m=far, hand=hand, **known)
+
+
+def _prefix(fields: Mapping[str, Any], policy: Policy) -> tuple[np.ndarray | None, int]:
+    value, horizon, width = fields.get("prefix"), policy.config.clip.action_horizon, policy.layout.action_width
+    if value is None:
+        if fields.get("num_committed"):
+            raise RefusedError("missing_key", "num_committed without prefix: send the rest of the last chunk too.")
+        return None, 0
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or len(value) > horizon:
+        raise RefusedError("wrong_shape", f"prefix: must be an array (n, {width}), n at most {horizon}.")
+    prefix = _floats(value, "prefix", (len(value), width))
+    span = np.maximum(np.abs(policy.normalizer.action_q01), np.abs(policy.normalizer.action_q99))
+    if (np.abs(prefix) > GENEROUS * np.maximum(span, 1 / GENEROUS)).any():
+        raise RefusedError("out_of_range", "prefix: actions far beyond what this checkpoint has seen; check units.")
+    most = min(len(prefix), horizon - 1)
+    return prefix.astype(np.float32), _whole(fields, "num_committed", most, 0, most)
+
+
+def _floats(value: Any, what: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A finite array of this shape as float64."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
+        raise RefusedError("wrong_type", f"{what}: must be an array of numbers.")
+    if value.shape != shape:
+        raise RefusedError("wrong_shape", f"{what} has shape {value.shape}: must be {shape}.")
+    value = value.astype(np.float64)
+    if not np.isfinite(value).all():
+        raise RefusedError(
+            "not_finite", f"{what} holds NaN or infinity: every slot must be a number; check the sensor."
+        )
+    return value
+
+
+def _flag(fields: Mapping[str, Any], key: str) -> bool:
+    value = fields.get(key)
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise RefusedError("wrong_type", f"{key}: must be true or false.")
+
+
+def _whole(fields: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
+    value = fields.get(key)
+    if value is None:
+        return default
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise RefusedError("wrong_type", f"{key}: must be a whole number.")
+    if not low <= value <= high:
+        raise RefusedError("out_of_range", f"{key}={value}: must be {low}..{high}.")
+    return int(value)
+
+
+def _number(fields: Mapping[str, Any], key: str, default: float, low: float, high: float) -> float:
+    value = fields.get(key)
+    if value is None:
+        return default
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise RefusedError("wrong_type", f"{key}: must be a number.")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise RefusedError("out_of_range", f"{key}={value:.4g}: must be {low:g}..{high:g}.")
+    return float(value)
+
+
+def _choice(fields: Mapping[str, Any], key: str, allowed: tuple[str, ...]) -> str:
+    value = fields.get(key)
+    if value is None:
+        return allowed[0]
+    if not isinstance(value, str) or value not in allowed:
+        raise RefusedError("out_of_range", f"{key}: {suggest(str(value)[:40], allowed)}")
+    return value

@@ -1,0 +1,105 @@
+"""The service on a websocket, with its health and metrics over plain HTTP on the same port."""
+
+import asyncio
+import hmac
+import logging
+import signal
+from http import HTTPStatus
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+from xwam_client.protocol import REQUEST_LIMITS
+
+from xwam.serve.service import Service
+
+LOG = logging.getLogger("xwam.serve")
+
+
+async def open_server(
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    api_key: str | None = None,
+    ping_s: float = 20.0,
+    open_timeout_s: float = 10.0,
+) -> Server:
+    """Listen. Half-open connections end within ``open_timeout_s``, dead ones within twice ``ping_s``."""
+
+    async def converse(connection: ServerConnection) -> None:
+        try:
+            await service.converse(connection, connection.send)
+        except ConnectionClosed as error:
+            LOG.info("connection lost: %s", error)
+        except TimeoutError:
+            LOG.info("connection ended: answers were not taken in time")
+
+    def door(connection: ServerConnection, request: Request) -> Response | None:
+        return _door(service, api_key, connection, request)
+
+    return await serve(
+        converse,
+        host,
+        port,
+        process_request=door,
+        origins=[None],  # web pages send an Origin; robots do not
+        compression=None,
+        max_size=REQUEST_LIMITS.message_bytes,
+        max_queue=1,  # the rest waits in the robot's own buffers
+        ping_interval=ping_s,
+        ping_timeout=ping_s,
+        open_timeout=open_timeout_s,
+        close_timeout=5.0,
+        server_header=None,
+    )
+
+
+async def run(service: Service, host: str, port: int, *, api_key: str | None = None) -> None:
+    """Serve until SIGINT or SIGTERM: listen at once, say healthy once warm, refuse what is unfinished at the end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    server = await open_server(service, host, port, api_key=api_key)
+    starting = asyncio.create_task(service.start())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            LOG.info("healthy: ws://%s:%d, checkpoint %s", host, port, service.metadata["checkpoint"])
+            await stopping
+    finally:
+        stopping.cancel()
+        await service.stop()
+        await asyncio.sleep(0.1)  # the refusals leave before the connections close
+        server.close()
+        await server.wait_closed()
+
+
+def _door(service: Service, api_key: str | None, connection: ServerConnection, request: Request) -> Response | None:
+    """Who may come in: a response refuses or answers plain HTTP, None lets a robot in."""
+    path = request.path.partition("?")[0]
+    if path == "/healthz":
+        is_well = service.health == "ok"
+        status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
+        return connection.respond(status, "OK\n" if is_well else f"{service.health}\n")
+    if api_key is not None and not _knows(api_key, request):
+        return connection.respond(HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key KEY\n")
+    if path == "/metrics":
+        return connection.respond(HTTPStatus.OK, service.metrics.text())
+    if path != "/":
+        return connection.respond(HTTPStatus.NOT_FOUND, "robots connect to /; see /healthz, /metrics\n")
+    if service.health != "ok":
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, f"{service.health}: try again\n")
+    if service.worker.robots >= service.config.max_connections:
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections: try again later\n")
+    return None
+
+
+def _knows(api_key: str, request: Request) -> bool:
+    """True when the header holds the key; takes equally long wherever they differ."""
+    given = request.headers.get_all("Authorization")
+    expected = f"Api-Key {api_key}"
+    return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), expected.encode())

@@ -1,0 +1,128 @@
+"""One policy for many robots, whatever carries the messages: warm up, then hold one conversation per connection.
+
+``Service.converse`` takes an iterator of incoming messages and a function that sends one; ``server.py`` gives it
+websockets. Everything here runs in one asyncio loop; the policy runs in the worker's thread (batching.py), so a long
+computation never stops a keepalive.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import AsyncIterable, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from xwam_client.protocol import RULES, packb
+
+from xwam.policy import Policy, load_policy
+from xwam.records import Observation
+from xwam.serve.answers import checkpoint_hash, metadata
+from xwam.serve.batching import Worker
+from xwam.serve.conversation import Conversation
+from xwam.serve.metrics import Metrics
+
+LOG = logging.getLogger("xwam.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """How much the server takes on. ``max_queue`` counts unfinished requests of all robots, worlds included."""
+
+    max_queue: int = 32
+    max_batch: int = 8
+    batch_window_ms: float = 5.0
+    per_connection: int = 8  # of which one robot may have so many
+    max_connections: int = 64
+    send_timeout_s: float = 60.0  # a robot that does not take its answers is disconnected
+
+    def __post_init__(self) -> None:
+        for name in ("max_queue", "max_batch", "per_connection", "max_connections"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1.")
+        if not 0 <= self.batch_window_ms <= 1000:
+            raise ValueError(f"batch_window_ms={self.batch_window_ms}: must be 0..1000 (milliseconds).")
+
+
+class Service:
+    """A policy that is asked by many."""
+
+    def __init__(self, policy: Policy, config: ServeConfig, *, name: str, hash_: str) -> None:
+        self.policy, self.config = policy, config
+        self.metrics = Metrics(RULES)
+        self.worker = Worker(
+            policy,
+            self.metrics,
+            max_queue=config.max_queue,
+            max_batch=config.max_batch,
+            batch_window_s=config.batch_window_ms / 1000,
+        )
+        limits = {"queue": config.max_queue, "per_connection": config.per_connection}
+        self.metadata = metadata(policy, name=name, checkpoint_hash=hash_, **limits)
+        self._health = "warming up"
+        self.packing = ThreadPoolExecutor(1, "xwam-packing")  # pictures and clouds; the worker must not wait for them
+        self._numbers = itertools.count()
+        gauges = {
+            "xwam_connections": ("Robots connected.", lambda: self.worker.robots),
+            "xwam_queue": ("Requests not finished.", lambda: len(self.worker)),
+            "xwam_healthy": ("1 once warm.", lambda: self.health == "ok"),
+        }
+        self.metrics.gauges.update(gauges)
+
+    async def start(self) -> None:
+        """Answer once before anybody asks, so that the first robot does not pay for what happens only once."""
+        await asyncio.to_thread(self._warm_up)
+        self.worker.start()
+        self._health = "ok"
+
+    @property
+    def health(self) -> str:
+        """``ok`` when robots may come; else why not."""
+        return "failed" if self._health == "ok" and not self.worker.is_alive else self._health
+
+    async def stop(self) -> None:
+        """Refuse what is unfinished, then end."""
+        self._health = "closing"
+        await asyncio.to_thread(self.worker.stop)
+        self.packing.shutdown(wait=False, cancel_futures=True)
+
+    async def converse(
+        self, messages: AsyncIterable[bytes | str], send: Callable[[bytes | str], Awaitable[Any]]
+    ) -> None:
+        """One robot, from metadata to good-bye. Errors of the transport end it and are raised."""
+        conversation = Conversation(self, next(self._numbers), send)
+        self.worker.robots += 1
+        try:
+            await send(packb(self.metadata))
+            await conversation.hold(messages)
+        finally:
+            self.worker.robots -= 1
+            conversation.close()
+
+    def _warm_up(self) -> None:
+        """The whole way once with the world, and the largest batch of actions: memory errors show now."""
+        observation, has_world = grey_observation(self.policy), self.metadata["world"]
+        for _ in self.policy.predict(observation, actions_only=not has_world):
+            pass
+        size = self.config.max_batch
+        for _ in self.policy.predict_batch([observation] * size, seeds=range(size), actions_only=True):
+            pass
+
+
+def grey_observation(policy: Policy) -> Observation:
+    """What a robot in the middle of the statistics might see in the dark."""
+    clip, layout = policy.config.clip, policy.layout
+    state = policy.normalizer.denormalize_state(np.zeros(layout.state_width, np.float32))
+    for part in layout.state:
+        if part.kind == "quat_wxyz":
+            state[layout.state_slice(part.name)] = (1, 0, 0, 0)
+    image = np.full((clip.height_px, clip.width_px, 3), 128, np.uint8)
+    return Observation(images=dict.fromkeys(policy.config.view_names, image), state=state, instruction="warm up")
+
+
+def load_service(checkpoint: Path, config: ServeConfig, *, device: str = "cpu", with_world: bool = True) -> Service:
+    """A service for a checkpoint folder, not yet warm."""
+    policy = load_policy(checkpoint, device=device, with_world=with_world)
+    return Service(policy, config, name=checkpoint.resolve().name, hash_=checkpoint_hash(checkpoint))
