@@ -39,7 +39,7 @@ from xwam.evaluate.study import Point, Trial, markdown_table, measure, t_interva
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.train.cached import train_from_cache
-from xwam.train.setup import Setup
+from xwam.train.options import Setup
 
 NOISE = ("asynchronous", "decoupled", "synchronous")
 DEPTH = ("no-depth", "depth-views")

@@ -23,7 +23,7 @@ from xwam.model.text import TextEncoder
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, train
 from xwam.train.pipeline import PromptedClips, check_fits
-from xwam.train.setup import Setup
+from xwam.train.options import Setup
 
 
 class SomeClips:
