@@ -122,6 +122,7 @@ class DenoiseConfig:
     shift: float
     guidance: float  # 1: the plain conditional pass
     depth_at_zero: bool = False  # one more call at noise level 0 for the depth; False: that of the last call
+    reuse_every: int = 1  # after the actions, one step in so many runs the network, the others reuse its answer
 
     def __post_init__(self) -> None:
         if not 0 < self.num_action_steps <= self.num_video_steps:

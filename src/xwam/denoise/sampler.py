@@ -16,6 +16,7 @@ from xwam.config import DenoiseConfig
 from xwam.denoise.guidance import Denoiser, guided
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
 from xwam.denoise.prefix import put_back, steer
+from xwam.denoise.reuse import reusing
 from xwam.denoise.solvers import Memory, Schedule, Solver, make_solver, schedule
 from xwam.encode import Prefix
 
@@ -89,6 +90,7 @@ def denoise_stepwise(
     does gets it in ``start`` and ``given``.
     """
     conditional, model = model, guided(model, unconditional, config.guidance)
+    model = reusing(model, config.num_action_steps, config.reuse_every)
     video_plan = schedule(config.num_video_steps, config.shift)
     action_plan = schedule(config.num_action_steps, config.shift)
     video_solver, action_solver = (make_solver(solver, plan.sigmas) for plan in (video_plan, action_plan))
