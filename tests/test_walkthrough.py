@@ -8,10 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.sim.fake_env import make_fake
+from xwam.cli import main
+from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
+from xwam.data.observations import save_observation
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
-from xwam.evaluate.open_loop import evaluate_open_loop
+from xwam.evaluate.open_loop import evaluate_open_loop, observation_of
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.policy import load_policy
@@ -78,11 +81,52 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
     np.testing.assert_array_equal(load_prediction(tmp_path / "world.npz").prediction.video, imagined.video)
 
 
+def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
+    """From a data set and from a file with the same observation: the same imagination, and every file for people."""
+    root, last = world
+    config = load_policy(last).config
+    clip = Clips(open_lerobot(root / "data"), config.clip, config.view_names, split="all", validation_share=0.0).at(
+        1, 0
+    )
+    save_observation(tmp_path / "seen.npz", observation_of(clip))
+    main(["imagine", str(last), "--input", str(tmp_path / "seen.npz"), "--seed", "3", "--out", str(tmp_path / "a")])
+    main(
+        [
+            "imagine",
+            str(last),
+            "--data",
+            str(root / "data"),
+            "--episode",
+            "1",
+            "--seed",
+            "3",
+            "--out",
+            str(tmp_path / "b"),
+        ]
+    )
+    from_file, from_data = (load_prediction(tmp_path / name / "world.npz") for name in "ab")
+    np.testing.assert_array_equal(from_file.prediction.video, from_data.prediction.video)
+    np.testing.assert_array_equal(from_file.prediction.depth, from_data.prediction.depth)
+    assert from_file.real is None
+    assert from_data.real is not None
+    clouds = {f"points-{step:02d}.ply" for step in range(5)}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == clouds | {
+        f"world.{k}" for k in ("html", "mp4", "npz", "glb")
+    }
+    for words in ([], ["--input", "x.npz", "--data", "x"]):
+        with pytest.raises(SystemExit):
+            main(["imagine", str(last), *words])
+
+
 def test_open_loop_scores_held_out_clips(world, tmp_path):
     root, last = world
     report = evaluate_open_loop(load_policy(last), root / "data", num_clips=2, seed=0, out=tmp_path / "open.json")
     assert report["psnr_db"] > 0
     assert len(report["per_step"]["psnr_db"]) == 4
+    assert {"abs_rel_aligned", "delta3_copy", "f_20mm", "consistency_m", "path_m"} <= set(report["per_step"])
+    page = (tmp_path / "open.html").read_text()
+    assert page.count('type="application/gzip"') == 2, "the best and the worst of two clips, each with its 4D page"
+    assert "LPIPS needs" in page, "it says why a number is missing"
     assert json.loads((tmp_path / "open.json").read_text()) == json.loads(json.dumps(report))
 
 

@@ -14,7 +14,7 @@ from xwam.presets import preset
 def test_round_trip(tmp_path, has_depth):
     seen = make_observation(preset("debug"))
     if has_depth:
-        seen = replace(seen, depth={"left": np.linspace(0, 2, 12, dtype=np.float32).reshape(3, 4)})
+        seen = replace(seen, depth={"left": np.linspace(0, 2, 1024, dtype=np.float32).reshape(32, 32)})
     save_observation(tmp_path / "seen.npz", seen)
     assert [path.name for path in tmp_path.iterdir()] == ["seen.npz"]
     back = load_observation(tmp_path / "seen.npz")

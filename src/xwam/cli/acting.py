@@ -98,23 +98,44 @@ def evaluate(
 
 def imagine(
     checkpoint: Annotated[Path, Positional],
-    data: Path,
+    input: Path | None = None,
+    data: Path | None = None,
     episode: int = 0,
     frame: int = 0,
     seed: int = 0,
     out: Path = Path("runs/imagined"),
+    rerun: bool = False,
     device: str = "cpu",
 ) -> None:
-    """Imagine what follows one frame of a data set; writes the 4D page, mosaic, arrays and point clouds."""
-    from xwam.imagine import imagine_clip
+    """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.
 
-    imagine_clip(checkpoint, data, out, episode=episode, frame=frame, seed=seed, device=device)
+    Args:
+        checkpoint: a checkpoint folder.
+        input: an observation saved by xwam.data.observations.save_observation (.npz).
+        data: a data set instead: what really happened is then shown as well.
+        episode: which episode of the data set.
+        frame: from which of its steps.
+        seed: another seed, another imagination.
+        out: folder for the results.
+        rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
+        device: cpu, cuda, …
+    """
+    from xwam.imagine import imagine_clip, imagine_saved
+
+    if (input is None) == (data is None):
+        raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
+    if input is not None:
+        imagine_saved(checkpoint, input, out, seed=seed, device=device, has_rerun=rerun)
+    else:
+        assert data is not None
+        place = {"episode": episode, "frame": frame}
+        imagine_clip(checkpoint, data, out, **place, seed=seed, device=device, has_rerun=rerun)
     print(out / "world.html")
 
 
-def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed")) -> None:
-    """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``)."""
+def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed"), rerun: bool = False) -> None:
+    """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``); with --rerun also world.rrd."""
     from xwam.imagine import view_saved
 
-    view_saved(prediction, out)
+    view_saved(prediction, out, has_rerun=rerun)
     print(out / "world.html")
