@@ -68,7 +68,7 @@ def evaluate_open_loop(
         "seed": seed,
         "data": clips.episodes.fingerprint,
         "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
-        "lpips": "AlexNet" if why_not is None else why_not,
+        "lpips_network": "AlexNet" if why_not is None else why_not,
     }
     with whole_file(out) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n")
