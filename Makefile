@@ -5,7 +5,7 @@ EXTRAS := sim,view,train,lora,lowmem,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
-.PHONY: help demo test lint system browser reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune clean
+.PHONY: help demo test bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,9 @@ demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/repo
 test: system browser .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest
 
+pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
+	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
+
 reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (about 1.5 hours on 2 idle cores)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 160 --out runs/tiny/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
@@ -46,6 +49,10 @@ reproduce-truth: system .venv/ready  ## does imagination tell the truth
 
 reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
 	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --out runs/finetune
+
+bench-gpu: .venv/ready  ## speed of the 5B model on this machine's GPU, bf16, random weights: runs/bench/*.json
+	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json
+	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --compile --json runs/bench/5b_compiled.json
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

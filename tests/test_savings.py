@@ -1,7 +1,7 @@
 """What is saved changes no answer: every saving against plain code that does without it, to 1e-5.
 
-Also held elsewhere: merged padding (model/test_prompt.py), one pass at guidance 1, the video's head left out of the last call of actions-only
-requests and depth in the last call alone (denoise/test_sampler.py), compiled programs (test_compile.py).
+Also held elsewhere: merged padding (model/test_prompt.py); one pass at guidance 1, no head in the last call of an
+actions-only request, depth in the last call alone (denoise/test_sampler.py); compiled programs (test_compile.py).
 """
 
 import pytest
