@@ -76,9 +76,7 @@ def pictures(number: int, steps: int = STEPS) -> dict[str, np.ndarray]:
 def write_foreign(root: Path, *, episodes: int = EPISODES, depth: bool = False, steps: int = STEPS) -> Path:
     """Write it with our writer, then take away what only we write."""
     part = {"kind": "joint_position", "unit": "1", "frame": "none", "scaling": "identity"}
-    layout = Layout(
-        name="raw", state=(Part(name="raw", size=8, **part),), action=(Part(name="raw", size=8, **part),)
-    )
+    layout = Layout(name="raw", state=(Part(name="raw", size=8, **part),), action=(Part(name="raw", size=8, **part),))
     cameras = [Camera(name=name, width=SIZE, height=SIZE) for name in ("cam_high", "cam_wrist")]
     writer = DatasetWriter(root, layout=layout, cameras=cameras, action_hz=float(FPS), robot_type="theirs")
     for number in range(episodes):

@@ -1,4 +1,4 @@
-"""Data sets of others through a robot.json: their numbers in our units, cameras that come and go, pictures in columns."""
+"""Data sets of others through a robot.json: numbers in our units, cameras that come and go, pictures in columns."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def test_the_same_set_at_half_the_rate(foreign):
         slow.frames(0, "front", np.array([1, 17])), fast.frames(0, "front", np.array([2, 34]))
     )
     assert slow.fingerprint != fast.fingerprint
-    with pytest.raises(ValueError, match="episode 0 has frames 0..17"):
+    with pytest.raises(ValueError, match="episode 0 has frames 0"):
         slow.frames(0, "front", np.array([18]))
 
 
@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(foreign):
     ):
         with pytest.raises(ValueError, match=message):
             open_lerobot(foreign, robot=robot)
-    with pytest.raises(ValueError, match="robot.json"):
+    with pytest.raises(ValueError, match="pass robot="):
         open_lerobot(foreign)
 
 

@@ -21,7 +21,8 @@ MOST_DELAY = 4  # steps between a command and what it does
 WINDOW = 8  # steps whose changes are added up to compare sizes
 CLEARLY = 0.25  # a better reading must correlate by so much more
 CERTAIN = 0.4  # and at least so much
-STILL = {"position": 1e-4, "rotation": 1e-3, "joints": 1e-3, "gripper": 1e-3}  # m, rad: no motion at all
+STILL = 1e-9  # no motion at all
+NEAR = 0.5  # targets lie nearer to the state than this share of the distance between any two states
 FAST = {"position": 0.15, "rotation": 0.6, "joints": 0.6}  # a jump in one step is at least this long
 OUTLIER = 10.0  # and this many times the 90 % quantile of all steps
 OTHER_ORDER = {"quat_wxyz": "quat_xyzw", "quat_xyzw": "quat_wxyz"}
@@ -226,9 +227,14 @@ def _with(robot: RobotConfig, part: PartSource, *, is_action: bool) -> RobotConf
 
 
 def _agreement(robot: RobotConfig, motions: Sequence[Motion], part: PartSource) -> float | None:
-    """Correlation of what a part's actions announce with what the state does, at the best delay."""
+    """Correlation of what a part's actions announce with what the state does, at the best delay.
+
+    0 when targets are not near the states: whatever swings back correlates with its distance from anywhere.
+    """
     read = [(read_state(robot, m.columns)[:: robot.frames_per_action], read_action(robot, m.columns)) for m in motions]
     actual = next(other for other in robot.action if other.name == part.name)
+    if actual.reference == "absolute" and not _are_near(robot, actual, read):
+        return 0.0
     found: list[float] = []
     for delay in range(MOST_DELAY):
         said, done = [], []
@@ -241,6 +247,15 @@ def _agreement(robot: RobotConfig, motions: Sequence[Motion], part: PartSource) 
         if said and (value := _correlation(said, done)) is not None:
             found.append(value)
     return max(found) if found else None
+
+
+def _are_near(robot: RobotConfig, part: PartSource, read: Sequence[tuple[np.ndarray, np.ndarray]]) -> bool:
+    """True when targets lie near the states they start from, measured by how far states lie apart."""
+    slots = layout_of(robot).state_slice(part.name)
+    every = np.concatenate([state[:, slots] for state, _ in read])
+    moves = np.concatenate([_announced(robot, part, state, action)[0] for state, action in read])
+    apart = _between(part, every, np.roll(every, len(every) // 2, axis=0))
+    return float((moves**2).sum(axis=1).mean()) < NEAR**2 * float((apart**2).sum(axis=1).mean())
 
 
 def _announced(
@@ -256,10 +271,14 @@ def _announced(
 
 def _steps(part: PartSource, values: Float[np.ndarray, "N n"]) -> Float[np.ndarray, "_S m"]:
     """The motion from each step to the next."""
+    return _between(part, values[:-1], values[1:])
+
+
+def _between(part: PartSource, now: Float[np.ndarray, "N n"], then: Float[np.ndarray, "N n"]) -> np.ndarray:
+    """The motion that leads from one state to another."""
     if part.what != "rotation":
-        return np.diff(values, axis=0)
-    turns = matrix_from_quat(values)
-    return vector_from_matrix(turns[1:] @ np.swapaxes(turns[:-1], -1, -2))
+        return then - now
+    return vector_from_matrix(matrix_from_quat(then) @ np.swapaxes(matrix_from_quat(now), -1, -2))
 
 
 def _correlation(said: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> float | None:
@@ -267,7 +286,7 @@ def _correlation(said: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> floa
     a, b = np.concatenate(said), np.concatenate(done)
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    if min(np.abs(a).max(), np.abs(b).max()) < min(STILL.values()):
+    if min(np.abs(a).max(), np.abs(b).max()) < STILL:
         return None
     return float((a * b).sum() / size)
 

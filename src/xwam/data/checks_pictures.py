@@ -112,7 +112,7 @@ def _frozen(subject: Subject, seen: Pictures) -> list[str]:
         if np.ptp(motion.state, axis=0).max() < 1e-3:
             continue
         for name, films in seen.items():
-            if motion.episode in films and np.abs(np.diff(films[motion.episode], axis=0)).max(initial=0) < 0.5:
+            if motion.episode in films and np.abs(np.diff(films[motion.episode], axis=0)).max(initial=0) < FLAT:
                 found.append(f"camera {name!r} stands still in episode {motion.episode}")
     return found
 

@@ -1,0 +1,279 @@
+"""Each mistake that people make with their data is planted once, and found; a sound data set is called sound."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures, video_of, write_foreign
+from scipy.spatial.transform import Rotation
+
+from xwam.data.check import check_data, is_wrong
+from xwam.data.videos import write_rgb
+from xwam.robot.mapping import RobotConfig
+
+POSITION, TURN, GRIP = ARM.action
+STATE_KEY = "observation.state"
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return write_foreign(tmp_path_factory.mktemp("check") / "theirs", depth=True)
+
+
+@pytest.fixture
+def planted(sound, tmp_path):
+    return copy_of(sound, tmp_path / "set")
+
+
+def wrong(root, robot: RobotConfig = ARM) -> str:
+    """All that the checks call wrong, in one text."""
+    findings = check_data(root, robot)
+    assert is_wrong(findings) == any(finding.level == "wrong" for finding in findings)
+    return "\n".join(f"{finding.check}: {finding.text}" for finding in findings if finding.level == "wrong")
+
+
+def looks(root, robot: RobotConfig = ARM) -> str:
+    return "\n".join(f"{f.check}: {f.text}" for f in check_data(root, robot) if f.level == "look")
+
+
+def acting(*parts) -> RobotConfig:
+    """The arm with other action parts."""
+    named = {part.name: part for part in parts}
+    return replace(ARM, action=tuple(named.get(part.name, part) for part in ARM.action))
+
+
+def sensing(part) -> RobotConfig:
+    return replace(ARM, state=tuple(part if part.name == other.name else other for other in ARM.state))
+
+
+def test_a_sound_data_set(sound):
+    findings = check_data(sound, ARM)
+    assert wrong(sound) == ""
+    fine = {finding.check for finding in findings if finding.level == "fine"}
+    assert {"frame counts", "gaps", "fps", "video frames", "NaN", "constant slots", "jumps", "cameras"} <= fine
+    assert {"action 'left_position'", "action 'left_rotation'", "gripper 'left_gripper'"} <= fine
+    assert looks(sound).startswith("action 'left_rotation': both orders of quaternions fit targets equally well")
+
+
+def test_rows_are_missing(planted):
+    path = sorted((planted / "data").rglob("*.parquet"))[1]
+    pq.write_table(pq.read_table(path).slice(0, STEPS - 5), path)
+    assert f"frame counts: episode 1 has {STEPS - 5} rows of {STEPS}" in wrong(planted)
+
+
+def test_a_video_is_short(planted):
+    write_rgb(video_of(planted, "cam_high", 2), pictures(2)["cam_high"][: STEPS - 4], FPS)
+    assert f"file-002.mp4 has {STEPS - 4} frames of {STEPS}" in wrong(planted)
+
+
+def test_frames_were_dropped(planted):
+    def skip(number, columns):
+        if number == 1:
+            columns["frame_index"][10:] += 3
+            columns["timestamp"][10:] += 3 / FPS
+
+    change_columns(planted, skip)
+    assert "gaps: episode 1 after frame 9" in wrong(planted)
+
+
+def test_the_rate_is_another(planted):
+    def slower(_, columns):
+        columns["timestamp"] = columns["timestamp"] * 2
+
+    change_columns(planted, slower)
+    assert "fps: frames are 0.1 s apart: 10 per second, not 20" in wrong(planted)
+    info = json.loads((planted / "meta/info.json").read_text())
+    (planted / "meta/info.json").write_text(json.dumps(info | {"fps": 30}))
+    assert "robot 'their_arm' says action_hz=20" in wrong(planted)
+    assert "runs at 20 fps, the data set at 30" in wrong(planted, replace(ARM, action_hz=30.0))
+
+
+def test_a_number_is_none(planted):
+    def break_one(number, columns):
+        if number == 2:
+            columns[STATE_KEY][7, 1] = np.nan
+
+    change_columns(planted, break_one)
+    assert f"NaN: episode 2 frame 7 slot 1 of '{STATE_KEY}'" in wrong(planted)
+
+
+def test_nobody_recorded_the_position(planted):
+    def hold(_, columns):
+        columns[STATE_KEY][:, :3] = [400, 0, 300]
+
+    change_columns(planted, hold)
+    assert "constant slots: state 'left_position' slots [0, 1, 2] never change" in wrong(planted)
+
+
+def test_one_slot_stands_still(planted):
+    def hold(_, columns):
+        columns[STATE_KEY][:, 2] = 300
+        columns["action"][:, 2] = 300
+
+    change_columns(planted, hold)
+    assert wrong(planted) == "", "a robot may move in a plane"
+    assert "state 'left_position' slots [2] never change" in looks(planted)
+
+
+def test_the_state_jumps(planted):
+    def jump(number, columns):
+        if number == 3:
+            columns[STATE_KEY][20:, 0] += 400
+            columns["action"][19:, 0] += 400
+
+    change_columns(planted, jump)
+    assert "jumps: 'left_position' by 0.4" in wrong(planted)
+    assert "after step 19 of 3" in wrong(planted)
+
+
+def test_the_order_of_quaternions_by_the_names_of_the_slots(planted):
+    info = json.loads((planted / "meta/info.json").read_text())
+    info["features"][STATE_KEY]["names"] = {"motors": ["x", "y", "z", "qw", "qx", "qy", "qz", "grip"]}
+    (planted / "meta/info.json").write_text(json.dumps(info))
+    assert "form='quat_xyzw', but the data set's names of the slots say 'quat_wxyz'" in wrong(planted)
+
+
+def test_the_order_of_quaternions_by_the_actions(planted):
+    """Changes of rotation (here as rotation vectors) fit the states in one order only."""
+
+    def as_changes(_, columns):
+        now = Rotation.from_quat(columns[STATE_KEY][:, 3:7])
+        columns["action"][:, 3:6] = (Rotation.from_quat(columns["action"][:, 3:7]) * now.inv()).as_rotvec()
+
+    change_columns(planted, as_changes)
+    turn = replace(TURN, form="axis_angle", reference="delta")
+    assert wrong(planted, acting(turn)) == ""
+    swapped = replace(acting(turn), state=(ARM.state[0], replace(ARM.state[1], form="quat_wxyz"), ARM.state[2]))
+    assert "form='quat_xyzw' of the state fits the states better" in wrong(planted, swapped)
+
+
+def test_one_of_two_quaternions_has_the_other_order(planted):
+    def roll(_, columns):
+        columns["action"][:, 3:7] = np.roll(columns["action"][:, 3:7], 1, axis=1)
+
+    change_columns(planted, roll)
+    assert "action 'left_rotation': form='quat_wxyz' fits the states better" in wrong(planted)
+
+
+def test_the_sign_of_quaternions(planted):
+    def flip(number, columns):
+        columns[STATE_KEY][5:9, 3:7] *= -1
+
+    change_columns(planted, flip)
+    assert wrong(planted) == "", "both signs are the same rotation"
+    assert f"sign flips {2 * EPISODES} times in the files" in looks(planted)
+
+
+def test_what_is_called_a_quaternion_is_none(planted):
+    state = (ARM.state[0], replace(ARM.state[1], start=4))  # one slot too late
+    assert "lengths are off 1" in wrong(planted, replace(ARM, state=state, action=(POSITION, TURN)))
+
+
+def test_a_hand_that_points_down_flickers(planted):
+    def turn_over(_, columns):
+        over = Rotation.from_euler("x", 180, degrees=True) * Rotation.from_euler("xyz", [0.5, -0.3, 0.8]).inv()
+        for key in (STATE_KEY, "action"):
+            columns[key][:, 3:7] = (Rotation.from_quat(columns[key][:, 3:7]) * over).as_quat()
+
+    change_columns(planted, turn_over)
+    assert "turns by about half a turn" in looks(planted)
+    assert wrong(planted) == ""
+
+
+def test_targets_taken_for_changes(planted):
+    text = wrong(planted, acting(replace(POSITION, reference="delta")))
+    assert "action 'left_position': reference='absolute' fits the states better" in text
+
+
+def test_changes_taken_for_targets(planted):
+    def as_changes(_, columns):
+        columns["action"][:, :3] -= columns[STATE_KEY][:, :3]
+
+    change_columns(planted, as_changes)
+    assert "action 'left_position': reference='delta' fits the states better" in wrong(planted)
+    assert wrong(planted, acting(replace(POSITION, reference="delta"))) == ""
+
+
+def test_changes_in_the_hands_axes_taken_for_the_bases(planted):
+    def in_hand(_, columns):
+        hand = Rotation.from_quat(columns[STATE_KEY][:, 3:7])
+        columns["action"][:, :3] = hand.inv().apply(columns["action"][:, :3] - columns[STATE_KEY][:, :3])
+
+    change_columns(planted, in_hand)
+    assert "reference='hand_delta' fits the states better" in wrong(
+        planted, acting(replace(POSITION, reference="delta"))
+    )
+    assert wrong(planted, acting(replace(POSITION, reference="hand_delta"))) == ""
+
+
+def test_metres_taken_for_millimetres(planted):
+    def in_metres(_, columns):
+        columns["action"][:, :3] = (columns["action"][:, :3] - columns[STATE_KEY][:, :3]) / 1000
+
+    change_columns(planted, in_metres)
+    robot = acting(replace(POSITION, reference="delta"))
+    assert "states move 1e+03 of what actions say: unit or scale" in wrong(planted, robot)
+    assert wrong(planted, acting(replace(POSITION, reference="delta", unit="m"))) == ""
+
+
+def test_the_gripper_closes_when_told_to_open(planted):
+    assert "opens when told to close" in wrong(planted, acting(replace(GRIP, closed=0.0, open=1.0)))
+
+
+def test_the_grippers_range_is_another(planted):
+    text = wrong(planted, sensing(replace(ARM.state[2], open=1.0)))
+    assert "openings run from" in text
+    assert "closed and open must make it 0 to 1" in text
+
+
+def test_cameras_change_places_in_one_episode(planted):
+    paths = [video_of(planted, camera, 1) for camera in ("cam_high", "cam_wrist")]
+    os.rename(paths[0], planted / "aside.mp4")
+    os.rename(paths[1], paths[0])
+    os.rename(planted / "aside.mp4", paths[1])
+    assert "episode 1: cameras 'front' and 'wrist' are swapped" in wrong(planted)
+
+
+def test_the_camera_on_the_hand_is_called_front(sound):
+    front, wrist = ARM.cameras
+    swapped = replace(ARM, cameras=(replace(front, key=wrist.key), replace(wrist, key=front.key)))
+    assert "which should ride on the hand: are they swapped?" in wrong(sound, swapped)
+
+
+def test_a_camera_is_black_or_doubled_or_frozen(planted):
+    for number in range(EPISODES):
+        black = pictures(number)["cam_wrist"] * 0
+        write_rgb(video_of(planted, "cam_wrist", number), black, FPS)
+    assert "camera 'wrist' shows nothing" in wrong(planted)
+    for number in range(EPISODES):
+        shutil.copy(video_of(planted, "cam_high", number), video_of(planted, "cam_wrist", number))
+    assert "cameras 'front' and 'wrist' show the same pictures" in wrong(planted)
+    still = np.repeat(pictures(0)["cam_wrist"][:1], STEPS, axis=0)
+    write_rgb(video_of(planted, "cam_wrist", 0), still, FPS)
+    assert "camera 'wrist' stands still in episode 0" in wrong(planted)
+
+
+def test_depth_beyond_the_cameras_range(sound):
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth")
+    assert wrong(sound, replace(ARM, cameras=(front, ARM.cameras[1]))) == ""
+    short = replace(front, near_m=0.05, far_m=0.5)
+    assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
+
+
+def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):
+    from conftest import make_episode
+
+    from xwam.data.lerobot import DatasetWriter
+
+    writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for number in range(2):
+        writer.write(make_episode(number))
+    writer.finish()
+    findings = check_data(tmp_path / "set")
+    found = {finding.check: finding for finding in findings}
+    assert found["frame counts"].level == found["NaN"].level == "fine"
+    assert found["action 'left_position'"].level == "look", "these toy states do not follow their actions"
