@@ -22,8 +22,8 @@ from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, train
-from xwam.train.pipeline import PromptedClips, check_fits
 from xwam.train.options import Setup
+from xwam.train.pipeline import PromptedClips, check_fits
 
 
 class SomeClips:
