@@ -1,4 +1,5 @@
 import io
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.view.browser import CHROMIUM, WHY_NOT, Page
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.view.html import write_page
 
+PICTURES = os.environ.get("XWAM_PICTURES")  # a folder: keep a large screenshot there (`make pictures`)
 SLIDER = """(() => {
   const box = document.querySelector('.mantine-Slider-root').getBoundingClientRect();
   return [box.x, box.y + box.height / 2, box.width];
@@ -66,8 +68,9 @@ def settled(page: Page) -> np.ndarray:
 
 @pytest.mark.skipif(CHROMIUM is None, reason=WHY_NOT)
 def test_a_person_opens_the_page_and_moves_the_slider(tmp_path):
-    path = write_pair(tmp_path / "world.html", num_steps=5, size=64)
-    with Page(640, 480) as page:
+    num_steps, size, window = (9, 128, (1280, 720)) if PICTURES else (5, 64, (640, 480))
+    path = write_pair(tmp_path / "world.html", num_steps, size)
+    with Page(*window) as page:
         page.open(path, "document.querySelector('canvas') && document.querySelector('.mantine-Slider-root')")
         left, middle, width = page.run(SLIDER)
         screens = []
@@ -75,6 +78,10 @@ def test_a_person_opens_the_page_and_moves_the_slider(tmp_path):
             page.click(left + share * width, middle)
             screens.append(settled(page)[: int(middle) - 20])
         first, later, last = screens
+        if PICTURES:
+            page.click(left + 0.5 * width, middle)
+            settled(page)
+            page.screenshot(Path(PICTURES) / "world.png")
         colourful = np.ptp(first, axis=-1) > 40
         assert colourful.mean() > 0.03, "the cloud is not on the screen"
         for a, b in ((first, later), (later, last)):

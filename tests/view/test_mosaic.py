@@ -8,7 +8,8 @@ import pytest
 from tests.view.scene import LAYOUT
 from xwam.colours import UNKNOWN_RGB, depth_range, depth_to_colours
 from xwam.view.mosaic import GAP_PX, LEFT_PX, TILE_PX, TOP_PX, mosaic_frames, write_mosaic
-from xwam.view.rerun_log import write_rerun
+from xwam.view.points import fuse
+from xwam.view.rerun_log import VOXEL_M, write_rerun
 
 
 def test_depth_colours_get_darker_with_distance():
@@ -74,3 +75,25 @@ def test_rerun_recording(tmp_path, imagined, real):
     pytest.importorskip("rerun", reason="rerun is not installed: pip install 'xwam[rerun]'")
     write_rerun(tmp_path / "a.rrd", imagined, LAYOUT, real=real)
     assert (tmp_path / "a.rrd").read_bytes()[:3] == b"RRF"
+
+
+def test_rerun_reads_back_every_step(tmp_path, imagined, real):
+    """rerun's own reader finds each camera, path and cloud of both worlds at every step, and the cloud's points."""
+    reader = pytest.importorskip("rerun.chunk", reason="pip install 'xwam[rerun]'").RrdReader
+    write_rerun(tmp_path / "world.rrd", imagined, LAYOUT, real=real)
+    assert [path.name for path in tmp_path.iterdir()] == ["world.rrd"]
+    seen, points = {}, 0
+    for chunk in reader(tmp_path / "world.rrd").stream():
+        if "time" in chunk.timeline_names:
+            table = chunk.to_record_batch()
+            where = next(name for name in table.schema.names if name == "time")
+            seen.setdefault(chunk.entity_path, set()).update(table.column(where).cast("int64").to_pylist())
+            if chunk.entity_path == "/world/imagined/points":
+                points += sum(len(row) for row in table.column("Points3D:positions").to_pylist())
+    cameras = [f"/cameras/{camera.name}{image}" for camera in real.cameras for image in ("", "/image")]
+    depths = [f"/depth/{camera.name}" for camera in real.cameras]
+    names = ["/points", "/path/left", *cameras, *depths]
+    assert set(seen) == {f"/world/{kind}{name}" for kind in ("imagined", "real") for name in names}
+    steps_ns = {round(k / imagined.frame_hz * 1e9) for k in range(len(imagined.state))}
+    assert all(times == steps_ns for times in seen.values())
+    assert points == sum(len(fuse(imagined, LAYOUT, k, voxel_m=VOXEL_M).points) for k in range(len(imagined.state)))
