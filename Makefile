@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lands in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := sim,view,train,lora,lowmem,dev
+EXTRAS := sim,view,train,serve,lora,lowmem,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
@@ -10,10 +10,10 @@ TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bf
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml packages/xwam-client/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[$(EXTRAS)]'
 	@touch $@
 
 system:  ## software rendering for the simulator (OSMesa), through apt when root
@@ -58,4 +58,4 @@ lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
 clean:  ## remove what was built (never your data or runs)
-	rm -rf .venv build dist *.egg-info src/*.egg-info
+	rm -rf .venv build dist *.egg-info src/*.egg-info packages/*/src/*.egg-info

@@ -9,6 +9,7 @@ from xwam.cli.acting import demo, evaluate, imagine, view
 from xwam.cli.bench import bench
 from xwam.cli.check import check
 from xwam.cli.data import collect, stats
+from xwam.cli.serving import serve
 from xwam.cli.training import convert, train
 
 VERBS = {
@@ -20,6 +21,7 @@ VERBS = {
     "imagine": imagine,
     "view": view,
     "convert": convert,
+    "serve": serve,
     "bench": bench,
     "check": check,
 }

@@ -195,15 +195,14 @@ class Worker:
         """Actions for a batch. If it fails, each request is tried alone: one must not harm its neighbours."""
         started = time.monotonic()
         requests = [ticket.request for ticket in batch]
-        events = self.policy.predict_stepwise(
-            [request.observation for request in requests],
-            [request.seed for request in requests],
-            not requests[0].world,
-            None,
-            [request.prefix for request in requests],
-            [request.num_committed for request in requests],
-        )
         try:
+            events = self.policy.predict_stepwise(
+                [request.observation for request in requests],
+                [request.seed for request in requests],
+                not requests[0].world,
+                prefixes=[request.prefix for request in requests],
+                num_committed=[request.num_committed for request in requests],
+            )
             answers = _next_answers(events)
         except Exception:
             LOG.exception("a batch of %d requests failed", len(batch))
