@@ -1,0 +1,230 @@
+"""The client against a real server: the same actions as the policy's, two answers, refusals, lost connections."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import wait
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xwam_client.client import Client, MismatchError, Observation, Robot, decode_world, robot_of
+from xwam_client.protocol import RefusedError
+from xwam_client.rollout import rollout
+
+from tests.client.conftest import RunningAt
+from tests.client.mock_robot import MockRobot
+from tests.examples import make_observation
+from tests.serve.conftest import CONFIG, Running
+
+SEEN = make_observation(CONFIG)
+
+
+@pytest.fixture
+def robot(policy) -> MockRobot:
+    return MockRobot(CONFIG, policy.layout)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(port=server.port) as found:
+        yield found
+
+
+def test_actions_are_the_policys_own(client, policy):
+    expected = next(policy.predict(SEEN, seed=5, actions_only=True)).action
+    np.testing.assert_array_equal(client.infer(SEEN, seed=5), expected)
+    plain = Observation(images=dict(SEEN.images), state=SEEN.state, instruction=SEEN.instruction)
+    np.testing.assert_array_equal(client.infer(plain, seed=5), expected)
+
+
+def test_a_prefix_arrives_in_the_robots_units(client, policy):
+    old = client.infer(make_observation(CONFIG, seed=9), seed=1)[5:]
+    found = client.infer(SEEN, seed=5, prefix=old, num_committed=3)
+    np.testing.assert_allclose(found[:3], old[:3], atol=1e-6)
+    expected = next(policy.predict(SEEN, seed=5, actions_only=True, prefix=old, num_committed=3)).action
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_world_comes_later_and_calls_back(client, policy):
+    request = client.ask(SEEN, seed=5, world=True, world_format="raw")
+    came = threading.Event()
+    request.world.add_done_callback(lambda _: came.set())
+    assert request.actions.result(60)["type"] == "actions"
+    world = decode_world(request.world.result(60))
+    assert came.wait(1)
+    *_, expected = policy.predict(SEEN, seed=5)
+    for name, video, depth in zip(CONFIG.view_names, expected.video, expected.depth, strict=True):
+        np.testing.assert_array_equal(world["video"][name], video)
+        np.testing.assert_allclose(world["depth"][name], depth, atol=1e-3)
+    assert len(world["clouds"]) == CONFIG.clip.num_frames
+    assert world["clouds"][0]["points"].shape == (*world["clouds"][0]["view"].shape, 3)
+
+
+def test_cancel_and_a_new_episode_drop_what_is_unfinished(client, policy, monkeypatch):
+    """The policy is held between its steps, so that nothing finishes before it is cancelled."""
+    held, stepwise = threading.Event(), policy.predict_stepwise
+
+    def slowly(*asked):
+        for event in stepwise(*asked):
+            assert held.wait(60)
+            yield event
+
+    monkeypatch.setattr(policy, "predict_stepwise", slowly)
+    for drop in (lambda request: client.cancel(request), lambda _: client.reset()):
+        held.clear()
+        request = client.ask(SEEN, world=True)
+        drop(request)
+        with pytest.raises(RefusedError) as refused:
+            request.actions.result(60)
+        assert refused.value.rule == "cancelled"
+        assert isinstance(request.world.exception(60), RefusedError)
+        held.set()
+
+
+def test_a_refusal_names_its_rule_and_the_connection_lives_on(client):
+    broken = replace(SEEN, state=np.full(16, np.nan, np.float32))
+    with pytest.raises(RefusedError, match="state") as refused:
+        client.infer(broken)
+    assert refused.value.rule == "not_finite"
+    assert client.infer(SEEN).shape == (CONFIG.clip.action_horizon, 14)
+
+
+def test_many_threads_share_a_client(client):
+    answers = {}
+
+    def ask(seed):
+        answers[seed] = client.infer(SEEN, seed=seed)
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join(60) for thread in threads]
+    for seed, answer in answers.items():
+        np.testing.assert_array_equal(answer, client.infer(SEEN, seed=seed))
+    assert len(answers) == 4
+
+
+def changed(robot: Robot, which: str, part: int, **edits) -> Robot:
+    parts = [dict(p) for p in getattr(robot, which)]
+    parts[part].update(edits)
+    return robot._replace(**{which: parts})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda r: r._replace(cameras=["left", "wrist"]), r"the model also needs \['right'\]"),
+        (lambda r: changed(r, "action", 0, unit="mm"), "action left_position unit='mm': the model has 'm'"),
+        (lambda r: changed(r, "state", 1, frame="world"), "state left_rotation frame='world'"),
+        (lambda r: changed(r, "action", 2, is_used=False), "left_gripper is_used=False"),
+        (lambda r: r._replace(state=r.state[::-1]), "state parts="),
+        (lambda r: r._replace(action_hz=10.0), "action_hz=10.0: the model plays 20.0"),
+    ],
+)
+def test_a_robot_that_differs_is_refused_before_it_moves(server, robot, spoil, message):
+    offer = spoil(robot_of(robot))
+    with pytest.raises(MismatchError, match=message):
+        Client(port=server.port, robot=offer)
+    with Client(port=server.port, robot=robot_of(robot)) as client, pytest.raises(MismatchError, match=message):
+        client.check(offer)
+
+
+def test_rollout_compares_before_the_first_motion(client, robot):
+    robot.action_hz = 5.0
+    with pytest.raises(MismatchError, match="Nothing was moved"):
+        rollout(robot, client, seed=0)
+    assert robot.num_resets == 0
+    assert robot.played == []
+
+
+@pytest.mark.parametrize("play", ["wait", "overlap", "realtime"])
+def test_a_mock_robot_in_real_time(client, robot, play):
+    robot.goal_steps = 20
+    episode = rollout(robot, client, seed=2, play=play, replan_every=6, max_steps=400)
+    assert episode.success
+    assert len(episode.action) == len(robot.played) == 20
+    np.testing.assert_array_equal(episode.action, robot.played)
+    assert (episode.action[episode.is_held][:, :6] == 0).all()
+    assert episode.is_first[0]
+
+
+def test_where_time_stands_still_nobody_waits(client, robot):
+    episode = rollout(robot, client, seed=2, play="wait", replan_every=6, max_steps=13, keeps_time=False)
+    assert not episode.is_held.any()
+    assert np.flatnonzero(episode.is_first).tolist() == [0, 6, 12]
+    again = rollout(robot, client, seed=2, play="wait", replan_every=6, max_steps=13, keeps_time=False)
+    np.testing.assert_array_equal(again.action, episode.action)
+
+
+def test_a_server_that_dies_and_comes_back(make_service):
+    with Running(make_service()) as first:
+        port = first.port
+        client = Client(port=port, connect_seconds=60)
+        before = client.infer(SEEN, seed=3)
+    late = client.ask(SEEN)
+    assert isinstance(late.actions.exception(10), ConnectionError)
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(client.infer(SEEN, seed=3)))
+    asking.start()
+    with RunningAt(make_service(), port):
+        asking.join(60)
+        assert len(answers) == 1
+        np.testing.assert_array_equal(answers[0], before)
+        client.close()
+
+
+def test_a_server_that_dies_while_asked(make_service, policy, monkeypatch):
+    held, stepwise = threading.Event(), policy.predict_stepwise
+
+    def slowly(*asked):
+        assert held.wait(60)
+        yield from stepwise(*asked)
+
+    with Running(make_service()) as running, Client(port=running.port) as client:
+        monkeypatch.setattr(policy, "predict_stepwise", slowly)
+        requests = [client.ask(SEEN, world=True) for _ in range(2)]
+        threading.Timer(0.2, held.set).start()
+    futures = [future for request in requests for future in (request.actions, request.world)]
+    done, _ = wait(futures, timeout=30)
+    assert len(done) == 4, "nobody waits for ever"
+
+
+def test_keys(make_service):
+    with Running(make_service(), api_key="open sesame") as running:
+        with Client(port=running.port, api_key="open sesame") as client:
+            assert client.infer(SEEN).shape == (CONFIG.clip.action_horizon, 14)
+        with pytest.raises(ConnectionError, match="refuses this api_key"):
+            Client(port=running.port, api_key="open barley")
+
+
+def test_no_server_and_a_server_of_another_kind(tmp_path):
+    with pytest.raises(ConnectionError, match=r"no xwam server at ws://127\.0\.0\.1:9"):
+        Client(port=9, connect_seconds=0.3)
+    from websockets.sync.server import serve
+    from xwam_client.protocol import packb
+
+    with serve(lambda socket: socket.send(packb({"policy": "another"})), "127.0.0.1", 0) as foreign:
+        threading.Thread(target=foreign.serve_forever, daemon=True).start()
+        with pytest.raises(MismatchError, match="protocol=None"):
+            Client(port=foreign.socket.getsockname()[1], connect_seconds=10)
+        foreign.shutdown()
+
+
+def test_meta_world_in_another_process(server):
+    pytest.importorskip("metaworld", reason="pip install 'xwam[sim]'")
+    script = Path(__file__).with_name("metaworld_robot.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(server.port), "wait", "9"],
+        capture_output=True, text=True, timeout=200, check=False,
+        env={"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa", **os.environ},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout)
+    assert np.array(told["action"]).shape == (9, 14)
+    assert not any(told["is_held"])
+    assert np.flatnonzero(told["is_first"]).tolist() == [0, 4, 8]
+    assert np.abs(told["action"]).max() > 1e-3
+    assert not told["has_policy"], "the robot's process knows no network"
