@@ -125,10 +125,12 @@ def _ids(request_id: RequestId, session_id: str | None) -> dict[str, Any]:
 def _common(request: Request, answer: Answer, kind: Part) -> dict[str, Any]:
     prediction = answer.prediction
     stages = {f"{stage}_ms": 1000 * seconds for stage, seconds in prediction.seconds.items()}
+    # openpi's ActionChunkBroker cuts every array of an answer into action steps: it must find no other array.
+    states = {} if request.request_id is None else {"states": prediction.state.astype(np.float32)}
     return {
         "type": kind,
         **_ids(request.request_id, request.session_id),
-        "states": prediction.state.astype(np.float32),
+        **states,
         "frame_hz": prediction.frame_hz,
         "seed": prediction.seed,
         "policy_timing": {"infer_ms": 1000 * answer.infer_s, **stages},

@@ -40,7 +40,8 @@ client -> server, ``{"cancel": request_id}``: drop what is unfinished of that re
 
 server -> client: one of these for every observation, and one more when it asked for the world; given ids are repeated
   ``type: "actions"``: actions (Ta, Da) float32 in robot units, row 0 plays at the moment of the observation;
-    states (Ts, Ds), row 0 is the observed one; action_hz; frame_hz; seed; policy_timing {infer_ms, ..stages};
+    states (Ts, Ds), row 0 is the observed one (only for requests with a request_id: openpi's broker cuts every array
+    of an answer into action steps); action_hz; frame_hz; seed; policy_timing {infer_ms, ..stages};
     server_timing {infer_ms, queue_ms, batch_size, and from the second answer on prev_total_ms}
   ``type: "world"``: states; frame_hz; seed; video {camera: packed}; depth {camera: packed} (metres, 0 unknown) where
     the model gives depth; cameras [..] of the imagined images; with calibrated cameras clouds, one per frame,
