@@ -190,7 +190,9 @@ def _prompt(fields: Mapping[str, Any]) -> str:
 
 
 def _cameras(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Camera]:
-    rows = fields.get("cameras") or {}
+    rows = fields.get("cameras")
+    if rows is None:
+        return {}
     if not isinstance(rows, dict):
         raise RefusedError("wrong_type", "cameras: must be a map from camera to calibration.")
     return {name: _camera(name, row, names) for name, row in rows.items()}
@@ -230,7 +232,7 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
 def _prefix(fields: Mapping[str, Any], policy: Policy) -> tuple[np.ndarray | None, int]:
     value, horizon, width = fields.get("prefix"), policy.config.clip.action_horizon, policy.layout.action_width
     if value is None:
-        if fields.get("num_committed"):
+        if fields.get("num_committed") is not None:
             raise RefusedError("missing_key", "num_committed without prefix: send the rest of the last chunk too.")
         return None, 0
     if not isinstance(value, np.ndarray) or value.ndim != 2 or len(value) > horizon:
