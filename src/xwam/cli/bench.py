@@ -10,6 +10,7 @@ def bench(
     subject: Annotated[str, Positional],
     device: str = "cpu",
     dtype: Literal["float32", "bfloat16"] = "float32",
+    quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
     compile: bool = False,
     actions_only: bool = False,
     repeats: int = 20,
@@ -25,6 +26,7 @@ def bench(
         subject: a checkpoint folder, or the name of a preset (random weights).
         device: cpu, cuda, …
         dtype: of the transformer's weights.
+        quantize: fewer bits for the blocks (needs torchao).
         compile: compile first, and say what the warm-up cost.
         actions_only: leave the world out.
         repeats: samples of each stage, at most.
@@ -51,6 +53,10 @@ def bench(
     policy = open_subject(
         subject, device=device, dtype=torch.float32 if dtype == "float32" else torch.bfloat16, seed=seed
     )
+    if quantize is not None:
+        from xwam.quantize import quantized
+
+        quantized(policy, quantize)
     measured = run_bench(subject, policy, Plan(repeats, seconds, not actions_only, compile, seed))
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
