@@ -5,7 +5,7 @@ EXTRAS := sim,view,train,serve,lora,lowmem,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --action-loss-weight 4 --precision bfloat16
 
-.PHONY: help demo test bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune clean
+.PHONY: help demo test bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,10 @@ reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10
 bench-gpu: .venv/ready  ## speed of the 5B model on this machine's GPU, bf16, random weights: runs/bench/*.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --compile --json runs/bench/5b_compiled.json
+
+conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment, gets actions from our server
+	$(PYTHON) -m venv .venv-openpi && .venv-openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions
+	$(BIN)/python tests/client/openpi_conformance.py .venv-openpi/bin/python checkpoints/tiny
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
