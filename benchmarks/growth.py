@@ -25,7 +25,8 @@ TINY = preset("tiny")
 
 
 def with_model(**numbers):
-    return replace(TINY, model=replace(TINY.model, **numbers))
+    model = replace(TINY.model, **numbers)
+    return replace(TINY, model=model, view_names=tuple(f"view {n}" for n in range(model.num_views)))
 
 
 def with_pixels(pixels):

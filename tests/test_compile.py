@@ -21,7 +21,7 @@ from xwam.compile import compiled, num_programs, warm_up
 from xwam.policy import load_policy
 
 plain, policy = load_policy(sys.argv[1]), load_policy(sys.argv[1])
-warm = warm_up(compiled(policy, decoder=True, backend=sys.argv[2]))
+warm = warm_up(compiled(policy, decoder=True, backend=sys.argv[2]), with_prefix=True)
 assert warm.num_programs > 0 and warm.seconds > 0, warm
 before = num_programs()
 for seed, words in enumerate(["press the button", "reach", "close the drawer, then open the window"]):
@@ -31,7 +31,7 @@ for seed, words in enumerate(["press the button", "reach", "close the drawer, th
         scale = np.abs(expected.action).max()
         assert np.abs(found.action - expected.action).max() <= 1e-5 * scale
     assert np.abs(found.video.astype(int) - expected.video.astype(int)).max() <= 1  # a byte may round the other way
-    list(policy.predict(observation, seed=seed, actions_only=True))
+    list(policy.predict(observation, seed=seed, actions_only=True, prefix=expected.action[:5], num_committed=3))
 assert num_programs() == before, f"{num_programs() - before} programs were compiled after the warm-up"
 """
 

@@ -8,8 +8,10 @@ denoising step is recorded once per kind of call and replayed as one CUDA graph.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,17 +61,28 @@ def num_programs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,)) -> WarmUp:
-    """Answer made-up requests of every shape that can come: with and without the world, short and long instructions."""
+def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,), with_prefix: bool = False) -> WarmUp:
+    """Answer made-up requests of every shape that can come: with and without the world, short and long instructions.
+
+    ``with_prefix``: requests that go on from a robot's last chunk too; they are calls of another kind.
+    """
     began, before = time.perf_counter(), num_programs()
     steps = replace(policy.config.denoise, num_video_steps=3, num_action_steps=2)
-    for batch_size in batch_sizes:
-        for instruction in _instructions(policy):
-            requests = [_made_up(policy, instruction)] * batch_size
-            for actions_only in (True, policy.networks.vae.vae.decoder is None):
-                # Twice: the second time the first one's caches are there, as in an episode.
-                for _ in range(2):
-                    list(policy.predict_batch(requests, seeds=[0] * batch_size, actions_only=actions_only, steps=steps))
+    one_action = np.zeros((1, policy.config.model.action_width), np.float32)
+    for batch_size, instruction, prefix in product(
+        batch_sizes, _instructions(policy), [None, one_action] if with_prefix else [None]
+    ):
+        requests = [_made_up(policy, instruction)] * batch_size
+        for actions_only in (True, policy.networks.vae.vae.decoder is None):
+            for _ in range(2):  # the second one finds the caches of the first, as in an episode
+                answers = policy.predict_batch(
+                    requests,
+                    seeds=[0] * batch_size,
+                    actions_only=actions_only,
+                    steps=steps,
+                    prefixes=[prefix] * batch_size,
+                )
+                deque(answers, maxlen=0)
     return WarmUp(time.perf_counter() - began, num_programs() - before)
 
 
