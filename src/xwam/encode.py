@@ -7,7 +7,7 @@ Depth travels as an image: with ``n, f`` the camera's near and far distance, a d
 ``2 (1/z - 1/f) / (1/n - 1/f) - 1``, so near is 1 and far is -1 (inverse depth: fine where the hand works).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from xwam.config import ClipConfig, suggest
-from xwam.images import centre_window, resize_and_centre_crop
+from xwam.images import GREY, centre_window, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
@@ -151,9 +151,11 @@ def decode_views(
 # --- observations (the policy) ----------------------------------------------------------------------------------
 
 
-def check_observation(observation: Observation, view_names: Sequence[str], layout: Layout) -> None:
+def check_observation(
+    observation: Observation, view_names: Sequence[str], layout: Layout, absent: Collection[str] = ()
+) -> None:
     """Refuse what the model cannot see: missing cameras, wrong image types, states that are not numbers."""
-    for name in view_names:
+    for name in (name for name in view_names if name not in absent):
         if name not in observation.images:
             raise ValueError(f"camera={name!r} is missing from the observation: {suggest(name, observation.images)}")
         image = observation.images[name]
@@ -169,12 +171,22 @@ def check_observation(observation: Observation, view_names: Sequence[str], layou
 
 
 def encode_observation(
-    observation: Observation, view_names: Sequence[str], clip: ClipConfig, normalizer: Normalizer
+    observation: Observation,
+    view_names: Sequence[str],
+    clip: ClipConfig,
+    normalizer: Normalizer,
+    absent: Collection[str] = (),
 ) -> tuple[Float[Tensor, "V 3 1 H W"], Float[Tensor, " Ds"]]:
-    """One image per view (resized, centre-cropped as training expects) and the state, normalised."""
-    check_observation(observation, view_names, normalizer.layout)
+    """One image per view (resized, centre-cropped as training expects) and the state, normalised.
+
+    ``absent``: views that this robot does not have; they are grey, as in training.
+    """
+    check_observation(observation, view_names, normalizer.layout, absent)
+    grey = np.full((clip.height_px, clip.width_px, 3), GREY, np.uint8)
     images = [
-        resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
+        grey
+        if name in absent
+        else resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
         for name in view_names
     ]
     state = normalizer.normalize_state(observation.state)

@@ -7,7 +7,7 @@
 Stop iterating after the first answer and the world is never computed.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from xwam.records import Camera, Observation, Prediction
 from xwam.robot.calibration import load_cameras
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
+from xwam.robot.stored import absent_views, robot_folder
 
 MAX_CACHED_PROMPTS = 256
 PROMPTS_FILE = "prompts.safetensors"
@@ -60,8 +61,10 @@ class Policy:
         *,
         device: str = "cpu",
         prompts: Mapping[str, Float[Tensor, "P Dt"]] | None = None,
+        absent: Collection[str] = (),
     ) -> None:
-        """``prompts``: instructions that are encoded already."""
+        """``prompts``: instructions that are encoded already. ``absent``: views that this robot does not have."""
+        self.absent = frozenset(absent)
         self.config = config
         self.normalizer = normalizer
         self.layout = normalizer.layout
@@ -159,7 +162,8 @@ class Policy:
         config = self.config
         if len(observations) != len(seeds) or not observations:
             raise ValueError(f"{len(observations)} observations and {len(seeds)} seeds: give one seed for each.")
-        encoded = [encode.encode_observation(o, config.view_names, config.clip, self.normalizer) for o in observations]
+        known = (config.view_names, config.clip, self.normalizer, self.absent)
+        encoded = [encode.encode_observation(observation, *known) for observation in observations]
         images = torch.stack([image for image, _ in encoded]).to(self.device)
         latents = encode.encode_views(self.networks.vae.encode, images)
         noise = start_noise(config, seeds, (latents.shape[-2], latents.shape[-1]))
@@ -260,10 +264,12 @@ class Policy:
 
 
 def load_policy(
-    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True
-) -> Policy:
+    folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True,
+    robot: str | None = None,
+) -> Policy:  # fmt: skip
     """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's.
 
+    ``robot``: one of those in its folder ``robots``, when it learned from several; None: its first one.
     ``with_world=False`` leaves the depth branch and the VAE's decoder on disk: such a policy answers actions only.
     Raises FileNotFoundError or ValueError that names the file at fault.
     """
@@ -271,7 +277,8 @@ def load_policy(
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"folder={folder}: no config.json there; a checkpoint folder is expected.")
     config = load(Config, folder / "config.json")
-    layout = load_layout(folder / "layout.json")
+    about = robot_folder(folder, robot)
+    layout = load_layout(about / "layout.json")
     for what, expected, found in (
         ("state", config.model.state_width, layout.state_width),
         ("action", config.model.action_width, layout.action_width),
@@ -279,12 +286,13 @@ def load_policy(
         if expected != found:
             raise ValueError(f"{folder}: the model's {what}_width={expected} but layout.json has {found} slots.")
     weights = folder / "model.safetensors"
-    normalizer = load_normalizer(folder / "normalizer.json", layout)
+    normalizer = load_normalizer(about / "normalizer.json", layout)
     networks = Networks(
         transformer=load_weights(weights, config.model, device=device, dtype=dtype, depth=with_world),
         vae=VideoVae.load(folder / "vae", encoder_only=not with_world),
         text=lambda: TextEncoder.load(folder / "text", config.model.text_length),
     )
-    cameras = {c.name: c for c in load_cameras(folder / "cameras.json")}
+    cameras = {c.name: c for c in load_cameras(about / "cameras.json")}
     prompts = load_file(folder / PROMPTS_FILE) if (folder / PROMPTS_FILE).is_file() else None
-    return Policy(config, normalizer, cameras, networks, device=device, prompts=prompts)
+    absent = absent_views(about, config.view_names)
+    return Policy(config, normalizer, cameras, networks, device=device, prompts=prompts, absent=absent)

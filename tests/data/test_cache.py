@@ -1,5 +1,6 @@
 """The latent cache holds what encoding on the fly gives, continues after an interruption, and refuses stale content."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from xwam.data.clips import Clips
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.data.stats import normalizer_from
 from xwam.encode import encode_clips, encode_views
+from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
+PROMPTS = {f"push button {number}": torch.full((2, 3), float(number)) for number in range(2)}
 CONFIG = ClipConfig(
     num_frames=5, height_px=SIZE, width_px=SIZE, action_horizon=16, actions_per_frame=4, action_hz=20.0, crop=0.9
 )
@@ -65,14 +68,14 @@ def test_cached_is_what_encoding_gives(tmp_path: Path, clips: Clips, normalizer:
     for index, variant in ((0, 0), (7, 1), (11, 1)):
         generator = np.random.default_rng((0, index, variant))
         expected = encode_clips([augment(clips[index], generator, crop=0.9)], normalizer)
-        found = train.batch(np.array([index]), visit=variant)
+        found = train.batch(np.array([index]), PROMPTS, visit=variant)
         for name in expected._fields[2:]:
             torch.testing.assert_close(getattr(found, name), getattr(expected, name))
         torch.testing.assert_close(found.video, encode_views(encoder, expected.video), atol=1e-3, rtol=0)
         torch.testing.assert_close(found.depth, encode_views(encoder, expected.depth), atol=1e-3, rtol=0)
-        assert found.instructions == [clips[index].instruction]
+        torch.testing.assert_close(found.prompt[0], PROMPTS[clips[index].instruction])
     middle = encode_clips([centre_crop(clips[4], crop=0.9)], normalizer)
-    found = validation.batch(np.array([4, 2]), visit=3)
+    found = validation.batch(np.array([4, 2]), PROMPTS, visit=3)
     torch.testing.assert_close(found.video[:1], encode_views(encoder, middle.video), atol=1e-3, rtol=0)
     assert set(train.instructions()) == {clips[i].instruction for i in range(len(clips))}
     assert train.fingerprint != validation.fingerprint
@@ -98,8 +101,60 @@ def test_an_interrupted_cache_continues(tmp_path: Path, clips: Clips, normalizer
     build(tmp_path / "half", clips, num_workers=1)
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     everything = np.arange(len(clips))
-    whole, half = (LatentCache(tmp_path / name, normalizer).batch(everything, 1) for name in ("whole", "half"))
+    whole, half = (LatentCache(tmp_path / name, normalizer).batch(everything, PROMPTS, 1) for name in ("whole", "half"))
     torch.testing.assert_close(whole.video, half.video)
+
+
+def test_several_processes_share_out_the_files(
+    tmp_path: Path, episodes: LeRobotEpisodes, normalizer: Normalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "CLIPS_PER_SHARD", 2)
+    monkeypatch.setattr(cache_module, "WAIT_S", 0.01)
+    clips = Clips(episodes, CONFIG, ("front", "wrist"), every=3)
+    build(tmp_path / "alone", clips)
+    encoded = [0, 0]
+
+    def counting(place: int):
+        def counted(images: Tensor) -> Tensor:
+            encoded[place] += len(images)
+            return encoder(images)
+
+        return counted
+
+    arguments = {"vae_hash": "abc", "num_variants": 2, "batch_size": 3, "progress": False}
+    work = [
+        threading.Thread(target=build_cache, args=(tmp_path / "shared", clips, counting(i)), kwargs=arguments)
+        for i in range(2)
+    ]
+    for one in work:
+        one.start()
+    for one in work:
+        one.join()
+    assert min(encoded) > 0, "both took part"
+    assert sum(encoded) == len(clips) * 2 * 2 * 2, "clips, variants, views, video and depth: nothing twice"
+    everything = np.arange(len(clips))
+    alone, shared = (LatentCache(tmp_path / n, normalizer).batch(everything, PROMPTS, 1) for n in ("alone", "shared"))
+    torch.testing.assert_close(alone.video, shared.video)
+
+
+def test_clips_with_and_without_depth_in_one_batch(
+    tmp_path: Path, episodes: LeRobotEpisodes, normalizer: Normalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colour-only clips beside clips with depth: the depth loss counts the latter alone."""
+    clips = Clips(episodes, CONFIG, ("front", "wrist"), every=3)
+    whole = clips.at
+    monkeypatch.setattr(clips, "at", lambda e, s: whole(e, s) if s else colour_only(whole(e, s)))
+    build(tmp_path, clips, num_variants=1)
+    starts = [clips.locate(index)[1] for index in range(len(clips))]
+    found = LatentCache(tmp_path, normalizer).batch(np.arange(len(clips)), PROMPTS)
+    for index, start in enumerate(starts):
+        assert found.depth_mask[index, 0].all() == (start > 0)
+        assert found.video_mask[index, 0].all()
+        assert (found.depth[index] != 0).any() == (start > 0)
+
+
+def colour_only(clip: Clip) -> Clip:
+    return replace(clip, depth=None, depth_mask=np.zeros_like(clip.depth_mask))
 
 
 def test_stale_content_is_refused_or_rebuilt(
@@ -122,4 +177,4 @@ def test_stale_content_is_refused_or_rebuilt(
     with pytest.raises(FileNotFoundError, match="no latent cache"):
         LatentCache(tmp_path / "nothing", normalizer)
     with pytest.raises(IndexError, match="index=12"):
-        LatentCache(tmp_path, normalizer).batch(np.array([12]))
+        LatentCache(tmp_path, normalizer).batch(np.array([12]), PROMPTS)

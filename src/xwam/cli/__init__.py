@@ -8,7 +8,7 @@ import tyro
 from xwam.cli.acting import demo, evaluate, imagine, view
 from xwam.cli.bench import bench
 from xwam.cli.check import check
-from xwam.cli.data import collect, stats
+from xwam.cli.data import annotate, collect, stats
 from xwam.cli.serving import serve
 from xwam.cli.training import convert, train
 
@@ -16,6 +16,7 @@ VERBS = {
     "demo": demo,
     "collect": collect,
     "stats": stats,
+    "annotate": annotate,
     "train": train,
     "evaluate": evaluate,
     "imagine": imagine,

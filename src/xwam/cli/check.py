@@ -3,22 +3,60 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 
-def check(what: Annotated[Literal["golden", "memory"], Positional], target: Annotated[str, Positional]) -> None:
-    """``golden DIR``: recompute recorded numbers of the published model; ``memory PRESET``: what it needs.
+def check(
+    what: Annotated[Literal["data", "golden", "memory"], Positional],
+    target: Annotated[str, Positional],
+    robot: Path | None = None,
+    preset_name: Annotated[str, arg(name="preset")] = "tiny",
+    out: Path = Path("runs/check"),
+) -> None:
+    """``data DIR``: find a data set's mistakes; ``golden DIR``: published numbers again; ``memory PRESET``.
 
     Args:
-        what: golden (exit code 1 when any number differs), memory.
-        target: a folder of golden files; the name of a preset.
+        what: data, golden (exit code 1 when anything is wrong), memory (what a preset needs).
+        target: a LeRobot data set; a folder of golden files; the name of a preset.
+        robot: the robot.json that says what the data set's numbers mean; our own need none.
+        preset_name: for data, at which size the model sees the pictures.
+        out: for data, where the page with pictures and plots goes.
     """
+    if what == "data":
+        return _check_data(Path(target), robot, preset_name, out)
     if what == "golden":
         return _check_golden(target)
     from xwam.evaluate.memory import markdown
     from xwam.presets import preset
 
     return print(markdown(preset(target)))
+
+
+def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> None:
+    from dataclasses import replace
+
+    from xwam.data.check import check_data, is_wrong
+    from xwam.data.lerobot import open_lerobot
+    from xwam.evaluate.data_report import write_data_report
+    from xwam.presets import preset
+    from xwam.robot.mapping import load_robot
+
+    mapping = None if robot is None else load_robot(robot)
+    findings = check_data(root, mapping)
+    can_be_read = not any(
+        f.check in ("reading", "frame counts", "video frames", "NaN") for f in findings if f.level == "wrong"
+    )
+    episodes = open_lerobot(root, robot=mapping) if can_be_read else None
+    clip = preset(preset_name).clip
+    clip = clip if episodes is None else replace(clip, action_hz=episodes.action_hz)
+    write_data_report(out, findings, episodes, clip)
+    for finding in findings:
+        print(
+            f"{finding.level.upper() if finding.level == 'wrong' else finding.level:<6} {finding.check}: {finding.text}"
+        )
+    print(f"{sum(f.level == 'wrong' for f in findings)} wrong; open {out / 'check.html'}")
+    if is_wrong(findings):
+        raise SystemExit(1)
 
 
 def _check_golden(folder: str) -> None:

@@ -33,19 +33,66 @@ def collect(
     run(out, tasks, episodes, seed=seed, noise=noise, num_workers=workers, width_px=size_px, height_px=size_px)
 
 
-def stats(data: Annotated[Path, Positional], out: Path | None = None, processes: int = 2) -> None:
+def annotate(
+    what: Annotated[Literal["depth"], Positional],
+    data: Annotated[Path, Positional],
+    teacher: Path,
+    robot: Path | None = None,
+    cameras: tuple[str, ...] = (),
+    rebuild: bool = False,
+    device: str = "cpu",
+) -> None:
+    """Add depth to a data set, guessed by a depth model and scaled to whatever was measured. Repeat to continue.
+
+    The data set's own files stay as they are; depth and where it comes from lie beside them, in ``depth/``.
+
+    Args:
+        what: depth.
+        data: a LeRobot data set.
+        teacher: folder of a depth model of transformers (DepthAnything, DepthPro, …).
+        robot: the robot.json that says what the data set's numbers mean; our own need none.
+        cameras: names; all that have no measured depth by default.
+        rebuild: replace the depth that another teacher added.
+        device: cpu, cuda, …
+    """
+    from dataclasses import replace
+
+    from xwam.data.lerobot import open_lerobot
+    from xwam.model.depth_teacher import MonocularDepth
+    from xwam.robot.mapping import load_robot
+    from xwam.train.annotate import annotate_depth, weights_hash
+
+    mapping = None if robot is None else load_robot(robot)
+    if mapping is not None:  # every frame gets its depth
+        mapping = replace(mapping, action_hz=mapping.fps, frames_per_action=1)
+    episodes = open_lerobot(data, robot=mapping)
+    made = annotate_depth(
+        episodes,
+        MonocularDepth(teacher, device=device),
+        weights=weights_hash(teacher),
+        cameras=cameras,
+        rebuild=rebuild,
+    )
+    print(f"{made} episodes got depth: {episodes.annotated.folder}")
+
+
+def stats(
+    data: Annotated[Path, Positional], out: Path | None = None, processes: int = 2, robot: Path | None = None
+) -> None:
     """Derive the normaliser's statistics from a data set, as training does: from the episodes that are not held out.
 
     Args:
         data: a LeRobot data set.
         out: file to write; by default meta/normalizer.json in the data set.
         processes: how many read the data at the same time.
+        robot: the robot.json that says what the data set's numbers mean; our own need none.
     """
     from xwam.data.clips import split_episodes
     from xwam.data.lerobot import open_lerobot
     from xwam.data.stats import normalizer_from
+    from xwam.robot.mapping import load_robot
 
-    episodes = open_lerobot(data)
+    episodes = open_lerobot(data, robot=None if robot is None else load_robot(robot))
     training, _ = split_episodes(episodes.num_episodes)
     normalizer = normalizer_from(episodes, only=training, num_processes=processes, progress=True)
     path = out or data / "meta" / "normalizer.json"

@@ -11,8 +11,11 @@ from xwam.train.options import Changes, Setup, Watch
 
 def train(
     preset: Annotated[str, Positional],
-    data: Path,
+    data: tuple[Path, ...],
     out: Path,
+    robot: tuple[str, ...] = (),
+    weights: tuple[float, ...] = (),
+    cache_processes: int = 1,
     minutes: float | None = None,
     changes: Annotated[Changes, arg(name="")] = Changes(),  # noqa: B008 (frozen)
     how: Annotated[Setup, arg(name="")] = Setup(),  # noqa: B008 (frozen)
@@ -31,7 +34,10 @@ def train(
 
     Args:
         preset: debug, tiny, small, …
-        data: a LeRobot data set.
+        data: LeRobot data sets, one or several.
+        robot: what their numbers mean: one robot.json for all of them or one for each ("own" for our own data sets).
+        weights: shares of several data sets; by default as many samples as each has clips.
+        cache_processes: how many processes encode clips; the same command elsewhere on the same folder helps too.
         out: folder of the run; a run that is there already is continued exactly, by any number of processes.
         minutes: stop (and save) the transformer's training after this long.
         changes: numbers of the recipe.
@@ -60,6 +66,9 @@ def train(
         vae=replace(TINY_VAE, num_steps=vae_steps),
         every=every,
         num_variants=variants,
+        robots=robot,
+        weights=weights,
+        cache_processes=cache_processes,
         minutes=minutes,
         start=start,
         how=how,

@@ -6,15 +6,18 @@ was made of. If any of that changes, the cache is refused (or rebuilt, when aske
 """
 
 import dataclasses
+import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,26 +27,13 @@ from tqdm import tqdm
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
 from xwam.data.files import Recent, whole_file
-from xwam.encode import Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
+from xwam.encode import Batch, Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
 CLIPS_PER_SHARD = 64
+WAIT_S = 0.5
 _FORMAT = 1  # counts up when the content of a shard changes
-
-
-class LatentBatch(NamedTuple):
-    """Clips as training wants them: latents, normalised states and actions, masks, and the words."""
-
-    video: Float[Tensor, "B C F V h w"]
-    depth: Float[Tensor, "B C F V h w"]
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
-    video_mask: Bool[Tensor, "B F V"]
-    depth_mask: Bool[Tensor, "B F V"]
-    state_mask: Bool[Tensor, "B Ts Ds"]
-    action_mask: Bool[Tensor, "B Ta Da"]
-    instructions: list[str]
 
 
 def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) -> dict[str, Any]:
@@ -80,6 +70,8 @@ def build_cache(
 ) -> None:
     """Fill a cache; one that was interrupted is continued, a finished one is left alone.
 
+    Any number of processes may do so at the same time: they share out the files, and all return when all are there.
+
     ``num_variants``: random crops and colours of each clip; 0: one centre crop (validation). ``encoder`` maps images
     ``B 3 T H W`` in [-1, 1] to latents and may use any device. Raises ValueError for a cache made of something else,
     unless ``rebuild``.
@@ -96,16 +88,39 @@ def build_cache(
     if not path.is_file():
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(facts, indent=1) + "\n")
-    missing = [shard for shard in range(_num_shards(facts)) if not _shard_path(folder, shard).is_file()]
-    wanted = [index for shard in missing for index in _clips_of(shard, len(clips))]
-    loader = DataLoader(_Variants(clips, wanted, num_variants, seed), batch_size=None, num_workers=num_workers)
-    loaded = iter(loader)
-    with tqdm(total=len(wanted), desc="latents", unit="clip", disable=not progress) as bar:
-        for shard in missing:
-            rows = (next(loaded) for _ in _clips_of(shard, len(clips)))
-            tensors, instructions = _encode_shard(rows, encoder, batch_size, bar)
-            with whole_file(_shard_path(folder, shard)) as temporary:
-                save_file(tensors, temporary, metadata={"instructions": json.dumps(instructions)})
+    with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:
+        while missing := missing_shards(folder, facts):
+            for shard in missing:
+                with _claimed(folder, shard) as is_mine:
+                    if not is_mine or _shard_path(folder, shard).is_file():
+                        continue
+                    variants = _Variants(clips, list(_clips_of(shard, len(clips))), num_variants, seed)
+                    loaded = iter(DataLoader(variants, batch_size=None, num_workers=num_workers))
+                    tensors, instructions = _encode_shard(loaded, encoder, batch_size, bar)
+                    with whole_file(_shard_path(folder, shard)) as temporary:
+                        save_file(tensors, temporary, metadata={"instructions": json.dumps(instructions)})
+            if missing == missing_shards(folder, facts):
+                time.sleep(WAIT_S)  # others are at work on what is left
+
+
+def missing_shards(folder: Path, facts: dict[str, Any]) -> list[int]:
+    """Files that are not there yet; none when the cache is complete and made of just this."""
+    path = folder / "facts.json"
+    if not path.is_file() or _differences(json.loads(path.read_text()), facts):
+        return list(range(_num_shards(facts)))
+    return [shard for shard in range(_num_shards(facts)) if not _shard_path(folder, shard).is_file()]
+
+
+@contextmanager
+def _claimed(folder: Path, shard: int) -> Iterator[bool]:
+    """True for the one process that may write this file; the claim ends with the process, however it ends."""
+    with (folder / f".claim-{shard:05d}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
 
 
 class LatentCache:
@@ -139,12 +154,14 @@ class LatentCache:
         """Open files stay in their process."""
         return self.__dict__ | {"_open": Recent[Any](most=512)}
 
-    def batch(self, indices: Int[np.ndarray, " B"], visit: int = 0) -> LatentBatch:
-        """These clips; ``visit`` (how often the data was gone through) picks the variant."""
+    def batch(
+        self, indices: Int[np.ndarray, " B"], prompts: Mapping[str, Float[Tensor, "P Dt"]], visit: int = 0
+    ) -> Batch:
+        """These clips and their prompts; ``visit`` (how often the data was gone through) picks the variant."""
         rows = [self._row(int(index), visit % self.num_variants) for index in indices]
         columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "instruction"}
         layout, normalizer = self.normalizer.layout, self.normalizer
-        return LatentBatch(
+        return Batch(
             video=columns["video"].float(),
             depth=columns["depth"].float(),
             state=torch.from_numpy(normalizer.normalize_state(columns["state"].numpy())),
@@ -153,7 +170,7 @@ class LatentCache:
             depth_mask=columns["depth_mask"],
             state_mask=columns["state_mask"][..., None] & torch.from_numpy(layout.state_mask),
             action_mask=columns["action_mask"][..., None] & torch.from_numpy(layout.action_mask),
-            instructions=[row["instruction"] for row in rows],
+            prompt=torch.stack([prompts[row["instruction"]] for row in rows]),
         )
 
     def instructions(self) -> list[str]:
@@ -224,14 +241,11 @@ def _encode_shard(
 def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: list[Tensor]) -> None:
     latents = encode_views(encoder, torch.stack([video_to_tensor(clip.video) for clip in batch])).cpu().half()
     video.append(latents)
-    empty = torch.full((1,), -1.0)  # far away everywhere; masked
-    images = [
-        empty.expand(len(clip.video), 3, *clip.video.shape[1:4])
-        if clip.depth is None
-        else depth_to_tensor(clip.depth, clip.cameras)
-        for clip in batch
-    ]
-    depth.append(encode_views(encoder, torch.stack(images)).cpu().half())
+    images = [None if clip.depth is None else depth_to_tensor(clip.depth, clip.cameras) for clip in batch]
+    known = [image for image in images if image is not None]
+    encoded = iter(encode_views(encoder, torch.stack(known)).cpu().half() if known else ())
+    nothing = torch.zeros_like(latents[0])  # masked
+    depth.append(torch.stack([nothing if image is None else next(encoded) for image in images]))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:

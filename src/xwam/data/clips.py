@@ -75,6 +75,11 @@ class Clips:
         self.every = every
         self._ends = np.cumsum([-(-count // every) for count in starts], dtype=np.int64)
 
+    @property
+    def seen_cameras(self) -> tuple[Camera, ...]:
+        """The cameras of the views that this data set has."""
+        return tuple(camera for camera in self.cameras if camera.name not in self.absent)
+
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     The temporary name ends in ``.tmp``, so no reader that looks for ``*.parquet`` or ``*.mp4`` takes it for a file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:

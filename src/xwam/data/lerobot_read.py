@@ -3,6 +3,7 @@
 Our own data sets bring layout and calibration along. Videos, and pictures in columns, are both read.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -144,6 +145,12 @@ class LeRobotEpisodes:
         codes = read_codes(place.path, indices * self.reading.every, self.fps, first_s=place.first_s)
         return codes_to_depth(self._sized(codes, view, place.path), coding)
 
+    def has_measured_depth(self, episode: int, camera: str) -> bool:
+        """True when the data set itself brings depth of this camera along."""
+        camera_named(self.cameras, camera)
+        key = self._views[camera].depth_key
+        return key is not None and self.video(episode, key) is not None
+
     def video(self, episode: int, key: str) -> VideoPlace | None:
         """The file of a video feature; None when the episode lacks it."""
         return self.row(episode).videos.get(key)
@@ -216,7 +223,7 @@ def _reading_of_layout(
     for camera in cameras:
         depth_key = form.depth_key(camera.name)
         views.append(View(camera, form.video_key(camera.name), depth_key if depth_key in features else None))
-    return Reading(layout, tuple(views), tuple(widths), lambda rows: (rows["observation.state"], rows["action"]))
+    return Reading(layout, tuple(views), tuple(widths), _own_vectors)
 
 
 def _reading_of_robot(root: Path, info: dict[str, Any], robot: RobotConfig) -> Reading:
@@ -238,21 +245,18 @@ def _reading_of_robot(root: Path, info: dict[str, Any], robot: RobotConfig) -> R
         size = form.camera_from_feature(source.name, features[source.key])
         camera = camera_of(robot, source, size.width, size.height)
         views.append(View(camera, source.key, source.depth_key, source.upside_down, source.may_be_missing))
-
-    def states_and_actions(rows: Columns) -> tuple[Float[np.ndarray, "N Ds"], Float[np.ndarray, "M Da"]]:
-        state = read_state(robot, rows)[:: robot.frames_per_action]
-        return state.astype(np.float32), read_action(robot, rows).astype(np.float32)
-
     facts = (robot_fingerprint(robot),)
-    return Reading(
-        layout_of(robot),
-        tuple(views),
-        robot.keys,
-        states_and_actions,
-        robot.frames_per_action,
-        robot.instruction,
-        facts,
-    )
+    read, every = functools.partial(_mapped_vectors, robot), robot.frames_per_action
+    return Reading(layout_of(robot), tuple(views), robot.keys, read, every, robot.instruction, facts)
+
+
+def _own_vectors(rows: Columns) -> tuple[Float[np.ndarray, "N Ds"], Float[np.ndarray, "M Da"]]:
+    return rows["observation.state"], rows["action"]
+
+
+def _mapped_vectors(robot: RobotConfig, rows: Columns) -> tuple[Float[np.ndarray, "N Ds"], Float[np.ndarray, "M Da"]]:
+    state = read_state(robot, rows)[:: robot.frames_per_action]
+    return state.astype(np.float32), read_action(robot, rows).astype(np.float32)
 
 
 def _cameras(features: dict[str, Any]) -> tuple[Camera, ...]:

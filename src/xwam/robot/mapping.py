@@ -28,6 +28,7 @@ Reference = Literal["absolute", "delta", "hand_delta"]
 Rows = tuple[tuple[float, ...], ...]
 ALLOWED_UNITS = {"position": LENGTHS, "rotation": ANGLES, "joints": (*ANGLES, *LENGTHS, "1"), "gripper": ("1",)}
 ROBOT_FILE = "robot.json"
+ROBOTS_FOLDER = "robots"  # of a checkpoint that learned from several
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,13 @@ from xwam.model.text import TextEncoder
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, train
 from xwam.train.options import Setup
-from xwam.train.pipeline import PromptedClips, check_fits
+from xwam.train.sources import Mixture, check_fits
 
 
 class SomeClips:
     """Some of a cache's clips, with depth where the config wants it: the loop's TrainingData."""
 
-    def __init__(self, clips: PromptedClips, chosen: Int[np.ndarray, " n"], *, depth_is_views: bool) -> None:
+    def __init__(self, clips: Mixture, chosen: Int[np.ndarray, " n"], *, depth_is_views: bool) -> None:
         self._clips, self._chosen, self._depth_is_views = clips, chosen, depth_is_views
         self.empty_prompt, self.source_names = clips.empty_prompt, clips.source_names
         self.fingerprint = hashlib.sha256(f"{clips.fingerprint} {chosen.tolist()}".encode()).hexdigest()[:16]
@@ -82,7 +82,7 @@ def train_from_cache(
     text = TextEncoder.load(source / "frozen" / "text", config.model.text_length)
     with torch.no_grad():
         prompts = {words: text.encode([words])[0] for words in ["", *cache.instructions()]}
-    some = SomeClips(PromptedClips(cache, prompts), chosen, depth_is_views=config.depth_is_views)
+    some = SomeClips(Mixture(["data"], [cache], [None], prompts), chosen, depth_is_views=config.depth_is_views)
     manifest = {
         "data": some.fingerprint,
         "statistics": cache.normalizer.fingerprint(),

@@ -8,6 +8,7 @@ text/ manifest.json``. A training run adds ``training/``: raw weights, averages 
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from xwam.config import Config, to_json
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout
+from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, save_robot
 from xwam.robot.normalizer import Normalizer
 
 
@@ -27,6 +29,8 @@ class Robot(NamedTuple):
 
     normalizer: Normalizer
     cameras: tuple[Camera, ...]
+    mapping: RobotConfig | None = None  # how its data were written; None: our own data
+    others: Mapping[str, Any] = {}  # robots (by name) that the same weights learned from besides
 
     @property
     def layout(self) -> Layout:
@@ -55,12 +59,21 @@ def write_whole(target: Path, fill: Any) -> None:
 def save_policy_files(folder: Path, config: Config, robot: Robot, frozen: Path, manifest: dict[str, Any]) -> None:
     """Everything of a checkpoint but the transformer's weights. ``frozen`` holds ``vae/`` and ``text/``."""
     (folder / "config.json").write_text(to_json(config))
-    robot.layout.save(folder / "layout.json")
-    robot.normalizer.save(folder / "normalizer.json")
-    save_cameras(folder / "cameras.json", robot.cameras)
+    _save_robot_files(folder, robot)
+    for name, other in robot.others.items():
+        (folder / ROBOTS_FOLDER / name).mkdir(parents=True)
+        _save_robot_files(folder / ROBOTS_FOLDER / name, other)
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     for name in ("vae", "text"):
         shutil.copytree(frozen / name, folder / name, copy_function=_link_or_copy)
+
+
+def _save_robot_files(folder: Path, robot: Robot) -> None:
+    robot.layout.save(folder / "layout.json")
+    robot.normalizer.save(folder / "normalizer.json")
+    save_cameras(folder / "cameras.json", robot.cameras)
+    if robot.mapping is not None:
+        save_robot(folder / ROBOT_FILE, robot.mapping)
 
 
 def save_training(folder: Path, state: TrainingState, step: int) -> None:

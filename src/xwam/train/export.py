@@ -16,6 +16,7 @@ from torch import Tensor
 from xwam.config import Config, load
 from xwam.model.weights import load_weights, save_weights
 from xwam.model.xwam import XWAM
+from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER
 from xwam.train import lora
 from xwam.train.checkpoint import TrainingState, load_training, write_whole
 from xwam.train.manifest import weights_hash
@@ -90,6 +91,10 @@ def _check(source: Path) -> None:
 def _copy_settings(source: Path, folder: Path) -> None:
     for name in SETTINGS:
         shutil.copy2(source / name, folder / name)
+    if (source / ROBOT_FILE).is_file():
+        shutil.copy2(source / ROBOT_FILE, folder / ROBOT_FILE)
+    if (source / ROBOTS_FOLDER).is_dir():
+        shutil.copytree(source / ROBOTS_FOLDER, folder / ROBOTS_FOLDER)
 
 
 def _averaged(source: Path, base: Path | None) -> dict[str, Tensor]:

@@ -84,7 +84,9 @@ def load_films(episodes: Episodes, indices: Sequence[int], view_names: Sequence[
     for index in tqdm(indices, desc="read", unit="episode"):
         steps = np.arange(episodes.info(index).length)
         for name in view_names:
-            films.append(episodes.frames(index, name, steps))
+            frames = episodes.frames(index, name, steps)
+            if frames is not None:
+                films.append(frames)
             metres = episodes.depth(index, name, steps)
             if metres is not None:
                 camera = camera_named(episodes.cameras, name)

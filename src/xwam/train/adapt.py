@@ -1,0 +1,70 @@
+"""A checkpoint made to fit other cameras or other numbers: what still has a meaning is kept, the rest is drawn anew.
+
+Views are known by their names: a known one keeps its embedding, a new one begins with the mean of all. Layers at the
+edges that read or write actions and states are drawn anew when their widths differ.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from xwam.config import Config, load, to_json
+from xwam.data.files import whole_file
+from xwam.model.shards import weight_files
+from xwam.model.xwam import XWAM, init_weight
+
+VIEWS = "view_embedding.weight"
+
+
+def adapted(start: Path, config: Config, folder: Path) -> Path:
+    """``start`` itself when its sizes are those of ``config``, else a copy in ``folder`` that fits.
+
+    Raises ValueError when more than views and widths differ.
+    """
+    stored = load(Config, start / "config.json")
+    same = {"num_views": 0, "state_width": 0, "action_width": 0}
+    if replace(stored.model, **same) != replace(config.model, **same):
+        raise ValueError(
+            f"start={start} holds a model of preset {stored.name!r}: its sizes are not those of {config.name!r}."
+        )
+    if stored.model == config.model and stored.view_names == config.view_names:
+        return start
+    if len(stored.view_names) != stored.model.num_views or config.depth_is_views:
+        raise ValueError(f"start={start}: its views are not its cameras, so they cannot be exchanged.")
+    origin = {"start": str(start.resolve()), "views": list(config.view_names), **vars(config.model)}
+    origin = json.loads(json.dumps(origin))
+    facts = folder / "adapted.json"
+    if facts.is_file() and json.loads(facts.read_text()) == origin:
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    facts.unlink(missing_ok=True)
+    weights = {
+        name: tensor for file in weight_files(start / "model.safetensors") for name, tensor in load_file(file).items()
+    }
+    with whole_file(folder / "model.safetensors") as path:
+        save_file(_fitted(weights, stored, config), path)
+    for name in ("vae", "text"):
+        shutil.copytree(start / name, folder / name, dirs_exist_ok=True)
+    (folder / "config.json").write_text(to_json(replace(stored, view_names=config.view_names, model=config.model)))
+    facts.write_text(json.dumps(origin))
+    return folder
+
+
+def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) -> dict[str, torch.Tensor]:
+    with torch.device("meta"):
+        wanted = dict(XWAM(config.model).named_parameters())
+    generator = torch.Generator().manual_seed(config.train.seed)
+    fitted = dict(weights)
+    old = weights[VIEWS]
+    rows = [old[stored.view_names.index(n)] if n in stored.view_names else old.mean(dim=0) for n in config.view_names]
+    fitted[VIEWS] = torch.stack(rows).contiguous()
+    for name, weight in wanted.items():
+        if name in fitted and fitted[name].shape != weight.shape:
+            drawn = torch.empty(weight.shape)
+            init_weight(name, drawn, config.model.width, generator)
+            fitted[name] = drawn.to(weights[name].dtype)
+    return fitted

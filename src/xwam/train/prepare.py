@@ -1,0 +1,135 @@
+"""What must be there before the transformer learns: frozen parts, statistics, latents, encoded prompts.
+
+Everything is made once and found again. When it is all there, neither the VAE nor the text encoder is loaded.
+"""
+
+import hashlib
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
+from xwam.data.clips import Clips, spread
+from xwam.data.files import fingerprint, whole_file
+from xwam.data.stats import normalizer_from
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.train.options import Setup
+from xwam.train.sources import Mixture, Source, clips_of
+from xwam.train.text import TINY_TEXT, train_text
+from xwam.train.vae import VaeTraining, load_films, train_vae
+
+EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
+
+
+def make_frozen(
+    config: Config, sources: Sequence[Source], frozen: Path, vae: VaeTraining, how: Setup, device: str
+) -> None:
+    """Train the VAE and the text encoder on the data sets, unless they are there."""
+    if not (frozen / "vae" / "config.json").is_file():
+        films = []
+        for source in sources:
+            some = spread(source.episodes.num_episodes, EPISODES_FOR_VAE // len(sources))
+            films += load_films(
+                source.episodes, some, [camera.name for camera in clips_of(source, config).seen_cameras]
+            )
+        train_vae(config.vae, films, vae, frozen, device=device, precision=how.precision)
+    if not (frozen / "text" / "config.json").is_file():
+        wordings: dict[str, set[str]] = {}
+        for source in sources:
+            for number in range(source.episodes.num_episodes):
+                info = source.episodes.info(number)
+                wordings.setdefault(info.task, set()).add(info.instruction)
+        groups = {task: sorted(wordings[task]) for task in sorted(wordings)}
+        train_text(config.text, config.model.text_length, groups, TINY_TEXT, frozen)
+
+
+def make_latents(
+    config: Config,
+    sources: Sequence[Source],
+    frozen: Path,
+    folder: Path,
+    *,
+    every: int,
+    num_variants: int,
+    processes: int,
+    device: str,
+) -> list[LatentCache]:
+    """A cache for each data set; several have a folder each."""
+    vae_hash = hashlib.sha256((frozen / "vae" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    caches = []
+    for source in sources:
+        clips = clips_of(source, config, every=every)
+        place = folder if len(sources) == 1 else folder / source.name
+        facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=0)
+        if len(clips) == 0 or missing_shards(place, facts):
+            fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device)
+            _in_processes(fill, processes)
+        caches.append(LatentCache(place, normalizer_from(source.episodes, only=clips.numbers)))
+    return caches
+
+
+def mixture_of(
+    config: Config, sources: Sequence[Source], caches: Sequence[LatentCache], frozen: Path, at: Path
+) -> Mixture:
+    """The latents with their prompts, ready to train on."""
+    words = {text for cache in caches for text in cache.instructions()}
+    prompts = encoded_prompts(["", *sorted(words)], frozen, at, config.model.text_length)
+    return Mixture([source.name for source in sources], caches, [source.weight for source in sources], prompts)
+
+
+def encoded_prompts(
+    words: Sequence[str], frozen: Path, path: Path, text_length: int
+) -> Mapping[str, Float[Tensor, "P Dt"]]:
+    """Prompts through the text encoder, once; kept in a file that knows which encoder made them."""
+    files = [p for p in (frozen / "text").rglob("*") if p.is_file()]
+    maker = {"text": fingerprint(frozen / "text", files, text_length)}
+    known: dict[str, Tensor] = {}
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            if file.metadata() == maker:
+                known = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if missing := [text for text in words if text not in known]:
+        encoder = TextEncoder.load(frozen / "text", text_length)
+        with torch.no_grad():
+            known |= {text: encoder.encode([text])[0].contiguous() for text in missing}
+        with whole_file(path) as temporary:
+            save_file(known, temporary, metadata=maker)
+    return {text: known[text] for text in words}
+
+
+def _in_processes(fill: partial, processes: int) -> None:
+    """Let this process and some more share out the work."""
+    context = multiprocessing.get_context("spawn")
+    helpers = [context.Process(target=fill, args=(False,)) for _ in range(processes - 1)]
+    for helper in helpers:
+        helper.start()
+    try:
+        fill(True)
+        for helper in helpers:
+            helper.join()
+    finally:
+        for helper in helpers:
+            helper.terminate()
+
+
+def _fill(
+    folder: Path, clips: Clips, frozen: Path, vae_hash: str, num_variants: int, device: str, progress: bool
+) -> None:
+    vae = VideoVae.load(frozen / "vae", encoder_only=True).to(device)
+    build_cache(
+        folder,
+        clips,
+        lambda images: vae.encode(images.to(device)),
+        vae_hash=vae_hash,
+        num_variants=num_variants,
+        progress=progress,
+    )

@@ -1,0 +1,149 @@
+"""The data sets of a run: opened through their robot.json, fitted to the model, mixed by weight.
+
+A view is known by its name: cameras of the same name share a place in the model, and a data set that lacks one shows
+grey there, which never trains. Every data set keeps its own layout and statistics; a checkpoint serves the first one
+and carries the others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xwam.config import Config
+from xwam.data.cache import LatentCache
+from xwam.data.clips import Clips, Split
+from xwam.data.episodes import Episodes, camera_named
+from xwam.data.lerobot import open_lerobot
+from xwam.encode import Batch
+from xwam.robot.mapping import RobotConfig, load_robot
+
+OWN = "own"  # in place of a robot.json: a data set of ours, which needs none
+
+
+class Source(NamedTuple):
+    """One data set of a run."""
+
+    name: str
+    episodes: Episodes
+    robot: RobotConfig | None
+    weight: float | None  # share of the samples, in any unit; None: as many as it has clips
+
+
+def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[float]) -> list[Source]:
+    """Open all data sets. ``robots``: none, one for all, or one for each (``own`` for those that need none)."""
+    if len(robots) not in (0, 1, len(data)) or len(weights) not in (0, len(data)):
+        raise ValueError(
+            f"{len(data)} data sets, {len(robots)} robots, {len(weights)} weights: give one robot for all or one for "
+            "each, and one weight for each or none."
+        )
+    given = list(robots or [OWN]) * (1 if len(robots) == len(data) else len(data))
+    sources = []
+    for place, (path, robot) in enumerate(zip(data, given, strict=True)):
+        mapping = None if robot == OWN else load_robot(Path(robot))
+        weight = weights[place] if weights else None
+        if weight is not None and weight <= 0:
+            raise ValueError(f"weight={weight} of {path}: must be positive; leave the data set out.")
+        name = path.name if [other.name for other in data].count(path.name) == 1 else f"{path.name}-{place}"
+        sources.append(Source(name, open_lerobot(path, robot=mapping), mapping, weight))
+    return sources
+
+
+def fit(config: Config, sources: Sequence[Source]) -> Config:
+    """The settings for these robots: their views, widths and rate. Without a robot.json the preset's own.
+
+    Raises ValueError when they do not go together.
+    """
+    if any(source.robot is not None for source in sources):
+        names = tuple(dict.fromkeys(camera.name for source in sources for camera in source.episodes.cameras))
+        layout = sources[0].episodes.layout
+        model = replace(
+            config.model,
+            num_views=len(names) * (2 if config.depth_is_views else 1),
+            state_width=layout.state_width,
+            action_width=layout.action_width,
+        )
+        clip = replace(config.clip, action_hz=sources[0].episodes.action_hz)
+        config = replace(config, view_names=names, model=model, clip=clip)
+    for source in sources:
+        check_fits(config, source.episodes, may_lack_views=source.robot is not None)
+    return config
+
+
+def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = False) -> None:
+    """Refuse a data set that lacks a camera, or whose vectors have other widths than the model."""
+    layout = episodes.layout
+    for name in () if may_lack_views else config.view_names:
+        camera_named(episodes.cameras, name)
+    for what, ours, theirs in (
+        ("state_width", config.model.state_width, layout.state_width),
+        ("action_width", config.model.action_width, layout.action_width),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"{what}={theirs} of the data set's layout {layout.name!r}: preset {config.name!r} has {ours}; "
+                "choose a preset of that width or another layout (or the same widths in every robot.json)."
+            )
+
+
+def clips_of(source: Source, config: Config, *, every: int = 1, split: Split = "train", padded: bool = True) -> Clips:
+    """A data set's clips with all views of the model; those it lacks are grey."""
+    absent = set(config.view_names) - {camera.name for camera in source.episodes.cameras}
+    return Clips(
+        source.episodes, config.clip, config.view_names, split=split, padded=padded, every=every, absent=sorted(absent)
+    )
+
+
+class Mixture:
+    """Cached clips of one or several data sets with their encoded prompts: the loop's TrainingData.
+
+    A pass over the mixture takes so many clips from each that the shares are those of the weights, and as many in all
+    as there are clips; the next pass goes on where the last one ended in each of them.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        caches: Sequence[LatentCache],
+        weights: Sequence[float | None],
+        prompts: Mapping[str, Float[Tensor, "P Dt"]],
+    ) -> None:
+        self.caches, self.prompts, self.source_names = tuple(caches), prompts, tuple(names)
+        self.empty_prompt = prompts[""]
+        sizes = np.array([len(cache) for cache in caches])
+        shares = np.array([size if weight is None else weight for size, weight in zip(sizes, weights, strict=True)])
+        self.counts = np.maximum(1, np.rint(sizes.sum() * shares / shares.sum()).astype(int))
+        self._ends = np.cumsum(self.counts)
+        self.fingerprint = "+".join(cache.fingerprint for cache in caches)
+        if len(caches) > 1:
+            self.fingerprint += f" {self.counts.tolist()}"
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def sources(self, indices: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """The data set of each of these clips."""
+        return np.searchsorted(self._ends, indices, side="right")
+
+    def batch(self, indices: Int[np.ndarray, " B"], visit: int) -> Batch:
+        """Clips by number; ``visit`` says which of a data set's clips, and which augmented variant, it is this time."""
+        chosen = self.sources(indices)
+        rows: list[Batch | None] = [None] * len(indices)
+        for place, cache in enumerate(self.caches):
+            mine = np.flatnonzero(chosen == place)
+            first = int(self._ends[place] - self.counts[place])
+            drawn = visit * int(self.counts[place]) + indices[mine] - first
+            for passed in np.unique(drawn // len(cache)).tolist():
+                some = mine[drawn // len(cache) == passed]
+                order = drawn[drawn // len(cache) == passed] % len(cache)
+                if self.counts[place] != len(cache):  # in an order of its own, so that half a pass is a fair sample
+                    order = np.random.default_rng((place, passed)).permutation(len(cache))[order]
+                found = cache.batch(order, self.prompts, passed)
+                for row, at in enumerate(some.tolist()):
+                    rows[at] = Batch(*(tensor[row] for tensor in found))
+        return Batch(*(torch.stack(column) for column in zip(*(row for row in rows if row is not None), strict=True)))

@@ -1,0 +1,43 @@
+"""docs/extend.md: the worked example of a robot is true, word for word, on a data set that looks foreign."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from foreign import path_of, write_foreign
+
+from xwam.cli import main
+from xwam.config import from_json
+from xwam.data.lerobot import open_lerobot
+from xwam.robot.mapping import RobotConfig
+
+GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
+
+
+def test_the_example_reads_the_foreign_data_set_and_is_checked(tmp_path, capsys):
+    text = re.search(r"```json\n(.*?)```", GUIDE.read_text(), re.DOTALL)[1]
+    robot = from_json(RobotConfig, text)
+    data = write_foreign(tmp_path / "theirs")
+    info = open_lerobot(data, robot=robot).info(0)
+    np.testing.assert_allclose(info.state[:, :3], path_of(0)[0][:-1], atol=1e-6)
+    (tmp_path / "robot.json").write_text(text)
+    command = ["check", "data", str(data), "--robot", str(tmp_path / "robot.json"), "--preset", "debug"]
+    main([*command, "--out", str(tmp_path / "check")])
+    assert "0 wrong" in capsys.readouterr().out
+    page = (tmp_path / "check/check.html").read_text()
+    assert "Nothing wrong was found" in page
+    assert page.count("<svg") == 6, "three parts of the state, three of the action"
+    assert (tmp_path / "check/contact_sheet.png").stat().st_size > 1000
+
+    wrong = json.loads(text)
+    wrong["action"][0]["reference"] = "delta"
+    (tmp_path / "robot.json").write_text(json.dumps(wrong))
+    try:
+        main([*command, "--out", str(tmp_path / "check")])
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    assert code == 1
+    assert "WRONG  action 'left_position': reference='absolute' fits the states better" in capsys.readouterr().out
+    assert "Correct this before you train" in (tmp_path / "check/check.html").read_text()

@@ -1,0 +1,143 @@
+"""Depth that a teacher adds: a real model with small random weights, the scale of what was measured, no lost work."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.model.test_depth_teacher import save_tiny_model
+from xwam.cli import main
+from xwam.config import ClipConfig
+from xwam.data.clips import Clips
+from xwam.data.lerobot import open_lerobot
+from xwam.records import Camera
+from xwam.robot.mapping import save_robot
+from xwam.train.annotate import annotate_depth, seen_from
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from foreign import ARM, FPS, SIZE, write_foreign
+
+pytest.importorskip("PIL", reason="pip install 'xwam[view]'")
+INTRINSICS = ((40.0, 0.0, 16.0), (0.0, 40.0, 16.0), (0.0, 0.0, 1.0))
+POSE = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+STEPS = 12
+FRONT = replace(
+    ARM.cameras[0], depth_key="observation.images.cam_high_depth", intrinsics=INTRINSICS, base_from_camera=POSE
+)
+SAME_PLACE = replace(ARM.cameras[1], intrinsics=INTRINSICS, base_from_camera=POSE)  # sees just what the front sees
+ROBOT = replace(ARM, cameras=(FRONT, SAME_PLACE))
+
+
+class Ruler:
+    """A teacher that knows the scene but not its scale (an adapter of our own)."""
+
+    def __init__(self, kind="metric"):
+        self.name, self.kind, self.seen = f"ruler ({kind})", kind, 0
+
+    def estimate(self, images):
+        self.seen += len(images)
+        metres = np.full(images.shape[:3], 1.0, np.float32) + np.linspace(0, 1, images.shape[2], dtype=np.float32)
+        return 3 * metres if self.kind == "metric" else (1 / metres - 0.2) / 5
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_foreign(tmp_path / "set", episodes=3, depth=True, steps=STEPS)
+
+
+@pytest.mark.parametrize("kind", ["metric", "relative"])
+def test_the_scale_is_that_of_the_camera_that_measures(data, kind):
+    episodes = open_lerobot(data, robot=ROBOT)
+    before = episodes.fingerprint
+    assert episodes.depth(0, "wrist", np.arange(2)) is None
+    assert annotate_depth(episodes, Ruler(kind), weights="abc", progress=False) == 3, "the front has depth already"
+    again = open_lerobot(data, robot=ROBOT)
+    assert again.fingerprint != before, "caches made without it are stale"
+    np.testing.assert_allclose(
+        again.depth(1, "wrist", np.arange(STEPS)), again.depth(1, "front", np.arange(STEPS)), atol=0.01
+    )
+    known = json.loads((data / "depth/wrist/provenance.json").read_text())
+    assert known["teacher"] == f"ruler ({kind})"
+    assert known["episodes"]["2"]["reference"] == "another camera of the episode"
+    assert known["episodes"]["2"]["abs_rel"] < 0.01
+    assert known["episodes"]["2"]["num_pixels"] > 1000
+    clip = ClipConfig(
+        num_frames=5,
+        height_px=SIZE,
+        width_px=SIZE,
+        action_horizon=4,
+        actions_per_frame=1,
+        action_hz=float(FPS),
+        crop=0.9,
+    )
+    assert Clips(again, clip, ("front", "wrist")).at(1, 0).depth_mask.all(), "training now has depth everywhere"
+
+
+def test_the_scale_of_the_same_camera_elsewhere(data):
+    (data / "videos/observation.images.cam_high_depth/chunk-000/file-001.mp4").unlink()
+    robot = replace(ROBOT, cameras=(replace(FRONT, may_be_missing=True, intrinsics=None, base_from_camera=None),))
+    episodes = open_lerobot(data, robot=robot)
+    assert annotate_depth(episodes, Ruler(), weights="abc", progress=False) == 1
+    known = json.loads((data / "depth/front/provenance.json").read_text())["episodes"]
+    assert {name: entry["reference"] for name, entry in known.items()} == {"1": "the same camera in other episodes"}
+    assert known["1"]["scale"] == pytest.approx(1 / 3, abs=1e-3)
+
+
+def test_without_reference_only_metres_are_taken(data):
+    bare = replace(ARM, cameras=(ARM.cameras[1],))
+    with pytest.raises(ValueError, match="answers up to a scale"):
+        annotate_depth(open_lerobot(data, robot=bare), Ruler("relative"), weights="abc", progress=False)
+    annotate_depth(open_lerobot(data, robot=bare), Ruler(), weights="abc", progress=False)
+    episode = json.loads((data / "depth/wrist/provenance.json").read_text())["episodes"]["0"]
+    assert (episode["reference"], episode["scale"]) == ("none", 1.0)
+
+
+def test_an_interruption_loses_nothing_that_is_finished(data):
+    class Impatient(Ruler):
+        def estimate(self, images):
+            if self.seen >= STEPS:
+                raise KeyboardInterrupt
+            return super().estimate(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        annotate_depth(open_lerobot(data, robot=ROBOT), Impatient(), weights="abc", progress=False)
+    half = open_lerobot(data, robot=ROBOT)
+    assert [half.annotated.has(number, "wrist") for number in range(3)] == [True, False, False]
+    assert half.depth(1, "wrist", np.array([0])) is None
+    when = (data / "depth/wrist/episode-000000.mp4").stat().st_mtime_ns
+    assert annotate_depth(half, Ruler(), weights="abc", progress=False) == 2
+    assert (data / "depth/wrist/episode-000000.mp4").stat().st_mtime_ns == when
+    assert annotate_depth(open_lerobot(data, robot=ROBOT), Ruler(), weights="abc", progress=False) == 0
+    with pytest.raises(ValueError, match="weights def"):
+        annotate_depth(open_lerobot(data, robot=ROBOT), Ruler(), weights="def", progress=False)
+    assert annotate_depth(open_lerobot(data, robot=ROBOT), Ruler(), weights="def", rebuild=True, progress=False) == 3
+    assert not list((data / "depth").rglob("*.tmp"))
+
+
+def test_the_command_runs_a_model_of_transformers(data, tmp_path, capsys):
+    teacher = save_tiny_model(tmp_path / "teacher", "metric")
+    save_robot(tmp_path / "robot.json", replace(ARM, cameras=ARM.cameras[1:]))
+    main(["annotate", "depth", str(data), "--teacher", str(teacher), "--robot", str(tmp_path / "robot.json")])
+    assert "3 episodes got depth" in capsys.readouterr().out
+    depth = open_lerobot(data, robot=ARM).depth(0, "wrist", np.arange(STEPS))
+    assert depth is not None
+    assert 0 <= depth.min() <= depth.max() <= ARM.cameras[1].far_m + 0.01
+    known = json.loads((data / "depth/wrist/provenance.json").read_text())
+    assert "depth_anything" in known["teacher"]
+    assert len(known["weights"]) == 16
+
+
+def test_depth_from_another_place():
+    """A wall one metre away, seen by a camera half a metre nearer, and by one beside the first."""
+    intrinsics, wall = np.array(INTRINSICS), np.full((32, 32), 1.0)
+    camera = Camera(name="a", width=32, height=32, intrinsics=intrinsics, base_from_camera=np.eye(4))
+    nearer, beside = np.eye(4), np.eye(4)
+    nearer[2, 3], beside[0, 3] = 0.5, 0.25  # 0.25 m are 10 pixels at 1 m
+    close = seen_from(wall, camera, np.eye(4), camera, nearer)
+    np.testing.assert_allclose(close[close > 0], 0.5, atol=1e-6)
+    shifted = seen_from(wall, camera, np.eye(4), camera, beside)
+    assert (shifted[:, :22] == 1).all()
+    assert (shifted[:, 22:] == 0).all()

@@ -1,0 +1,197 @@
+"""Training on robots of others: from a robot.json to a checkpoint that acts, data sets mixed, a prior made to fit."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
+
+from xwam.data.cache import LatentCache
+from xwam.model.text import TextEncoder
+from xwam.model.vae import VideoVae
+from xwam.policy import load_policy
+from xwam.records import Observation
+from xwam.robot.columns import follow, read_state, write_action
+from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
+from xwam.train.pipeline import run_pipeline
+from xwam.train.sources import Mixture, fit, open_sources
+from xwam.train.vae import ClipShape, VaeTraining
+
+VAE = VaeTraining(
+    shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
+    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
+)  # fmt: skip
+QUICK = {"num_steps": 2, "validate_every": 0, "save_every": 2}
+JOINTS = RobotConfig(
+    name="joints",
+    action_hz=20.0,
+    state=(
+        PartSource(what="joints", key="observation.state", size=7, unit="deg"),
+        PartSource(what="gripper", key="observation.state", start=7, open=100.0),
+    ),
+    action=(
+        PartSource(what="joints", key="action", size=7, unit="deg"),
+        PartSource(what="gripper", key="action", start=7),
+    ),
+    cameras=(
+        CameraSource(name="front", key="observation.images.cam_high"),
+        CameraSource(name="top", key="observation.images.cam_wrist", may_be_missing=True),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two robots, one of them with a camera missing and no depth, mixed 3 to 1."""
+    root = tmp_path_factory.mktemp("sources")
+    write_foreign(root / "arm", episodes=3, depth=True, steps=24)
+    copy_of(root / "arm", root / "joints")
+    video_of(root / "joints", "cam_wrist", 1).unlink()
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth")
+    save_robot(root / "arm.json", replace(ARM, cameras=(front, ARM.cameras[1])))
+    save_robot(root / "joints.json", JOINTS)
+    arguments = {"vae": VAE, "every": 6, "num_variants": 1}
+    data, robots = [root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "joints.json")]
+    last = run_pipeline("debug", data, root / "run", QUICK, robots=robots, weights=[3.0, 1.0], **arguments)
+    return root, last, arguments
+
+
+def test_the_checkpoint_knows_its_robots(runs):
+    root, last, _ = runs
+    config = json.loads((last / "config.json").read_text())
+    assert config["view_names"] == ["front", "wrist", "top"]
+    assert config["model"]["num_views"] == 3
+    assert load_robot(last / "robot.json") == load_robot(root / "arm.json")
+    assert load_robot(last / "robots/joints/robot.json") == JOINTS
+    statistics = [json.loads((last / where / "normalizer.json").read_text()) for where in ("", "robots/joints")]
+    assert statistics[0] != statistics[1], "every data set has statistics of its own"
+
+
+def test_the_robot_acts_in_its_own_numbers(runs):
+    """Its camera and columns go in, commands as it writes them come out; the view it lacks is grey."""
+    _, last, _ = runs
+    robot, policy = load_robot(last / "robot.json"), load_policy(last, with_world=False)
+    assert policy.absent == {"top"}
+    columns = {"observation.state": written(0, 24)[0][:1]}
+    state = read_state(robot, columns)[0].astype(np.float32)
+    seen = {camera.name: pictures(0, 24)[camera.key.rsplit(".", 1)[1]][0] for camera in robot.cameras}
+    observation = Observation(images=seen, state=state, instruction="pick up cup 0")
+    action = next(policy.predict(observation, actions_only=True)).action
+    commands = write_action(robot, action, follow(robot, state, action))["action"]
+    assert commands.shape == (16, 8)
+    np.testing.assert_allclose(np.linalg.norm(commands[:, 3:7], axis=1), 1, atol=1e-6)
+    assert np.abs(commands[:, :3] - columns["observation.state"][0, :3]).max() < 2000, "millimetres near the hand"
+    with pytest.raises(ValueError, match="camera='wrist' is missing"):
+        next(policy.predict(replace(observation, images={"front": seen["front"]}), actions_only=True))
+    other = load_policy(last, with_world=False, robot="joints")
+    assert other.layout.name == "joints"
+    assert other.absent == {"wrist"}
+    with pytest.raises(ValueError, match="allowed: arm, joints"):
+        load_policy(last, robot="jonts")
+
+
+def test_when_all_is_cached_neither_vae_nor_text_encoder_is_loaded(runs, monkeypatch):
+    root, _, arguments = runs
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the cache is complete")
+
+    monkeypatch.setattr(VideoVae, "load", refuse)
+    monkeypatch.setattr(TextEncoder, "load", refuse)
+    data, robots = [root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "joints.json")]
+    more = QUICK | {"num_steps": 3}
+    last = run_pipeline("debug", data, root / "run", more, robots=robots, weights=[3.0, 1.0], **arguments)
+    assert last.name == "step-0000003"
+
+
+def test_a_mixture_keeps_its_shares_and_goes_through_everything(runs):
+    """Over the passes every clip comes as often as every other of its data set."""
+
+    class Counting(LatentCache):
+        """A latent cache without files: remembers what was asked."""
+
+        def __init__(self, size):
+            self.size, self.asked, self.facts = size, [], {"size": size}
+
+        def __len__(self):
+            return self.size
+
+        def batch(self, indices, prompts, visit):
+            self.asked += [(visit, int(index)) for index in indices]
+            return tuple(torch.tensor(indices) for _ in range(9))
+
+    caches = [Counting(10), Counting(6)]
+    mixture = Mixture(["a", "b"], caches, [3.0, 1.0], {"": torch.zeros(1, 1)})
+    assert (len(mixture), mixture.counts.tolist()) == (16, [12, 4])
+    assert mixture.sources(np.array([0, 11, 12, 15])).tolist() == [0, 0, 1, 1]
+    for visit in range(15):
+        mixture.batch(np.random.default_rng(visit).permutation(16), visit)
+    for cache, passes in zip(caches, (18, 10), strict=True):
+        assert sorted(cache.asked) == [(p, i) for p in range(passes) for i in range(len(cache))]
+    plain = Mixture(["a"], [Counting(10)], [None], {"": torch.zeros(1, 1)})
+    plain.batch(np.array([7, 2]), 3)
+    assert plain.caches[0].asked == [(3, 7), (3, 2)]
+
+
+def test_masks_of_robots_in_one_batch(runs):
+    """Depth counts for the arm's front camera alone; a missing camera and missing slots never count."""
+    root, _, _ = runs
+    from xwam.presets import preset
+    from xwam.train.prepare import make_latents
+
+    robots = [str(root / "arm.json"), str(root / "joints.json")]
+    sources = open_sources([root / "arm", root / "joints"], robots, [])
+    config = fit(preset("debug"), sources)
+    caches: list[LatentCache] = make_latents(
+        config, sources, root / "run/frozen", root / "run/latents", every=6, num_variants=1, processes=1, device="cpu"
+    )
+    prompts = {text: torch.zeros(1, 1) for text in ("", "pick up cup 0", "pick up cup 1")}
+    mixture = Mixture(["arm", "joints"], caches, [None, None], prompts)
+    batch = mixture.batch(np.array([0, len(caches[0])]), 0)
+    assert batch.depth_mask[:, 0].tolist() == [[True, False, False], [False, False, False]]
+    assert batch.video_mask[0, 0].tolist() == [True, True, False]
+    assert batch.video_mask[1, 0, 0]
+    assert not batch.video_mask[1, 0, 1], "this robot has no wrist camera"
+    assert batch.action_mask[:, 0].sum(dim=1).tolist() == [7, 8]
+    assert batch.state_mask[:, 0].sum(dim=1).tolist() == [8, 8]
+
+
+def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
+    """One camera and 8 joints from a checkpoint of three views: what is known by name is kept."""
+    root, last, arguments = runs
+    robot = replace(JOINTS, cameras=(replace(JOINTS.cameras[0], name="wrist"),), action_width=9)
+    save_robot(tmp_path / "one.json", robot)
+    tuned = run_pipeline(
+        "debug", root / "joints", tmp_path / "run", QUICK | {"num_steps": 1}, robots=[str(tmp_path / "one.json")],
+        start=last, **arguments,
+    )  # fmt: skip
+    start, fitted = load_file(last / "model.safetensors"), load_file(tmp_path / "run/start/model.safetensors")
+    assert fitted["view_embedding.weight"].shape[0] == 1
+    torch.testing.assert_close(fitted["view_embedding.weight"][0], start["view_embedding.weight"][1])
+    changed = {name for name in start if fitted[name].shape != start[name].shape}
+    assert changed == {
+        "view_embedding.weight", "action_encoder.0.weight", "action_decoder.2.weight", "action_decoder.2.bias"
+    }  # fmt: skip
+    assert all(torch.equal(fitted[name], start[name]) for name in start.keys() - changed)
+    assert json.loads((tuned / "config.json").read_text())["view_names"] == ["wrist"]
+
+
+def test_what_does_not_go_together_is_refused(runs):
+    root, _, _ = runs
+    from xwam.presets import preset
+
+    with pytest.raises(ValueError, match="1 data sets, 2 robots"):
+        open_sources([root / "arm"], ["own", "own"], [])
+    with pytest.raises(ValueError, match="must be positive"):
+        open_sources([root / "arm"], [str(root / "arm.json")], [0.0])
+    save_robot(root / "wide.json", replace(JOINTS, action_width=20))
+    sources = open_sources([root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "wide.json")], [])
+    with pytest.raises(ValueError, match="action_width=20"):
+        fit(preset("debug"), sources)
