@@ -18,9 +18,11 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
 from xwam.records import Observation
+from xwam.presets import preset
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
 from xwam.train.pipeline import run_pipeline
+from xwam.train.prepare import make_latents
 from xwam.train.sources import Mixture, fit, open_sources
 from xwam.train.vae import ClipShape, VaeTraining
 
@@ -143,9 +145,6 @@ def test_a_mixture_keeps_its_shares_and_goes_through_everything(runs):
 def test_masks_of_robots_in_one_batch(runs):
     """Depth counts for the arm's front camera alone; a missing camera and missing slots never count."""
     root, _, _ = runs
-    from xwam.presets import preset
-    from xwam.train.prepare import make_latents
-
     robots = [str(root / "arm.json"), str(root / "joints.json")]
     sources = open_sources([root / "arm", root / "joints"], robots, [])
     config = fit(preset("debug"), sources)
@@ -161,6 +160,17 @@ def test_masks_of_robots_in_one_batch(runs):
     assert not batch.video_mask[1, 0, 1], "this robot has no wrist camera"
     assert batch.action_mask[:, 0].sum(dim=1).tolist() == [7, 8]
     assert batch.state_mask[:, 0].sum(dim=1).tolist() == [8, 8]
+
+
+def test_two_processes_fill_a_cache(runs, tmp_path):
+    root, _, _ = runs
+    sources = open_sources([root / "joints"], [str(root / "joints.json")], [])
+    config = fit(preset("debug"), sources)
+    arguments = {"every": 12, "num_variants": 2, "device": "cpu"}
+    frozen, words = root / "run/frozen", {f"pick up cup {n}": torch.zeros(1, 1) for n in (0, 1)}
+    one, two = (make_latents(config, sources, frozen, tmp_path / str(n), processes=n, **arguments)[0] for n in (1, 2))
+    everything = np.arange(len(one))
+    torch.testing.assert_close(one.batch(everything, words, 1).video, two.batch(everything, words, 1).video)
 
 
 def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
@@ -185,8 +195,6 @@ def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
 
 def test_what_does_not_go_together_is_refused(runs):
     root, _, _ = runs
-    from xwam.presets import preset
-
     with pytest.raises(ValueError, match="1 data sets, 2 robots"):
         open_sources([root / "arm"], ["own", "own"], [])
     with pytest.raises(ValueError, match="must be positive"):

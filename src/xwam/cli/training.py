@@ -6,23 +6,19 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from xwam.train.options import Changes, Setup, Watch
+from xwam.train.options import Changes, Setup, Sources, Watch
 
 
 def train(
     preset: Annotated[str, Positional],
     data: tuple[Path, ...],
     out: Path,
-    robot: tuple[str, ...] = (),
-    weights: tuple[float, ...] = (),
-    cache_processes: int = 1,
+    sources: Annotated[Sources, arg(name="")] = Sources(),  # noqa: B008 (frozen)
     minutes: float | None = None,
     changes: Annotated[Changes, arg(name="")] = Changes(),  # noqa: B008 (frozen)
     how: Annotated[Setup, arg(name="")] = Setup(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, arg(name="")] = Watch(),  # noqa: B008 (frozen)
     vae_steps: int = 5200,
-    every: int = 4,
-    variants: int = 1,
     start: Path | None = None,
     plan: bool = False,
     processes: int | None = None,
@@ -35,17 +31,13 @@ def train(
     Args:
         preset: debug, tiny, small, …
         data: LeRobot data sets, one or several.
-        robot: what their numbers mean: one robot.json for all of them or one for each ("own" for our own data sets).
-        weights: shares of several data sets; by default as many samples as each has clips.
-        cache_processes: how many processes encode clips; the same command elsewhere on the same folder helps too.
+        sources: what they mean, and how they are mixed and encoded.
         out: folder of the run; a run that is there already is continued exactly, by any number of processes.
         minutes: stop (and save) the transformer's training after this long.
         changes: numbers of the recipe.
         how: memory and speed.
         watch: what is looked at on the way.
         vae_steps: how long to train the VAE when the run has none yet.
-        every: a clip starts at every n-th step of an episode.
-        variants: random crops and colourings of each clip.
         start: a checkpoint to fine-tune instead of starting from nothing.
         plan: print the memory that training would take, and end.
         processes: for --plan, how many processes (GPUs) there will be; by default as torchrun says.
@@ -64,11 +56,11 @@ def train(
         out,
         changes.of_train_config(),
         vae=replace(TINY_VAE, num_steps=vae_steps),
-        every=every,
-        num_variants=variants,
-        robots=robot,
-        weights=weights,
-        cache_processes=cache_processes,
+        every=sources.every,
+        num_variants=sources.variants,
+        robots=sources.robot,
+        weights=sources.weights,
+        cache_processes=sources.cache_processes,
         minutes=minutes,
         start=start,
         how=how,

@@ -34,6 +34,22 @@ class Setup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What the data sets of a run mean, and how they are mixed and encoded."""
+
+    robot: tuple[str, ...] = ()
+    """What their numbers mean: one robot.json for all, or one for each ("own" for our own, which need none)."""
+    weights: tuple[float, ...] = ()
+    """Shares of several data sets; by default as many samples as each has clips."""
+    cache_processes: int = 1
+    """How many processes encode clips; the same command elsewhere on the same folder helps too."""
+    every: int = 4
+    """A clip starts at every n-th step of an episode."""
+    variants: int = 1
+    """Random crops and colourings of each clip."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Changes:
     """Numbers of the recipe that are not the preset's."""
 
