@@ -1,5 +1,6 @@
 """Playing chunks, with a server whose answers are late by a known number of control periods. No network, no clock."""
 
+import threading
 from concurrent.futures import Future
 
 import numpy as np
@@ -121,6 +122,19 @@ def test_a_lost_question_is_asked_again_and_the_old_chunk_played_on(error):
     assert rows(commands) == [8, 9, 10, 11, 102, 103]
     assert not any(command.is_held for command in commands)
     assert not failures
+
+
+@pytest.mark.parametrize(("action_hz", "least"), [(50.0, 10), (None, 0)])
+def test_the_first_answer_tells_how_late_the_next_may_be(action_hz, least):
+    def ask(observation, **asked):
+        future = Future()
+        threading.Timer(0.2, future.set_result, [{"actions": np.zeros((HORIZON, 2), np.float32)}]).start()
+        return future
+
+    chunks = Chunks(ask, PARTS, replan_every=4, action_hz=action_hz)
+    chunks.settle(lambda: 0)
+    assert chunks.delays[0] >= least
+    assert (chunks.delays[0] == 0) == (action_hz is None)
 
 
 def test_other_refusals_are_raised():

@@ -68,8 +68,8 @@ def test_cancel_and_a_new_episode_drop_what_is_unfinished(client, policy, monkey
     """The policy is held between its steps, so that nothing finishes before it is cancelled."""
     held, stepwise = threading.Event(), policy.predict_stepwise
 
-    def slowly(*asked):
-        for event in stepwise(*asked):
+    def slowly(*asked, **more):
+        for event in stepwise(*asked, **more):
             assert held.wait(60)
             yield event
 
@@ -176,20 +176,24 @@ def test_a_server_that_dies_and_comes_back(make_service):
         client.close()
 
 
-def test_a_server_that_dies_while_asked(make_service, policy, monkeypatch):
+@pytest.mark.parametrize("closes_first", [True, False])
+def test_nobody_waits_for_ever_when_the_connection_ends(make_service, policy, monkeypatch, closes_first):
     held, stepwise = threading.Event(), policy.predict_stepwise
 
-    def slowly(*asked):
+    def slowly(*asked, **more):
         assert held.wait(60)
-        yield from stepwise(*asked)
+        yield from stepwise(*asked, **more)
 
-    with Running(make_service()) as running, Client(port=running.port) as client:
+    with Running(make_service()) as running:
+        client = Client(port=running.port)
         monkeypatch.setattr(policy, "predict_stepwise", slowly)
         requests = [client.ask(SEEN, world=True) for _ in range(2)]
         threading.Timer(0.2, held.set).start()
+        if closes_first:
+            client.close()
     futures = [future for request in requests for future in (request.actions, request.world)]
     done, _ = wait(futures, timeout=30)
-    assert len(done) == 4, "nobody waits for ever"
+    assert len(done) == 4
 
 
 def test_keys(make_service):

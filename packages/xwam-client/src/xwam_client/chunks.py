@@ -13,6 +13,7 @@ When a chunk is used up before the next is there, the robot holds: deltas are 0,
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from concurrent.futures import Future
@@ -50,14 +51,18 @@ class Chunks:
         play: str = "realtime",
         replan_every: int,
         seed: int = 0,
+        action_hz: float | None = None,
     ) -> None:
-        """``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``."""
+        """``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``.
+
+        ``action_hz``: the control periods that pass in a second; None where time stands still in ``settle``.
+        """
         if play not in PLAYS:
             raise ValueError(f"play={play!r}: must be one of {', '.join(PLAYS)}.")
         if replan_every < 1:
             raise ValueError(f"replan_every={replan_every}: must be 1 or more.")
         sizes = [part["size"] for part in action_parts]
-        self.ask, self.play, self.replan_every, self.seed = ask, play, replan_every, seed
+        self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
         self.delays: deque[int] = deque(maxlen=DELAYS_REMEMBERED)  # in control periods, the latest last
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
@@ -101,8 +106,11 @@ class Chunks:
                 self._request(observe())
             if self._answer is None or not self.is_waiting:
                 return
+            asked_at = time.monotonic()
             if self._answer.exception(timeout_s) is not None:
                 time.sleep(PAUSE_S)
+            elif self.action_hz:
+                self._waited += math.ceil((time.monotonic() - asked_at) * self.action_hz)
             self._take_answer()
 
     def _is_time(self) -> bool:

@@ -230,7 +230,7 @@ class Client:
                     for frame in socket:
                         self._dispatch(frame)
                         if self._closed.is_set():
-                            return
+                            break
             except MismatchError as error:
                 self._end(error)
                 return

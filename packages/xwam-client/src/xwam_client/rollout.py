@@ -47,6 +47,7 @@ def rollout(
     chunks = Chunks(
         lambda observation, **asked: client.ask(observation, **asked).actions,
         parts, play=play, replan_every=replan_every, seed=1000 * seed,
+        action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
     due = time.monotonic()
