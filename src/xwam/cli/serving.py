@@ -1,7 +1,7 @@
 """The verb that lets robots ask over the network: serve."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -11,6 +11,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "cpu",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    robot: str | None = None,
     actions_only: bool = False,
     max_queue: int = 32,
     max_batch: int = 8,
@@ -25,6 +27,8 @@ def serve(
         host: where to listen; 0.0.0.0 opens it to the network: then use --api-key-file, and TLS in front.
         port: where to listen.
         device: cpu, cuda, …
+        precision: of the transformer's weights.
+        robot: which one, when the checkpoint learned from several.
         actions_only: leave the depth branch and the VAE's decoder on disk; worlds are refused.
         max_queue: unfinished requests of all robots; beyond it new ones are refused at once.
         max_batch: requests computed together; 1 switches batching off.
@@ -34,6 +38,8 @@ def serve(
     """
     import asyncio
     import logging
+
+    import torch
 
     try:
         from xwam.serve.server import run
@@ -48,7 +54,8 @@ def serve(
     config = ServeConfig(
         max_queue=max_queue, max_batch=max_batch, batch_window_ms=batch_window_ms, max_connections=max_connections
     )
-    service = load_service(checkpoint, config, device=device, with_world=not actions_only)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    service = load_service(checkpoint, config, device=device, dtype=dtype, with_world=not actions_only, robot=robot)
     asyncio.run(run(service, host, port, api_key=api_key))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from xwam_client.protocol import RULES, packb
 
 from xwam.policy import Policy, load_policy
@@ -122,7 +123,15 @@ def grey_observation(policy: Policy) -> Observation:
     return Observation(images=dict.fromkeys(policy.config.view_names, image), state=state, instruction="warm up")
 
 
-def load_service(checkpoint: Path, config: ServeConfig, *, device: str = "cpu", with_world: bool = True) -> Service:
+def load_service(
+    checkpoint: Path,
+    config: ServeConfig,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    with_world: bool = True,
+    robot: str | None = None,
+) -> Service:
     """A service for a checkpoint folder, not yet warm."""
-    policy = load_policy(checkpoint, device=device, with_world=with_world)
+    policy = load_policy(checkpoint, device=device, dtype=dtype, with_world=with_world, robot=robot)
     return Service(policy, config, name=checkpoint.resolve().name, hash_=checkpoint_hash(checkpoint))
