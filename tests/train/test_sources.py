@@ -17,8 +17,8 @@ from xwam.data.cache import LatentCache
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
-from xwam.records import Observation
 from xwam.presets import preset
+from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
 from xwam.train.pipeline import run_pipeline
