@@ -61,7 +61,7 @@ class LeRobotEpisodes:
         self._features = info["features"]
         keys = [key for view in reading.views for key in (view.key, view.depth_key) if key is not None]
         keys = [key for key in keys if self._features[key]["dtype"] == "video"]
-        optional = {key for view in reading.views if view.may_be_missing for key in (view.key, view.depth_key)}
+        optional = {key for view in reading.views if view.may_be_missing for key in (view.key, view.depth_key or "")}
         self._rows = read_rows(root, info, keys, optional=optional, instruction=reading.instruction)
         self.annotated = AnnotatedDepth(root)
         self._recent = Recent[dict[int, dict[str, np.ndarray]]]()
