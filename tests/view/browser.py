@@ -83,7 +83,7 @@ class Page:
         self.last_id += 1
         self.socket.send(json.dumps({"id": self.last_id, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self.socket.recv(timeout=60))
+            message = json.loads(self.socket.recv(timeout=180))
             if message.get("id") == self.last_id:
                 assert "error" not in message, message
                 return message["result"]

@@ -79,6 +79,7 @@ def test_a_person_opens_the_page_and_moves_the_slider(tmp_path):
             screens.append(settled(page)[: int(middle) - 20])
         first, later, last = screens
         if PICTURES:
+            page.run("document.querySelectorAll('.mantine-Notification-closeButton').forEach(b => b.click())")
             page.click(left + 0.5 * width, middle)
             settled(page)
             page.screenshot(Path(PICTURES) / "world.png")

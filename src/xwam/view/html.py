@@ -242,6 +242,7 @@ def _with_card(page: str, title: str, prediction: Prediction, stage: Stage, is_p
     if is_pair:
         shift = float(np.linalg.norm(stage.offset))
         rows.append(f'<b style="color:{css(REAL_RGB)}">&#9679;</b> real, drawn {shift:.1f} m to the left')
+    rows.append(f"<small>squares of {GRID_M} m; axes of {AXES_M} m from the robot&rsquo;s base</small>")
     style = (
         "#xwam{position:fixed;top:.8em;right:.8em;z-index:2;max-width:20em;padding:.6em .9em;border-radius:.5em;"
         "background:#fffffff0;color:#222;font:14px/1.5 system-ui,sans-serif;box-shadow:0 1px 6px #0002}"
