@@ -1,0 +1,212 @@
+"""A robot whose server answers late: how it moves, and whether it still does its task.
+
+    python benchmarks/late_answers.py --settings.delay 6 --settings.episodes 8 --out runs/late.json
+    python benchmarks/late_answers.py --out runs/late.json --picture docs/pictures/late_answers.png      (draw only)
+
+A simulator plays one action per control period while the answer is computed; the delay is a number of periods, not the
+clock's, so every run gives the same numbers. Plays: ``wait`` stands still; ``naive`` begins a late answer at its first
+action; ``overlap`` leaves out what is past; ``realtime`` also tells the policy what is being played (given where the
+checkpoint was trained with prefixes of that length, steered elsewhere: real-time chunking). Finished episodes stay in
+``--out``: an interrupted run goes on where it stopped, other settings need another file.
+"""
+
+import json
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from xwam_client.chunks import Chunks
+
+from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.metrics import wilson_interval
+from xwam.policy import Policy, load_policy
+from xwam.records import Observation
+from xwam.sim.metaworld import MetaWorld, make_metaworld
+
+PLAYS = ("wait", "naive", "overlap", "realtime")
+TASKS = ("button-press-topdown-v3", "drawer-close-v3", "window-open-v3", "reach-v3", "door-close-v3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is run."""
+
+    checkpoint: Path = Path("checkpoints/tiny")
+    tasks: tuple[str, ...] = TASKS
+    episodes: int = 8
+    delay: int = 6  # control periods (50 ms) from the observation to the answer
+    replan_every: int = 10
+    max_steps: int = 120
+    plays: tuple[str, ...] = PLAYS
+
+
+class Naive(Chunks):
+    """Plays a late answer from its first action, as if no time had passed."""
+
+    def _take_answer(self) -> None:
+        before = self._chunk
+        super()._take_answer()
+        if self._chunk is not before:
+            self._position = 0
+
+
+class LateServer:
+    """The policy, whose answers are held back for ``delay`` control periods."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.delay, self.now = policy, 0, 0
+        self._due: list[tuple[int, Future, dict]] = []
+
+    def ask(self, observation: Observation, **asked) -> Future:
+        answer = next(self.policy.predict(observation, actions_only=True, **asked))
+        future = Future()
+        self._due.append((self.now + self.delay, future, {"actions": answer.action}))
+        self.tick(0)
+        return future
+
+    def tick(self, periods: int = 1) -> None:
+        self.now += periods
+        for at, future, answer in self._due:
+            if at <= self.now and not future.done():
+                future.set_result(answer)
+        self._due = [due for due in self._due if not due[1].done()]
+
+
+def play_episode(env: MetaWorld, policy: Policy, play: str, seed: int, settings: Settings) -> dict:
+    """One episode: the commands and what came of them."""
+    env.reset(seed)
+    server, parts = LateServer(policy), [vars(part) for part in env.layout.action]
+    kind, name = (Naive, "overlap") if play == "naive" else (Chunks, play)
+    chunks = kind(server.ask, parts, play=name, replan_every=settings.replan_every, seed=1000 * seed)
+    chunks.settle(env.observe)  # the first answer finds a robot that has not begun to move
+    server.delay = settings.delay
+    chunks.delays.append(settings.delay)
+    commands = []
+    while len(commands) < settings.max_steps and not env.success:
+        command = chunks.next_action(env.observe)
+        env.step(command.action)
+        server.tick()
+        commands.append(command)
+    position = env.layout.action_slice("left_position")
+    velocity = np.stack([command.action[position] for command in commands]) * env.action_hz
+    return {
+        "success": bool(env.success),
+        "velocity": np.round(velocity, 4).tolist(),
+        "is_first": [c.is_first for c in commands],
+        "is_held": [c.is_held for c in commands],
+    }
+
+
+def borders(episode: dict) -> np.ndarray:
+    """Where the commands of one answer end: the first of the next, and stops and starts. The very first is none."""
+    held = np.array(episode["is_held"], dtype=bool)
+    found = np.array(episode["is_first"], dtype=bool)
+    found[1:] |= held[1:] != held[:-1]
+    found[0] = False
+    return np.flatnonzero(found)
+
+
+def comparable(done: dict[str, dict], settings: Settings) -> dict[str, dict]:
+    """Placements that were played in every way: like is compared with like."""
+    names = [key.split("/", 1)[1] for key in done]
+    return {k: v for k, v in done.items() if names.count(k.split("/", 1)[1]) == len(settings.plays)}
+
+
+def summarize(rows: list[dict]) -> dict[str, float]:
+    """Jumps in m/s between neighbouring commands, at borders and elsewhere; success; time standing still."""
+    at_borders, elsewhere, largest = [], [], []
+    for row in rows:
+        jumps = np.linalg.norm(np.diff(np.array(row["velocity"]), axis=0), axis=1)
+        is_border = np.zeros(len(jumps), dtype=bool)
+        is_border[borders(row) - 1] = True
+        at_borders += jumps[is_border].tolist()
+        elsewhere += jumps[~is_border].tolist()
+        largest.append(jumps[is_border].max(initial=0))
+    wins = sum(row["success"] for row in rows)
+    low, high = wilson_interval(wins, len(rows))
+    return {
+        "episodes": len(rows), "success": wins / len(rows), "low": low, "high": high,
+        "jump_mean": float(np.mean(at_borders)), "jump_largest_mean": float(np.mean(largest)),
+        "jump_max": float(np.max(at_borders)), "elsewhere_mean": float(np.mean(elsewhere)),
+        "standing_still": float(np.mean([held for row in rows for held in row["is_held"]])),
+        "seconds_to_success": float(np.mean([len(r["velocity"]) / 20 for r in rows if r["success"]] or [np.nan])),
+    }  # fmt: skip
+
+
+def table(done: dict[str, dict], settings: Settings) -> str:
+    """The rows of docs/results.md."""
+    lines = [
+        "| play | success (95 % interval) | mean jump at borders | largest per episode (mean) | largest of all "
+        "| jumps elsewhere | standing still | time to success |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for play in settings.plays:
+        rows = [row for key, row in done.items() if key.startswith(f"{play}/")]
+        if rows:
+            s = summarize(rows)
+            lines.append(
+                f"| {play} | {s['success']:.0%} ({s['low']:.0%} to {s['high']:.0%}), {s['episodes']} episodes "
+                f"| {s['jump_mean']:.2f} m/s | {s['jump_largest_mean']:.2f} m/s | {s['jump_max']:.2f} m/s "
+                f"| {s['elsewhere_mean']:.2f} m/s | {s['standing_still']:.0%} | {s['seconds_to_success']:.1f} s |"
+            )
+    return "\n".join(lines)
+
+
+def draw(done: dict[str, dict], settings: Settings, path: Path) -> None:
+    """One episode's commanded velocity under every play, borders marked, and all jumps at borders."""
+    import matplotlib.pyplot as plt
+
+    last = [key.split("/", 1)[1] for key in done if key.startswith("realtime/")]
+    shown = next(name for name in last if all(f"{play}/{name}" in done for play in settings.plays))
+    figure, axes = plt.subplots(len(settings.plays), 2, figsize=(8, 5), width_ratios=(3, 1), sharex="col", sharey="col")
+    jumps = {}
+    for play in settings.plays:
+        rows = [row for key, row in done.items() if key.startswith(f"{play}/")]
+        pairs = [(np.array(row["velocity"]), borders(row)) for row in rows]
+        jumps[play] = np.concatenate([np.linalg.norm(v[b] - v[b - 1], axis=1) for v, b in pairs])
+    for (left, right), play in zip(axes, settings.plays, strict=True):
+        episode = done[f"{play}/{shown}"]
+        velocity = np.array(episode["velocity"])
+        for step in borders(episode):
+            left.axvline(step / 20, color="0.85", linewidth=3)
+        left.step(np.arange(len(velocity)) / 20, velocity, where="post", linewidth=1)
+        left.set_ylabel(f"{play}\nm/s")
+        right.hist(jumps[play], bins=np.linspace(0, max(x.max() for x in jumps.values()), 21), color="0.4")
+        right.axvline(jumps[play].mean(), color="tab:red")
+    axes[0, 0].set_title(f"commanded velocity x, y, z: {shown.replace('/', ', placement ')}", fontsize=9)
+    axes[0, 1].set_title("jumps at borders", fontsize=9)
+    axes[-1, 0].set_xlabel(f"seconds; answers {settings.delay * 50} ms late; grey: borders of chunks")
+    axes[-1, 1].set_xlabel("m/s; red: mean")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+def main(settings: Settings, out: Path, picture: Path | None = None) -> None:
+    facts = json.loads(json.dumps(asdict(settings) | {"checkpoint": str(settings.checkpoint)}))
+    stored = json.loads(out.read_text()) if out.is_file() else {"settings": facts, "episodes": {}}
+    grows = ("episodes", "tasks", "plays")
+    if any(stored["settings"][key] != facts[key] for key in facts if key not in grows):
+        if picture is None:
+            raise ValueError(f"out={out} holds episodes of other settings {stored['settings']}: choose another file.")
+        settings = Settings(**{k: v for k, v in stored["settings"].items() if k not in ("checkpoint", *grows)})
+    done: dict[str, dict] = stored["episodes"]
+    wanted = [(s, t, p) for s in range(settings.episodes) for t in settings.tasks for p in settings.plays]
+    missing = [(s, t, p) for s, t, p in wanted if f"{p}/{t}/{s}" not in done] if picture is None else []
+    policy = load_policy(settings.checkpoint, with_world=False) if missing else None
+    for seed, task in dict.fromkeys((s, t) for s, t, _ in missing):
+        env = make_metaworld(task, width_px=policy.config.clip.width_px, height_px=policy.config.clip.height_px)
+        for play in (p for s, t, p in missing if (s, t) == (seed, task)):
+            done[f"{play}/{task}/{seed}"] = play_episode(env, policy, play, UNSEEN + seed, settings)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps({"settings": facts, "episodes": done}))
+        env.close()
+    done = comparable(done, settings)
+    print(table(done, settings))
+    if picture is not None:
+        draw(done, settings, picture)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
