@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from xwam_client.client import Client, MismatchError, Observation, Robot, decode_world, robot_of
-from xwam_client.protocol import RefusedError
+from xwam_client.client import Client, MismatchError, Observation, Robot, robot_of
+from xwam_client.protocol import RefusedError, decode_world
 from xwam_client.rollout import rollout
 
 from tests.client.conftest import RunningAt

@@ -23,8 +23,6 @@ from xwam_client.protocol import (
     PROTOCOL,
     RefusedError,
     packb,
-    unpack_array,
-    unpack_images,
     unpackb,
 )
 
@@ -150,7 +148,7 @@ class Client:
         """Send and return at once. The futures raise RefusedError, or ConnectionError when the connection is lost.
 
         ``prefix``, ``num_committed``: what the robot still plays (protocol.py). ``add_done_callback`` of the future
-        ``world`` is the way to be told when the imagined world has come; ``decode_world`` unpacks it.
+        ``world`` is the way to be told when the imagined world has come; ``protocol.decode_world`` unpacks it.
         """
         asked = {"seed": seed, "prefix": prefix, "num_committed": num_committed}
         message = {key: value for key, value in asked.items() if value is not None}
@@ -280,16 +278,6 @@ class Client:
         self._fatal = error
         self._lose(error)
         self._ready.set()
-
-
-def decode_world(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An imagined world: ``video`` and ``depth`` (metres) by camera, ``states``, ``clouds`` (one map per frame)."""
-    return {
-        "states": answer["states"],
-        "video": {name: unpack_images(packed) for name, packed in answer["video"].items()},
-        "depth": {name: unpack_array(packed) for name, packed in answer.get("depth", {}).items()},
-        "clouds": [{k: unpack_array(packed) for k, packed in cloud.items()} for cloud in answer.get("clouds", [])],
-    }
 
 
 def _settle(future: Future | None, value: Any) -> None:

@@ -172,6 +172,16 @@ def unpack_images(packed: dict[str, Any], limits: Limits = ANSWER_LIMITS) -> np.
     return np.stack([np.asarray(Image.open(io.BytesIO(f), formats=formats)) for f in packed["frames"]])
 
 
+def decode_world(answer: dict[str, Any]) -> dict[str, Any]:
+    """An imagined world: ``video`` and ``depth`` (metres) by camera, ``states``, ``clouds`` (one map per frame)."""
+    return {
+        "states": answer["states"],
+        "video": {name: unpack_images(packed) for name, packed in answer["video"].items()},
+        "depth": {name: unpack_array(packed) for name, packed in answer.get("depth", {}).items()},
+        "clouds": [{k: unpack_array(packed) for k, packed in cloud.items()} for cloud in answer.get("clouds", [])],
+    }
+
+
 def _pack_numpy(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.str not in DTYPES:
         raise ValueError(f"dtype={value.dtype.str}: must be one of {', '.join(DTYPES)}.")
