@@ -31,7 +31,7 @@ def test_points_and_plots(trained, tmp_path):
     points = json.loads((tmp_path / "points.json").read_text())
     assert all(p["psnr_db_low"] < p["psnr_db"] < p["psnr_db_high"] for p in points)
     assert points[1] | {"curve": "", "x": 0} == points[3] | {"curve": "", "x": 0}, "asked alike, answered alike"
-    assert points[0]["psnr_db"] != points[1]["psnr_db"]
+    assert points[0]["action_position_m"] != points[1]["action_position_m"], "one step or two"
     drawn = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
     assert len(drawn.findall("{http://www.w3.org/2000/svg}svg")) == 4
     before = (tmp_path / "action-steps-01" / "open.json").stat().st_mtime_ns
