@@ -1,9 +1,13 @@
 """Verbs that use a policy: demo, evaluate, imagine, view."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from xwam.evaluate.closed_loop import ClosedLoopConfig
+    from xwam.policy import Policy
 
 
 def demo(
@@ -47,8 +51,7 @@ def evaluate(
         tasks: names of tasks.
         episodes: episodes per task.
         seed: which unseen placements.
-        out: where the numbers go (JSON), and the report beside it (HTML); repeat the command to continue an interrupted
-            evaluation.
+        out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue.
         replan_every: actions played of each chunk before the next decision.
         max_steps: actions per episode.
         envs: simulators in parallel.
@@ -65,18 +68,9 @@ def evaluate(
         raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
     policy = load_policy(checkpoint, device=device)
     if data is not None:
-        from xwam.evaluate.open_loop import evaluate_open_loop
-        from xwam.model.depth_teacher import MonocularDepth
-
-        teacher = None if depth_teacher is None else MonocularDepth(depth_teacher, device=device)
-        numbers = evaluate_open_loop(
-            policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report
-        )
-        print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
+        numbers = _compare(policy, data, clips, seed, out, depth_teacher, report)
     else:
-        from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
-        from xwam.evaluate.closed_report import write_closed_report
-        from xwam.sim.metaworld import make_metaworld
+        from xwam.evaluate.closed_loop import ClosedLoopConfig
 
         config = ClosedLoopConfig(
             tasks=tasks or ("button-press-topdown-v3",),
@@ -88,12 +82,33 @@ def evaluate(
             is_blind=blind,
             is_random=random,
         )
-        numbers = evaluate_closed_loop(policy, config, out)
-        if report and not random:  # random actions come without an imagined world
-            write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_metaworld)
+        numbers = _play(policy, config, out, report)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
     if report and not random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
+
+
+def _compare(
+    policy: "Policy", data: Path, clips: int, seed: int, out: Path, depth_teacher: Path | None, report: bool
+) -> dict[str, Any]:
+    from xwam.evaluate.open_loop import evaluate_open_loop
+    from xwam.model.depth_teacher import MonocularDepth
+
+    teacher = None if depth_teacher is None else MonocularDepth(depth_teacher, device=str(policy.device))
+    numbers = evaluate_open_loop(policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report)
+    print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
+    return numbers
+
+
+def _play(policy: "Policy", config: "ClosedLoopConfig", out: Path, report: bool) -> dict[str, Any]:
+    from xwam.evaluate.closed_loop import evaluate_closed_loop
+    from xwam.evaluate.closed_report import write_closed_report
+    from xwam.sim.metaworld import make_metaworld
+
+    numbers = evaluate_closed_loop(policy, config, out)
+    if report and not config.is_random:  # random actions come without an imagined world
+        write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_metaworld)
+    return numbers
 
 
 def imagine(

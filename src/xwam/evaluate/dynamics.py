@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from xwam import encode
-from xwam.config import DenoiseConfig
+from xwam.config import Config, DenoiseConfig
 from xwam.denoise.noise import NoiseLevels, Noisy, Velocity, depth_apart, observed
 from xwam.denoise.sampler import WorldReady, denoise
 from xwam.denoise.start import start_noise
@@ -33,13 +33,7 @@ def imagine_actions(
     """
     config, device = policy.config, policy.device
     clip, num_views = config.clip, len(config.view_names)
-    if "forward_dynamics" not in config.modes:
-        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
-    if len(action) != clip.action_horizon or len(state) != clip.num_states:
-        raise ValueError(
-            f"{len(action)} actions, {len(state)} states: give {clip.action_horizon} actions and {clip.num_states} "
-            "states, one per frame."
-        )
+    _check(config, action, state)
     images, _ = encode.encode_observation(observation, config.view_names, clip, policy.normalizer)
     first = images[None].to(device)
     latents = encode.encode_views(policy.networks.vae.encode, first)
@@ -82,3 +76,14 @@ def imagine_actions(
         seed=seed,
         seconds={},
     )
+
+
+def _check(config: Config, action: Float[np.ndarray, "Ta Da"], state: Float[np.ndarray, "Ts Ds"]) -> None:
+    clip = config.clip
+    if "forward_dynamics" not in config.modes:
+        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
+    if len(action) != clip.action_horizon or len(state) != clip.num_states:
+        raise ValueError(
+            f"{len(action)} actions, {len(state)} states: give {clip.action_horizon} actions and {clip.num_states} "
+            "states, one per frame."
+        )
