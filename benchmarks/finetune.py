@@ -4,7 +4,8 @@
 
 Demonstrations are those of the scripted expert; fewer are the first ones of more. All three ways use the checkpoint's
 VAE and text encoder, the same clips, noise and number of steps; ``scratch`` begins with fresh weights. Each has its own
-learning rate. Scored alike: success on unseen placements, and clips of episodes that nobody trained on.
+learning rate. Scored alike: success on unseen placements, and clips of episodes that nobody trained on. ``prior`` is
+the checkpoint as it is, which never saw the task.
 
 Interrupt and repeat at will: everything finished is kept. ``table.md`` and ``finetune.svg`` grow with every cell.
 """
@@ -35,7 +36,7 @@ from xwam.train.pipeline import run_pipeline
 from xwam.train.vae import TINY_VAE
 
 Way = Literal["full", "lora", "scratch"]
-COLOURS = {"full": "#2166ac", "lora": "#d6604d", "scratch": "#777777"}
+COLOURS = {"prior": "#1b7837", "full": "#2166ac", "lora": "#d6604d", "scratch": "#777777"}
 HELD_OUT_SEED = 50_000  # placements of the clips to score; demonstrations count from 0
 
 
@@ -64,28 +65,32 @@ class Finetune:
     device: str = "cpu"
 
 
-def run(settings: Finetune, make_env: Callable = make_metaworld) -> dict[tuple[Way, int], Point]:
+def run(settings: Finetune, make_env: Callable = make_metaworld) -> dict[tuple[str, int], Point]:
     """Fill all cells, smallest first. Raises ValueError for a folder that was begun with other settings."""
     config = load(Config, settings.checkpoint / "config.json")
     _check_same(settings)
     scored = _record(settings, "held-out", 20, HELD_OUT_SEED, config, make_env)
-    found: dict[tuple[Way, int], Point] = {}
+    trial = Trial(
+        tasks=(settings.task,),
+        num_episodes=settings.episodes,
+        data=scored,
+        num_clips=settings.clips,
+        replan_every=config.clip.action_horizon // 2,
+        max_steps=settings.max_steps,
+        num_envs=settings.workers,
+    )
+    found: dict[tuple[str, int], Point] = {}
+
+    def score(way: str, count: int, policy: Path) -> None:
+        asked = load_policy(policy, device=settings.device)
+        found[way, count] = measure(asked, settings.out / f"{way}-{count}", trial)
+        write_results(settings.out, found)
+
+    score("prior", 0, settings.checkpoint)
     for count in sorted(settings.demonstrations):
         data = _record(settings, f"data-{count}", recorded(count), 0, config, make_env)
         for way in settings.ways:
-            policy = _train(settings, way, count, data, config)
-            trial = Trial(
-                tasks=(settings.task,),
-                num_episodes=settings.episodes,
-                data=scored,
-                num_clips=settings.clips,
-                replan_every=config.clip.action_horizon // 2,
-                max_steps=settings.max_steps,
-                num_envs=settings.workers,
-            )
-            asked = load_policy(policy, device=settings.device)
-            found[way, count] = measure(asked, settings.out / f"{way}-{count}", trial)
-            write_results(settings.out, found)
+            score(way, count, _train(settings, way, count, data, config))
     return found
 
 
@@ -97,7 +102,7 @@ def recorded(count: int) -> int:
     return total
 
 
-def write_results(out: Path, found: dict[tuple[Way, int], Point]) -> None:
+def write_results(out: Path, found: dict[tuple[str, int], Point]) -> None:
     """``points.json``, ``table.md`` and ``finetune.svg``."""
     write_json(out / "points.json", [{"way": way, "demonstrations": n, **p} for (way, n), p in found.items()])
     rows = [[way, str(count), *_texts(point)] for (way, count), point in found.items()]
@@ -135,6 +140,10 @@ def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config)
     policy = run_folder / "policy"
     if (policy / "config.json").is_file():
         return policy
+    for other in settings.ways:  # the same clips through the same VAE
+        latents = settings.out / f"{other}-{count}" / "latents"
+        if (settings.out / f"{other}-{count}" / "policy").is_dir() and not (run_folder / "latents").is_dir():
+            shutil.copytree(latents, run_folder / "latents")
     if way == "scratch":
         for part in ("vae", "text"):
             shutil.copytree(settings.checkpoint / part, run_folder / "frozen" / part, dirs_exist_ok=True)
@@ -167,7 +176,7 @@ def _texts(point: Point) -> list[str]:
     return [success, "–" if np.isnan(error) else f"{error:.1f}", "–" if np.isnan(moving) else f"{moving:.2f}"]
 
 
-def _success(found: dict[tuple[Way, int], Point]) -> str | None:
+def _success(found: dict[tuple[str, int], Point]) -> str | None:
     lines = []
     for way in dict.fromkeys(way for way, _ in found):
         rows = [(n, p["wins"], p["episodes"]) for (name, n), p in found.items() if name == way and "wins" in p]
@@ -178,7 +187,7 @@ def _success(found: dict[tuple[Way, int], Point]) -> str | None:
     return line_chart(lines, "demonstrations", "success") if lines else None
 
 
-def _open_loop(found: dict[tuple[Way, int], Point]) -> str | None:
+def _open_loop(found: dict[tuple[str, int], Point]) -> str | None:
     lines = []
     for way in dict.fromkeys(way for way, _ in found):
         rows = [(n, 1000 * p["action_position_m"]) for (w, n), p in found.items() if w == way and "psnr_db" in p]
