@@ -15,6 +15,8 @@ from tests.examples import make_cameras, make_normalizer
 from tests.train.encoded import EncodedClips, write_frozen
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
+from xwam.train.options import Setup
+from xwam.train.state import build_model
 
 CONFIG = preset("debug")
 
@@ -118,3 +120,10 @@ def test_the_loss_falls_on_one_batch(tmp_path):
     rows = losses_of(run)
     first, last = (np.mean([r["loss/depth"] for r in part]) for part in (rows[:5], rows[-5:]))
     assert last < 0.5 * first
+
+
+def test_compile_in_the_recipe_compiles_every_block():
+    for is_wanted in (True, False):
+        config = replace(CONFIG, train=replace(CONFIG.train, compile=is_wanted))
+        model = build_model(config, Setup(), setup.World(0, 1), torch.device("cpu"))
+        assert [block._compiled_call_impl is not None for block in setup.all_blocks(model)] == [is_wanted] * 4

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from xwam.compile import compile_blocks
 from xwam.config import Config
 from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
@@ -46,7 +47,7 @@ def build_model(config: Config, how: Setup, world: setup.World, device: torch.de
     with torch.device("meta"):
         model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
     if config.train.compile:
-        setup.compile_blocks(model)
+        compile_blocks(model)
     if shards > 1:
         sharding.shard(model, world, shards, device, in_bfloat16=in_bfloat16)
     return model.to_empty(device=device)
