@@ -5,14 +5,15 @@
 
 A simulator plays one action per control period while the answer is computed; the delay is a number of periods, not the
 clock's, so every run gives the same numbers. Plays: ``wait`` stands still; ``naive`` begins a late answer at its first
-action; ``overlap`` leaves out what is past; ``realtime`` also tells the policy what is being played (given where the
-checkpoint was trained with prefixes of that length, steered elsewhere: real-time chunking). Finished episodes stay in
-``--out``: an interrupted run goes on where it stopped, other settings need another file.
+action; ``overlap`` leaves out what is past; ``realtime`` also tells the policy what is being played, which it was
+trained to go on from (real-time chunking); ``guided`` tells it the same, but steers the denoising as for a checkpoint
+without that training. Finished episodes stay in ``--out``: an interrupted run goes on where it stopped, other settings
+need another file.
 """
 
 import json
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,8 @@ from xwam.policy import Policy, load_policy
 from xwam.records import Observation
 from xwam.sim.metaworld import MetaWorld, make_metaworld
 
-PLAYS = ("wait", "naive", "overlap", "realtime")
-TASKS = ("button-press-topdown-v3", "drawer-close-v3", "window-open-v3", "reach-v3", "door-close-v3")
+PLAYS = ("wait", "naive", "overlap", "guided", "realtime")
+TASKS = ("button-press-topdown-v3", "drawer-close-v3", "door-close-v3")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +75,19 @@ class LateServer:
         self._due = [due for due in self._due if not due[1].done()]
 
 
+def untrained(policy: Policy) -> Policy:
+    """The same networks, as if no prefix had ever been seen in training: then a prefix steers the denoising."""
+    config = replace(policy.config, noise=replace(policy.config.noise, max_prefix=0))
+    return Policy(
+        config, policy.normalizer, policy.cameras, policy.networks, device=str(policy.device), absent=policy.absent
+    )
+
+
 def play_episode(env: MetaWorld, policy: Policy, play: str, seed: int, settings: Settings) -> dict:
     """One episode: the commands and what came of them."""
     env.reset(seed)
-    server, parts = LateServer(policy), [vars(part) for part in env.layout.action]
-    kind, name = (Naive, "overlap") if play == "naive" else (Chunks, play)
+    server, parts = LateServer(untrained(policy) if play == "guided" else policy), [vars(p) for p in env.layout.action]
+    kind, name = (Naive, "overlap") if play == "naive" else (Chunks, "realtime" if play == "guided" else play)
     chunks = kind(server.ask, parts, play=name, replan_every=settings.replan_every, seed=1000 * seed)
     chunks.settle(env.observe)  # the first answer finds a robot that has not begun to move
     server.delay = settings.delay
@@ -160,7 +169,7 @@ def draw(done: dict[str, dict], settings: Settings, path: Path) -> None:
 
     last = [key.split("/", 1)[1] for key in done if key.startswith("realtime/")]
     shown = next(name for name in last if all(f"{play}/{name}" in done for play in settings.plays))
-    figure, axes = plt.subplots(len(settings.plays), 2, figsize=(8, 5), width_ratios=(3, 1), sharex="col", sharey="col")
+    figure, axes = plt.subplots(len(settings.plays), 2, figsize=(8, 6), width_ratios=(3, 1), sharex="col", sharey="col")
     jumps = {}
     for play in settings.plays:
         rows = [row for key, row in done.items() if key.startswith(f"{play}/")]

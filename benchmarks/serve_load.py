@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 from websockets.sync.client import connect
-from xwam_client.protocol import ANSWER_LIMITS, packb, unpackb
+from xwam_client.protocol import packb, unpackb
 
 from tests.serve.conftest import Running
 from xwam.serve.service import ServeConfig, grey_observation, load_service
@@ -38,7 +38,7 @@ def robot(port: int, question: bytes, until: float, into: Asked) -> None:
         connection.recv()
         while (asked := time.perf_counter()) < until:
             connection.send(question)
-            answer = unpackb(connection.recv(), ANSWER_LIMITS)
+            answer = unpackb(connection.recv())
             assert not isinstance(answer, str), answer
             into.latencies.append(time.perf_counter() - asked)
             into.batches.append(answer["server_timing"]["batch_size"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from websockets.sync.client import ClientConnection, connect
-from xwam_client.protocol import ANSWER_LIMITS, packb, unpackb
+from xwam_client.protocol import packb, unpackb
 
 from tests.examples import make_cameras, make_normalizer, make_observation
 from tests.train.encoded import write_frozen
@@ -103,7 +103,7 @@ def message(scene: int = 0, **more) -> dict:
 
 def hear(connection, timeout: float = 60.0):
     data = connection.recv(timeout)
-    return data if isinstance(data, str) else unpackb(data, ANSWER_LIMITS)
+    return data if isinstance(data, str) else unpackb(data)
 
 
 def ask(connection, **more):

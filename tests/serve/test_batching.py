@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from xwam_client.protocol import RULES, RefusedError
+from xwam_client.protocol import RefusedError
 
 from tests.examples import make_observation
 from tests.serve.conftest import CONFIG
@@ -13,6 +13,7 @@ from xwam.denoise.sampler import StepDone
 from xwam.serve.batching import Answer, Refused, Ticket, Worker
 from xwam.serve.metrics import Metrics
 from xwam.serve.request import Request
+from xwam.serve.wire import RULES
 
 
 class Watched:

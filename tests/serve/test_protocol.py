@@ -6,17 +6,9 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from xwam_client.protocol import (
-    DTYPES,
-    Limits,
-    RefusedError,
-    pack_array,
-    pack_images,
-    packb,
-    unpack_array,
-    unpack_images,
-    unpackb,
-)
+from xwam_client.protocol import DTYPES, RefusedError, packb, unpack_array, unpack_images, unpackb
+
+from xwam.serve.wire import Limits, pack_array, pack_images, read_message
 
 
 def test_arrays_are_openpis_bytes():
@@ -86,7 +78,7 @@ def array_map(**changes):
 )
 def test_refused(rule, data):
     with pytest.raises(RefusedError) as refused:
-        unpackb(data)
+        read_message(data)
     assert refused.value.rule == rule, refused.value
 
 
@@ -95,7 +87,7 @@ def test_a_small_message_never_becomes_a_large_object():
     data = struct.pack(">BI", 0xDD, 1 << 20) + b"\x90" * (1 << 20)
     tracemalloc.start()
     with pytest.raises(RefusedError, match="values"):
-        unpackb(data)
+        read_message(data)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
@@ -103,9 +95,9 @@ def test_a_small_message_never_becomes_a_large_object():
 
 def test_limits_on_bytes():
     with pytest.raises(RefusedError, match="at most 10 are allowed"):
-        unpackb(packb({"x": "0123456789"}), Limits(message_bytes=10))
+        read_message(packb({"x": "0123456789"}), Limits(message_bytes=10))
     with pytest.raises(RefusedError, match="100 bytes"):
-        unpackb(packb({"x": np.zeros(101, np.uint8)}), Limits(array_bytes=100))
+        read_message(packb({"x": np.zeros(101, np.uint8)}), Limits(array_bytes=100))
 
 
 def test_packed_arrays_and_a_bomb():

@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from xwam_client.protocol import RULES, packb, unpack_array, unpack_images
+from xwam_client.protocol import packb, unpack_array, unpack_images
 
 from tests.serve.conftest import CONFIG, Running, ask, hear, message
 from xwam.serve.service import ServeConfig, Service
+from xwam.serve.wire import RULES
 
 
 def get(port: int, path: str, **headers) -> tuple[int, str]:

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from xwam_client.protocol import REQUEST_LIMITS, packb
+from xwam_client.protocol import packb
 
 from tests.serve.conftest import Running, ask, hear, message
 from xwam.serve.conversation import MAX_UNSENT
 from xwam.serve.service import ServeConfig, Service
+from xwam.serve.wire import LIMITS
 
 NUM_FUZZED = 3000
 BURST = 10  # messages sent before their answers are read
@@ -134,7 +135,7 @@ def test_a_message_beyond_the_limit_ends_only_its_own_connection(running):
     with running.robot() as neighbour:
         with running.robot() as robot:
             with contextlib.suppress(ConnectionClosed):
-                robot.send(bytes(REQUEST_LIMITS.message_bytes + 1))
+                robot.send(bytes(LIMITS.message_bytes + 1))
             with pytest.raises(ConnectionClosed) as closed:
                 robot.recv(30)
             assert closed.value.rcvd is None or closed.value.rcvd.code == 1009

@@ -1,4 +1,4 @@
-"""What the server says: who it is, actions, worlds, refusals; as ``xwam_client.protocol`` describes them."""
+"""What the server says: who it is, actions, worlds, refusals; as docs/protocol.md describes them."""
 
 import dataclasses
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from xwam_client.protocol import PROTOCOL, REQUEST_LIMITS, RefusedError, pack_array, pack_images, packb
+from xwam_client.protocol import PROTOCOL, RefusedError, packb
 
 import xwam
 from xwam.policy import Policy
@@ -17,6 +17,7 @@ from xwam.records import Camera
 from xwam.robot.layout import Layout
 from xwam.serve.batching import Answer, Part
 from xwam.serve.request import GENEROUS, MAX_SIDE_PX, MAX_TEXT, Request, RequestId
+from xwam.serve.wire import LIMITS, pack_array, pack_images
 from xwam.view.points import PointCloud, fuse, thinned
 
 FINEST_DEPTH_M = 1e-4
@@ -29,7 +30,7 @@ def metadata(policy: Policy, *, name: str, checkpoint_hash: str, queue: int, per
     cameras = [
         policy.cameras.get(n) or Camera(name=n, width=clip.width_px, height=clip.height_px) for n in config.view_names
     ]
-    limits = {"message_bytes": REQUEST_LIMITS.message_bytes, "array_bytes": REQUEST_LIMITS.array_bytes}
+    limits = {"message_bytes": LIMITS.message_bytes, "array_bytes": LIMITS.array_bytes}
     return {
         "type": "metadata",
         "protocol": PROTOCOL,

@@ -9,11 +9,12 @@ import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from xwam_client.protocol import RefusedError, unpackb
+from xwam_client.protocol import RefusedError
 
 from xwam.serve.answers import acknowledgement, actions_message, refusal, world_message
 from xwam.serve.batching import Answer, Part, Refused, Ticket
 from xwam.serve.request import Request, RequestId, read_id, read_request, read_session
+from xwam.serve.wire import read_message
 
 if TYPE_CHECKING:
     from xwam.serve.service import Service
@@ -76,7 +77,7 @@ class Conversation:
         """One message. Whatever is wrong with it is answered; nothing ends the conversation."""
         request_id, session_id = None, None
         try:
-            message = _opened(data)
+            message = read_message(data)
             request_id, session_id = read_id(message), read_session(message)
             if "cancel" in message:
                 self._cancel(message, request_id)
@@ -163,12 +164,3 @@ class Conversation:
 
     def _put(self, when: int, data: bytes | str, arrived: float | None = None) -> None:
         self._unsent.put_nowait((when, next(self._order), data, arrived))
-
-
-def _opened(data: bytes | str) -> dict[str, Any]:
-    if isinstance(data, str):
-        raise RefusedError("malformed", "text frame: send binary frames (msgpack).")
-    message = unpackb(data)
-    if not isinstance(message, dict):
-        raise RefusedError("malformed", f"message is a {type(message).__name__}: must be a map.")
-    return message

@@ -9,9 +9,9 @@ from http import HTTPStatus
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
-from xwam_client.protocol import REQUEST_LIMITS
 
 from xwam.serve.service import Service
+from xwam.serve.wire import LIMITS
 
 LOG = logging.getLogger("xwam.serve")
 
@@ -45,7 +45,7 @@ async def open_server(
         process_request=door,
         origins=[None],  # web pages send an Origin; robots do not
         compression=None,
-        max_size=REQUEST_LIMITS.message_bytes,
+        max_size=LIMITS.message_bytes,
         max_queue=1,  # the rest waits in the robot's own buffers
         ping_interval=ping_s,
         ping_timeout=ping_s,

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from xwam_client.protocol import RULES, packb
+from xwam_client.protocol import packb
 
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
@@ -24,6 +24,7 @@ from xwam.serve.answers import checkpoint_hash, metadata
 from xwam.serve.batching import Worker
 from xwam.serve.conversation import Conversation
 from xwam.serve.metrics import Metrics
+from xwam.serve.wire import RULES
 
 LOG = logging.getLogger("xwam.serve")
 

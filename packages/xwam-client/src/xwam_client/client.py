@@ -17,14 +17,7 @@ import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from xwam_client.protocol import (
-    ANSWER_LIMITS,
-    DEFAULT_PORT,
-    PROTOCOL,
-    RefusedError,
-    packb,
-    unpackb,
-)
+from xwam_client.protocol import DEFAULT_PORT, PROTOCOL, RefusedError, packb, unpackb
 
 COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
 LONGEST_PAUSE_S = 2.0  # between two attempts to connect
@@ -221,7 +214,7 @@ class Client:
                     first = socket.recv(self.connect_seconds)
                     if isinstance(first, str):
                         raise RefusedError("failed", first)
-                    self.metadata = unpackb(first, ANSWER_LIMITS)
+                    self.metadata = unpackb(first)
                     check(self.metadata, self._robot)
                     self._socket, pause = socket, 0.05
                     self._ready.set()
@@ -246,7 +239,7 @@ class Client:
         if isinstance(frame, str):
             self._fail_all(RefusedError("failed", frame))
             return
-        message = unpackb(frame, ANSWER_LIMITS)
+        message = unpackb(frame)
         request, kind = self._pending.get(message.get("request_id")), message["type"]
         if request is None or kind == "cancelled":
             return
