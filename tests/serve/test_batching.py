@@ -63,7 +63,7 @@ def watched(policy, monkeypatch):
 
 @pytest.fixture
 def worker(policy, watched):
-    worker = Worker(policy, Metrics(RULES), max_queue=4, max_batch=3, batch_window_s=0.0)
+    worker = Worker(policy, Metrics(RULES), max_queue=4, max_batch=3, batch_window_s=0.0, max_bytes=1 << 30)
     yield worker
     worker.stop()
 
@@ -179,8 +179,26 @@ def test_beyond_the_queue_a_refusal_at_once(worker):
     assert robots[4].hear().part == "actions"
 
 
+def test_beyond_the_memory_for_waiting_requests_a_refusal_at_once(worker):
+    """The bound counts the images of all robots together; what is answered makes room."""
+    robots = [Robot(worker, f"{i}") for i in range(3)]
+    one = robots[0].ask().request.num_bytes
+    assert one == sum(image.nbytes for image in make_observation(CONFIG).images.values())
+    worker.max_bytes = 2 * one
+    robots[1].ask()
+    assert worker.num_bytes == 2 * one
+    with pytest.raises(RefusedError, match=f"max_bytes={2 * one}") as refused:
+        robots[2].ask()
+    assert refused.value.rule == "busy"
+    worker.start()
+    assert [robot.hear().part for robot in robots[:2]] == ["actions", "actions"]
+    robots[2].ask()
+    assert robots[2].hear().part == "actions"
+    assert worker.num_bytes == 0
+
+
 def test_requests_within_the_window_share_a_batch(policy, watched):
-    worker = Worker(policy, Metrics(RULES), max_queue=9, max_batch=3, batch_window_s=60.0)
+    worker = Worker(policy, Metrics(RULES), max_queue=9, max_batch=3, batch_window_s=60.0, max_bytes=1 << 30)
     robots = [Robot(worker, f"{i}") for i in range(5)]
     worker.robots = 3
     worker.start()

@@ -275,6 +275,34 @@ def test_a_long_computation_does_not_lose_the_robot(policy, monkeypatch):
             assert "actions" in ask(robot)
 
 
+def test_sixty_seconds_of_computing_with_openpis_own_keepalive(policy, monkeypatch):
+    """The settings an openpi client has: a ping every 20 s, 20 s for its answer. The policy only sleeps."""
+    service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
+    with Running(service) as server:
+        real = policy.predict_stepwise
+
+        def slow(*args, **more):
+            time.sleep(60.0)
+            return real(*args, **more)
+
+        monkeypatch.setattr(policy, "predict_stepwise", slow)
+        with server.robot(ping_interval=20, ping_timeout=20) as robot:
+            asked = time.monotonic()
+            robot.send(packb(message()))
+            answer = hear(robot, timeout=120)
+            assert time.monotonic() - asked > 60
+            assert "actions" in answer
+
+
+def test_a_message_beyond_the_memory_bound_is_refused_and_the_connection_lives_on(policy):
+    service = Service(policy, ServeConfig(max_batch=1, max_bytes=20_000), name="debug", hash_="0" * 16)
+    with Running(service) as server, server.robot() as robot:
+        images = {name: np.zeros((200, 200, 3), np.uint8) for name in CONFIG.view_names}
+        refused = ask(robot, request_id=1, images=images)
+        assert (refused["rule"], "max_bytes=20000" in refused["message"]) == ("busy", True)
+        assert ask(robot, request_id=2)["type"] == "actions"
+
+
 def test_closing_refuses_what_is_unfinished(policy, monkeypatch):
     service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
     real, begun = policy.predict_stepwise, threading.Event()

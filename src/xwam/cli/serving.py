@@ -12,6 +12,7 @@ def serve(
     port: int = 8000,
     device: str = "cpu",
     precision: Literal["float32", "bfloat16"] = "float32",
+    quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
     robot: str | None = None,
     actions_only: bool = False,
     max_queue: int = 32,
@@ -28,6 +29,7 @@ def serve(
         port: where to listen.
         device: cpu, cuda, …
         precision: of the transformer's weights.
+        quantize: fewer bits for the blocks (needs torchao).
         robot: which one, when the checkpoint learned from several.
         actions_only: leave the depth branch and the VAE's decoder on disk; worlds are refused.
         max_queue: unfinished requests of all robots; beyond it new ones are refused at once.
@@ -56,6 +58,10 @@ def serve(
     )
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     service = load_service(checkpoint, config, device=device, dtype=dtype, with_world=not actions_only, robot=robot)
+    if quantize is not None:
+        from xwam.quantize import quantized
+
+        quantized(service.policy, quantize)
     asyncio.run(run(service, host, port, api_key=api_key))
 
 

@@ -3,7 +3,7 @@
 Actions go before worlds. Requests that arrive within a short window are answered in one batch; a robot that is alone
 does not wait for it. A world is a paused generator: between two denoising steps (and between two decoded views) the
 thread looks up, and if somebody wants actions the world waits. Nothing waits silently: beyond ``max_queue`` unfinished
-requests a new one is refused at once.
+requests, or ``max_bytes`` of their images, a new one is refused at once.
 """
 
 import logging
@@ -75,10 +75,11 @@ class Worker:
     """The thread. ``robots`` is how many are connected: when all of them have asked, nobody else need be waited for."""
 
     def __init__(
-        self, policy: Policy, metrics: Metrics, *, max_queue: int, max_batch: int, batch_window_s: float
+        self, policy: Policy, metrics: Metrics, *, max_queue: int, max_batch: int, batch_window_s: float, max_bytes: int
     ) -> None:
         self.policy, self.metrics = policy, metrics
         self.max_queue, self.max_batch, self.batch_window_s = max_queue, max_batch, batch_window_s
+        self.max_bytes = max_bytes
         self.robots = 0
         self._changed = threading.Condition(threading.RLock())
         self._open: dict[Ticket, None] = {}
@@ -109,6 +110,12 @@ class Worker:
         """Unfinished requests."""
         return len(self._open)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the images of all unfinished requests."""
+        with self._changed:
+            return sum(ticket.request.num_bytes for ticket in self._open)
+
     def submit(self, ticket: Ticket) -> None:
         """Queue a request; its session's older worlds are dropped. Raises RefusedError when the queue is full."""
         with self._changed:
@@ -119,6 +126,11 @@ class Worker:
             own_worlds = sum(other.session == ticket.session and other.owed == "world" for other in self._open)
             if len(self._open) - own_worlds >= self.max_queue:
                 raise RefusedError("busy", f"queue={self.max_queue} requests are unfinished: ask again a little later.")
+            if self.num_bytes + ticket.request.num_bytes > self.max_bytes:
+                message = (
+                    f"max_bytes={self.max_bytes} of images may wait or be in work: ask a little later, or send less."
+                )
+                raise RefusedError("busy", message)
             self._supersede(ticket.session)
             self._open[ticket] = None
             self._waiting.append(ticket)

@@ -21,9 +21,8 @@ MAX_SEED = 2**63 - 1
 WORLD_FORMATS = ("jpeg", "png", "raw")
 VOXEL_M = (0.001, 1.0)
 FAR_M = 100.0
-GENEROUS = (
-    10.0  # a state this many half spans (or units, where that is more) from the middle of the statistics is absurd
-)
+# A state this many half spans (or units, where that is more) from the middle of the statistics is absurd.
+GENEROUS = 10.0
 
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
@@ -58,6 +57,11 @@ class Request:
     prefix: Float[np.ndarray, "n Da"] | None = None
     num_committed: int = 0
     steered: bool = False  # the prefix bends the denoising, which costs more: not in a batch with plain requests
+
+    @property
+    def num_bytes(self) -> int:
+        """What its arrays hold in memory, about: images are nearly all of it."""
+        return sum(image.nbytes for image in self.observation.images.values())
 
 
 def read_id(message: Mapping[str, Any], key: str = "request_id") -> RequestId:

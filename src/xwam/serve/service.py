@@ -34,6 +34,7 @@ class ServeConfig:
     """How much the server takes on. ``max_queue`` counts unfinished requests of all robots, worlds included."""
 
     max_queue: int = 32
+    max_bytes: int = 512 << 20  # of the images of unfinished requests, of all robots
     max_batch: int = 8
     batch_window_ms: float = 5.0
     per_connection: int = 8  # of which one robot may have so many
@@ -41,7 +42,7 @@ class ServeConfig:
     send_timeout_s: float = 60.0  # a robot that does not take its answers is disconnected
 
     def __post_init__(self) -> None:
-        for name in ("max_queue", "max_batch", "per_connection", "max_connections"):
+        for name in ("max_queue", "max_bytes", "max_batch", "per_connection", "max_connections"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1.")
         if not 0 <= self.batch_window_ms <= 1000:
@@ -60,6 +61,7 @@ class Service:
             max_queue=config.max_queue,
             max_batch=config.max_batch,
             batch_window_s=config.batch_window_ms / 1000,
+            max_bytes=config.max_bytes,
         )
         limits = {"queue": config.max_queue, "per_connection": config.per_connection}
         self.metadata = metadata(policy, name=name, checkpoint_hash=hash_, **limits)
@@ -68,6 +70,7 @@ class Service:
         self._numbers = itertools.count()
         gauges = {
             "xwam_connections": ("Robots connected.", lambda: self.worker.robots),
+            "xwam_queue_bytes": ("Bytes of images of requests not finished.", lambda: self.worker.num_bytes),
             "xwam_queue": ("Requests not finished.", lambda: len(self.worker)),
             "xwam_healthy": ("1 once warm.", lambda: self.health == "ok"),
         }
