@@ -21,8 +21,7 @@ MAX_SEED = 2**63 - 1
 WORLD_FORMATS = ("jpeg", "png", "raw")
 VOXEL_M = (0.001, 1.0)
 FAR_M = 100.0
-# A state this many half spans (or units, where that is more) from the middle of the statistics is absurd.
-GENEROUS = 10.0
+GENEROUS = 10.0  # half spans (or units, where that is more) from the middle of the statistics; beyond is absurd
 
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
