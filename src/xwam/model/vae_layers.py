@@ -8,6 +8,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d, Wa
 from torch import Tensor, nn
 from torch.nn import functional
 
+Sizes = tuple[int, ...]
 SMALLEST_SQUARE = 1e-24  # of a norm; the library divides by 1e-12 at least
 
 
@@ -38,7 +39,7 @@ class CausalConv3d(WanCausalConv3d):
             x, missing = torch.cat([cache_x, x], dim=2), missing - cache_x.shape[2]
         if missing:
             x = functional.pad(x, (0, 0, 0, 0, missing, 0))
-        return functional.conv3d(x, self.weight, self.bias, self.stride, (0, *padding))
+        return _convolved(x, self.weight, self.bias, self.stride, (0, *padding))
 
 
 class RmsNorm(WanRMS_norm):
@@ -50,3 +51,11 @@ class RmsNorm(WanRMS_norm):
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         norm = exact.square().sum(axis, keepdim=True).clamp_min(SMALLEST_SQUARE).sqrt()
         return (exact * (self.scale / norm)).to(x.dtype) * self.gamma + self.bias
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes) -> Tensor:
+    """``conv3d``. For a single small film in float32 on a CPU torch picks a slow loop, so oneDNN is asked by name."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if is_plain and len(x) == 1 and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return functional.conv3d(x, weight, bias, stride, padding)
