@@ -53,8 +53,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = 
         import bitsandbytes  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(f"optimizer={name} needs bitsandbytes: pip install 'xwam[lowmem]'") from error
-    kind = bitsandbytes.optim.AdamW8bit if name == "adamw_8bit" else bitsandbytes.optim.PagedAdamW8bit
-    return kind(groups, lr=config.learning_rate, betas=BETAS)
+    kinds: Any = bitsandbytes.optim
+    return (kinds.AdamW8bit if name == "adamw_8bit" else kinds.PagedAdamW8bit)(
+        groups, lr=config.learning_rate, betas=BETAS
+    )
 
 
 def pairs(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
