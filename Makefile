@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := sim,view,train,serve,lora,lowmem,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
-TINY_TRAINING := --every 8 --batch-size 16 --steps 3200 --action-loss-weight 4 --precision bfloat16
+TINY_TRAINING := --every 8 --batch-size 16 --steps 9000 --action-loss-weight 4 --precision bfloat16
 
 .PHONY: help demo test bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
 
@@ -31,7 +31,7 @@ test: system browser .venv/ready  ## the whole test suite
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (about 2 hours on 2 cores)
+reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (about 4 hours on 2 cores)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 160 --out runs/tiny/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/checkpoint
