@@ -1,0 +1,28 @@
+"""The client package stays small and runs on old robots: Python 3.8, three dependencies, no torch."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+FILES = sorted((Path(__file__).parents[2] / "packages/xwam-client/src/xwam_client").glob("*.py"))
+ALLOWED = {"numpy", "msgpack", "websockets", "PIL", "xwam_client"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_python_3_8_can_read_it(path):
+    tree = ast.parse(path.read_text(), feature_version=(3, 8))
+    has_annotations = any(isinstance(node, (ast.FunctionDef, ast.AnnAssign)) for node in ast.walk(tree))
+    futures = [n for n in tree.body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
+    assert futures or not has_annotations, "types such as X | None must stay text: from __future__ import annotations"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_imports_only_what_the_package_installs(path):
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.split(".")[0] for name in names}
+    assert found - sys.stdlib_module_names <= ALLOWED
