@@ -54,8 +54,11 @@ class RmsNorm(WanRMS_norm):
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes) -> Tensor:
-    """``conv3d``. For a single small film in float32 on a CPU torch picks a slow loop, so oneDNN is asked by name."""
+    """``conv3d``. For a single small film in float32 on a CPU torch picks a slow loop, so oneDNN is asked by name.
+
+    Compilers cannot see through that call; they get the plain one.
+    """
     is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    if is_plain and len(x) == 1 and torch.backends.mkldnn.is_available():
+    if is_plain and len(x) == 1 and torch.backends.mkldnn.is_available() and not torch.compiler.is_compiling():
         return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
     return functional.conv3d(x, weight, bias, stride, padding)
