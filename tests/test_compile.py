@@ -40,6 +40,33 @@ def test_a_warm_policy_compiles_nothing_and_answers_the_same(folder):  # noqa: F
     subprocess.run([sys.executable, "-c", WARM, str(folder), "aot_eager"], check=True, timeout=280)
 
 
+SERVED = """
+import sys
+from tests.examples import make_observation
+from xwam.compile import compiled, num_programs
+from xwam.policy import load_policy
+from xwam.serve import service as room
+from xwam.serve.service import ServeConfig, Service
+
+room.compiled = lambda policy: compiled(policy, backend="aot_eager")
+policy = load_policy(sys.argv[1])
+config = ServeConfig(max_batch=5, is_compiled=True)
+assert config.batch_sizes == (1, 2, 4) and ServeConfig(max_batch=3).batch_sizes == (1, 2, 3)
+Service(policy, config, name="debug", hash_="0" * 16)._warm_up()
+before = num_programs()
+assert before > 8, "more shapes than torch compiles by itself"
+for size in config.batch_sizes:
+    requests = [make_observation(policy.config, seed) for seed in range(size)]
+    for answers in policy.predict_batch(requests, seeds=range(size)):
+        assert len(answers) == size
+assert num_programs() == before, f"{num_programs() - before} programs were compiled after the warm-up"
+"""
+
+
+def test_a_compiled_server_compiles_nothing_once_it_is_warm(folder):  # noqa: F811
+    subprocess.run([sys.executable, "-c", SERVED, str(folder), "aot_eager"], check=True, timeout=280)
+
+
 BLOCKS = """
 import torch
 from torch.testing import assert_close

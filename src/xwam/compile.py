@@ -25,6 +25,7 @@ from xwam.policy import Policy
 from xwam.records import Observation
 
 LONG_INSTRUCTION = "and " * SHORT  # more pieces than a merged prompt has room for
+MAX_SHAPES = 64  # of one function; torch gives up compiling beyond its own limit of 8, without an error
 
 
 class WarmUp(NamedTuple):
@@ -51,6 +52,7 @@ def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor"
 
 def compile_blocks(model: XWAM, *, backend: str = "inductor") -> None:
     """Compile every block in place (names of the weights stay); all blocks share one compiled program."""
+    torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)
     copies = model.depth_blocks if model.config.num_depth_blocks else []
     for block in [*model.blocks, *copies]:
         block.compile(dynamic=False, backend=backend)

@@ -63,7 +63,7 @@ def watched(policy, monkeypatch):
 
 @pytest.fixture
 def worker(policy, watched):
-    worker = Worker(policy, Metrics(RULES), max_queue=4, max_batch=3, batch_window_s=0.0, max_bytes=1 << 30)
+    worker = Worker(policy, Metrics(RULES), max_queue=4, batch_sizes=(1, 2, 3), batch_window_s=0.0, max_bytes=1 << 30)
     yield worker
     worker.stop()
 
@@ -198,7 +198,7 @@ def test_beyond_the_memory_for_waiting_requests_a_refusal_at_once(worker):
 
 
 def test_requests_within_the_window_share_a_batch(policy, watched):
-    worker = Worker(policy, Metrics(RULES), max_queue=9, max_batch=3, batch_window_s=60.0, max_bytes=1 << 30)
+    worker = Worker(policy, Metrics(RULES), max_queue=9, batch_sizes=(1, 2, 3), batch_window_s=60.0, max_bytes=1 << 30)
     robots = [Robot(worker, f"{i}") for i in range(5)]
     worker.robots = 3
     worker.start()
@@ -275,3 +275,11 @@ def test_many_threads_at_once_all_get_their_own(worker):
         thread.join(60)
     assert wrong == []
     assert len(worker) == 0
+
+
+def test_a_batch_has_one_of_the_sizes_that_are_ready(policy):
+    worker = Worker(policy, Metrics(RULES), max_queue=9, batch_sizes=(1, 2, 4), batch_window_s=0.0, max_bytes=1 << 30)
+    for seed in range(7):
+        Robot(worker, str(seed)).ask(seed=seed)
+    with worker._changed:
+        assert [len(worker._next_batch()) for _ in range(4)] == [4, 2, 1, 0]

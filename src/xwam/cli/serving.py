@@ -12,6 +12,7 @@ def serve(
     port: int = 8000,
     device: str = "cpu",
     precision: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
     quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
     robot: str | None = None,
     actions_only: bool = False,
@@ -29,6 +30,7 @@ def serve(
         port: where to listen.
         device: cpu, cuda, …
         precision: of the transformer's weights.
+        compile: compile every shape before the first robot (half a minute for each batch size 1, 2, 4, …).
         quantize: fewer bits for the blocks (needs torchao).
         robot: which one, when the checkpoint learned from several.
         actions_only: leave the depth branch and the VAE's decoder on disk; worlds are refused.
@@ -53,10 +55,9 @@ def serve(
     api_key = None if api_key_file is None else read_key(api_key_file)
     if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
         logging.getLogger("xwam.serve").warning("host=%s without --api-key-file: anybody there may use it.", host)
-    config = ServeConfig(
-        max_queue=max_queue, max_batch=max_batch, batch_window_ms=batch_window_ms, max_connections=max_connections
-    )
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    limits = {"max_queue": max_queue, "max_batch": max_batch, "max_connections": max_connections}
+    config = ServeConfig(**limits, batch_window_ms=batch_window_ms, is_compiled=compile)
+    dtype: torch.dtype = getattr(torch, precision)
     service = load_service(checkpoint, config, device=device, dtype=dtype, with_world=not actions_only, robot=robot)
     if quantize is not None:
         from xwam.quantize import quantized

@@ -75,10 +75,18 @@ class Worker:
     """The thread. ``robots`` is how many are connected: when all of them have asked, nobody else need be waited for."""
 
     def __init__(
-        self, policy: Policy, metrics: Metrics, *, max_queue: int, max_batch: int, batch_window_s: float, max_bytes: int
+        self,
+        policy: Policy,
+        metrics: Metrics,
+        *,
+        max_queue: int,
+        batch_sizes: Sequence[int],
+        batch_window_s: float,
+        max_bytes: int,
     ) -> None:
+        """``batch_sizes``: those that may be computed, 1 among them; what does not fit goes into the next batch."""
         self.policy, self.metrics = policy, metrics
-        self.max_queue, self.max_batch, self.batch_window_s = max_queue, max_batch, batch_window_s
+        self.max_queue, self.batch_sizes, self.batch_window_s = max_queue, tuple(batch_sizes), batch_window_s
         self.max_bytes = max_bytes
         self.robots = 0
         self._changed = threading.Condition(threading.RLock())
@@ -171,10 +179,11 @@ class Worker:
         """The oldest waiting request and those that may share its batch, when the window is over; else none."""
         while self._waiting and not self._stopping:
             first = self._waiting[0]
-            batch = [ticket for ticket in self._waiting if ticket.key == first.key][: self.max_batch]
+            batch = [ticket for ticket in self._waiting if ticket.key == first.key][: max(self.batch_sizes)]
             left = first.arrived + self.batch_window_s - time.monotonic()
-            is_full = len(batch) >= self.max_batch or len(self._waiting) >= self.robots
+            is_full = len(batch) == max(self.batch_sizes) or len(self._waiting) >= self.robots
             if left <= 0 or is_full or first.request.is_alone:
+                batch = batch[: max(size for size in self.batch_sizes if size <= len(batch))]
                 for ticket in batch:
                     self._waiting.remove(ticket)
                 return batch

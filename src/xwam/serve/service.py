@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from xwam_client.protocol import packb
 
+from xwam.compile import compiled, warm_up
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
 from xwam.serve.answers import checkpoint_hash, metadata
@@ -40,6 +41,7 @@ class ServeConfig:
     per_connection: int = 8  # of which one robot may have so many
     max_connections: int = 64
     send_timeout_s: float = 60.0  # a robot that does not take its answers is disconnected
+    is_compiled: bool = False  # every shape is compiled before the server says healthy, none later
 
     def __post_init__(self) -> None:
         for name in ("max_queue", "max_bytes", "max_batch", "per_connection", "max_connections"):
@@ -47,6 +49,12 @@ class ServeConfig:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1.")
         if not 0 <= self.batch_window_ms <= 1000:
             raise ValueError(f"batch_window_ms={self.batch_window_ms}: must be 0..1000 (milliseconds).")
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """All up to the largest; powers of two where each is compiled: of 7 waiting robots 4, 2 and 1 are answered."""
+        sizes = range(1, self.max_batch + 1)
+        return tuple(size for size in sizes if not self.is_compiled or size & (size - 1) == 0)
 
 
 class Service:
@@ -59,7 +67,7 @@ class Service:
             policy,
             self.metrics,
             max_queue=config.max_queue,
-            max_batch=config.max_batch,
+            batch_sizes=config.batch_sizes,
             batch_window_s=config.batch_window_ms / 1000,
             max_bytes=config.max_bytes,
         )
@@ -108,10 +116,14 @@ class Service:
 
     def _warm_up(self) -> None:
         """The whole way once with the world, and the largest batch of actions: memory errors show now."""
+        if self.config.is_compiled:
+            sizes, has_prefix = self.config.batch_sizes, self.policy.config.noise.max_prefix > 0
+            warm = warm_up(compiled(self.policy), batch_sizes=sizes, with_prefix=has_prefix)
+            LOG.info("compiled %d programs in %.0f s", warm.num_programs, warm.seconds)
         observation, has_world = grey_observation(self.policy), self.metadata["world"]
         for _ in self.policy.predict(observation, actions_only=not has_world):
             pass
-        size = self.config.max_batch
+        size = max(self.config.batch_sizes)
         for _ in self.policy.predict_batch([observation] * size, seeds=range(size), actions_only=True):
             pass
 
