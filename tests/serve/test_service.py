@@ -260,37 +260,29 @@ def test_not_healthy_before_it_is_warm(policy, monkeypatch):
     assert [status for status, _ in seen] == [503, 503, 200]
 
 
-def test_a_long_computation_does_not_lose_the_robot(policy, monkeypatch):
-    """The robot pings every 0.2 s and gives up after 0.5 s; the policy takes 2 s."""
+@pytest.mark.parametrize(
+    ("seconds", "running", "pings"),
+    [
+        (2.0, {"ping_s": 0.5}, {"ping_interval": 0.2, "ping_timeout": 0.5}),
+        (60.0, {}, {"ping_interval": 20, "ping_timeout": 20}),  # the settings of the server, and of an openpi client
+    ],
+)
+def test_a_long_computation_does_not_lose_the_robot(policy, monkeypatch, seconds, running, pings):
+    """The robot pings and soon gives up; the policy only sleeps before it answers."""
     service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
-    with Running(service, ping_s=0.5) as server:
+    with Running(service, **running) as server:
         real = policy.predict_stepwise
 
         def slow(*args, **more):
-            time.sleep(2.0)
+            time.sleep(seconds)
             return real(*args, **more)
 
         monkeypatch.setattr(policy, "predict_stepwise", slow)
-        with server.robot(ping_interval=0.2, ping_timeout=0.5) as robot:
-            assert "actions" in ask(robot)
-
-
-def test_sixty_seconds_of_computing_with_openpis_own_keepalive(policy, monkeypatch):
-    """The settings an openpi client has: a ping every 20 s, 20 s for its answer. The policy only sleeps."""
-    service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
-    with Running(service) as server:
-        real = policy.predict_stepwise
-
-        def slow(*args, **more):
-            time.sleep(60.0)
-            return real(*args, **more)
-
-        monkeypatch.setattr(policy, "predict_stepwise", slow)
-        with server.robot(ping_interval=20, ping_timeout=20) as robot:
+        with server.robot(**pings) as robot:
             asked = time.monotonic()
             robot.send(packb(message()))
             answer = hear(robot, timeout=120)
-            assert time.monotonic() - asked > 60
+            assert time.monotonic() - asked > seconds
             assert "actions" in answer
 
 

@@ -40,13 +40,13 @@ def rollout(
     ``keeps_time``: one action every ``1 / action_hz`` seconds, as a robot does. False: a simulator that stands still
     while the server thinks. Raises MismatchError, RefusedError or ConnectionError.
     """
-    client.check(robot_of(env))
+    robot = robot_of(env)
+    client.check(robot)
     client.reset()
     env.reset(seed)
-    parts = [part if isinstance(part, dict) else vars(part) for part in env.layout.action]
     chunks = Chunks(
         lambda observation, **asked: client.ask(observation, **asked).actions,
-        parts, play=play, replan_every=replan_every, seed=1000 * seed,
+        robot.action, play=play, replan_every=replan_every, seed=1000 * seed,
         action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
