@@ -1,4 +1,4 @@
-"""One of two torchrun processes of test_cluster.py: ``processes.py FOLDER first|second``."""
+"""One of the torchrun processes of test_cluster.py: ``processes.py FOLDER first|second|copies``."""
 
 import os
 import signal
@@ -19,6 +19,7 @@ FOUR = replace(CONFIG, train=replace(CONFIG.train, batch_size=4, save_every=2))
 TUNED = replace(FOUR, train=replace(FOUR.train, num_steps=3))
 CLIPS = EncodedClips(FOUR, size=7)
 SHARDED = Setup(shards=0, accumulate=2, recompute=True)
+COPIES = Setup(shards=2)
 LORA = Setup(shards=0, lora_rank=2, recompute=True)
 
 
@@ -47,6 +48,11 @@ def second(folder: Path) -> None:
     loop.train(TUNED, CLIPS, make_run(folder, "bf16"), how=Setup(shards=0, precision="bfloat16"), start=start)
 
 
+def copies(folder: Path) -> None:
+    """Two copies of the weights, each spread over two of four processes."""
+    loop.train(FOUR, CLIPS, make_run(folder, "copies"), how=COPIES)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"first": first, "second": second}[sys.argv[2]](Path(sys.argv[1]))
+    {"first": first, "second": second, "copies": copies}[sys.argv[2]](Path(sys.argv[1]))

@@ -18,15 +18,15 @@ from xwam.train.options import Setup
 from xwam.train.setup import World, check_batch
 
 TORCHRUN = (  # on the loopback interface, at a port that is free
-    "-m", "torch.distributed.run", "--nproc-per-node=2",
+    "-m", "torch.distributed.run",
     "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1",
 )  # fmt: skip
 
 
-def run_two(folder: Path, phase: str) -> subprocess.CompletedProcess:
+def run_many(folder: Path, phase: str, processes: int = 2) -> subprocess.CompletedProcess:
     script = Path(__file__).with_name("processes.py")
     return subprocess.run(
-        [sys.executable, *TORCHRUN, str(script), str(folder), phase],
+        [sys.executable, *TORCHRUN, f"--nproc-per-node={processes}", str(script), str(folder), phase],
         capture_output=True, text=True, timeout=280, cwd=Path(__file__).parents[2],
         env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"}, check=False,
     )  # fmt: skip
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     """Two processes until one dies in the middle of a save; one process; two processes to the end."""
     root = tmp_path_factory.mktemp("cluster")
     loop.train(FOUR, CLIPS, make_run(root, "one"))
-    died = run_two(root, "first")
+    died = run_many(root, "first")
     assert died.returncode != 0
     assert "SIGKILL" in died.stderr, died.stderr[-3000:]
     shards = make_run(root, "shards")
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
     with pytest.raises(KeyboardInterrupt):
         loop.train(FOUR, Interrupted(FOUR, size=7), shards)  # one process, one piece: steps 5 and 6
     assert checkpoint.newest_checkpoint(shards.out).name == "step-0000006"
-    done = run_two(root, "second")
+    done = run_many(root, "second")
     assert done.returncode == 0, done.stderr[-4000:]
     return root
 
@@ -83,6 +83,19 @@ def test_the_exported_weights_are_those_of_one_process(folder, tmp_path):
     assert not (folder / "shards" / "step-0000008" / "model.safetensors").exists(), "it was put together from pieces"
     for name, value in exported["one"].items():
         torch.testing.assert_close(exported["shards"][name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+def test_copies_of_shards_train_as_one_process(folder, tmp_path):
+    """HSDP: four processes, every weight in two pieces, every piece twice."""
+    done = run_many(folder, "copies", processes=4)
+    assert done.returncode == 0, done.stderr[-4000:]
+    run = make_run(folder, "copies")
+    assert_same_losses(losses_of(run), losses_of(make_run(folder, "one")))
+    for name in ("one", "copies"):
+        export.export_policy(folder / name / "step-0000008", tmp_path / name, dtype=torch.float32)
+    one, copies = (checkpoint.load_file(tmp_path / name / "model.safetensors") for name in ("one", "copies"))
+    for name, value in one.items():
+        torch.testing.assert_close(copies[name], value, rtol=1e-4, atol=2e-5, msg=name)
 
 
 def test_lora_and_bf16_on_shards(folder):

@@ -102,17 +102,17 @@ def train_vae(
     *,
     device: str = "cpu",
     precision: Precision = "auto",
+    start: Path | None = None,
     max_minutes: float | None = None,
     log: Callable[[dict[str, float], int], None] | None = None,
 ) -> Path:
     """Train (or continue) and return ``out/vae``; ``out/vae-training`` is what a continued run needs.
 
-    With ``max_minutes`` the run may end early: it is saved, and calling again continues.
+    ``start``: the folder of an autoencoder of the same sizes whose weights to begin with; fresh ones otherwise. With
+    ``max_minutes`` the run may end early: it is saved, and calling again continues. Raises ValueError when ``start``
+    has other sizes.
     """
-    target = torch.device(device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)  # the library draws its first weights from the global source
-        vae = channels_last(VideoVae(config).to(target))
+    vae = channels_last(_first_weights(config, training.seed, start).to(torch.device(device)))
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
@@ -259,6 +259,17 @@ def channels_last(vae: VideoVae) -> VideoVae:
         elif isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return vae
+
+
+def _first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae:
+    if start is not None:
+        vae = VideoVae.load(start).train()
+        if vae.config != config:
+            raise ValueError(f"start={start} holds {vae.config}: this preset has {config}; they must be the same.")
+        return vae
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the library draws its first weights from the global source
+        return VideoVae(config)
 
 
 def _write_training(target: Path, state: checkpoint.TrainingState, step: int) -> None:
