@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lands in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := sim,view,train,serve,lora,lowmem,dev
+EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --steps 9000 --action-loss-weight 4 --precision bfloat16
 

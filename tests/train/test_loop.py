@@ -63,6 +63,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_the_manifest_counts_samples_and_hours_of_all_starts_together(tmp_path):
+    run = make_run(tmp_path)
+    last = loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
+    path = last / "manifest.json"
+    told = json.loads(path.read_text())
+    assert told["samples"] == CONFIG.train.num_steps * CONFIG.train.batch_size
+    assert 0 <= told["hours"] < 0.1
+    path.write_text(json.dumps(told | {"hours": 5.0}))  # as if the first start had taken so long
+    longer = replace(CONFIG, train=replace(CONFIG.train, num_steps=CONFIG.train.num_steps + 1))
+    after = json.loads((loop.train(longer, EncodedClips(longer, size=7), run) / "manifest.json").read_text())
+    assert 5.0 <= after["hours"] < 5.1
+
+
 def test_ctrl_c_saves_what_was_finished(tmp_path):
     run = make_run(tmp_path)
 

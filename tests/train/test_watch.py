@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from tests.train.encoded import EncodedClips
 from tests.train.test_loop import CONFIG, losses_of, make_run
 from xwam.model.xwam import XWAM, init_weights
 from xwam.train import checkpoint, export, loop
+from xwam.train.log import open_log
 from xwam.train.options import Setup, Watch
 from xwam.train.saving import load_state
 from xwam.train.setup import World
@@ -28,6 +31,47 @@ def test_the_closed_loop_is_played_with_the_averaged_weights(tmp_path):
     assert numbers.keys() == {"success", "success/reach-v3", "step"}
     kept = json.loads((run.out / "closed-loop" / "step-0000007.json").read_text())
     assert kept["episodes"][0]["num_steps"] == 8 or kept["episodes"][0]["success"]
+
+
+def wandb_records(data: bytes) -> Iterator[bytes]:
+    """The records of W&B's file: LevelDB's log format (blocks of 32 KiB, pieces with a header of 7 bytes)."""
+    at, joined = 7, b""  # behind the file's own header
+    while at + 7 <= len(data):
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        if kind == 0 or 32768 - at % 32768 < 7:  # the rest of a block that no header fits in
+            at += 32768 - at % 32768
+            continue
+        joined += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last piece
+            yield joined
+            joined = b""
+
+
+def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
+    """The real library, without a network: what it left on disk is read back."""
+    pytest.importorskip("wandb", reason="pip install 'xwam[wandb]'")
+    from wandb.proto import wandb_internal_pb2
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name in ("DATA_DIR", "CONFIG_DIR", "CACHE_DIR"):
+        monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "elsewhere"))
+    log = open_log(tmp_path / "run", wandb_project="xwam", settings={"seed": 3})
+    log({"loss/video": 0.5}, 1)
+    log({"loss/video": 0.25}, 2)
+    import wandb
+
+    wandb.finish()
+    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    history, settings = [], {}
+    for data in wandb_records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
+        history += [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}]
+        settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    rows = [row for row in history if "loss/video" in row]
+    assert [(row["_step"], row["loss/video"]) for row in rows] == [(1, 0.5), (2, 0.25)]
+    assert settings["seed"] == 3
 
 
 def test_a_run_of_the_earlier_layout_is_exported_and_goes_on(tmp_path):

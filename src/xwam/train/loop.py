@@ -5,6 +5,7 @@ interrupted gives the same losses as one that was not. ``torchrun`` spreads the 
 goes on with any other number of them.
 """
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -95,6 +96,7 @@ def train(
     world = setup.join_world(target)
     setup.check_batch(config.train.batch_size, world, how)
     newest = manifest.check_resume(run.out, config, run.manifest, how, start)
+    began = time.perf_counter() - 3600 * manifest.hours_of(newest)
     state = make_state(config, how, world, target, start)
     done = 0 if newest is None else load_state(newest, state)
     facts = run.manifest | manifest.of_run(config, how, world, start)
@@ -129,7 +131,7 @@ def train(
                     log({f"validation/{k}": v for k, v in validate(average, finished).items()}, finished)
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
-                last = _save(config, run, state, finished, world, saver, facts)
+                last = _save(config, run, state, finished, world, saver, facts, began)
             if ends:
                 break
         saver.end(state)
@@ -188,9 +190,11 @@ def _save(
     world: setup.World,
     saver: Saver,
     facts: dict[str, Any],
+    began: float,
 ) -> Path:
     """Begin to write a checkpoint. Whole models come with ``model.safetensors``; others get theirs when exported."""
     now = facts | {"steps": finished, "samples": finished * config.train.batch_size}
+    now["hours"] = round((time.perf_counter() - began) / 3600, 3)  # of all starts together, validation included
     is_whole = not sharding.is_sharded(state.model) and not facts["setup"]["lora_rank"]
 
     def fill(folder: Path) -> None:

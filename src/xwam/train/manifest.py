@@ -84,6 +84,11 @@ def check_resume(
     return newest
 
 
+def hours_of(checkpoint: Path | None) -> float:
+    """How long a run had trained when it wrote this checkpoint; 0 where there is none, or where none was noted."""
+    return 0.0 if checkpoint is None else json.loads((checkpoint / "manifest.json").read_text()).get("hours", 0.0)
+
+
 def weights_hash(folder: Path) -> str:
     """Sixteen digits that tell a checkpoint's weights from any others."""
     digest = hashlib.sha256()
