@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from xwam.model.prompt import SHORT
-from xwam.model.xwam import XWAM
+from xwam.model.xwam import XWAM, all_blocks
 from xwam.policy import Policy
 from xwam.records import Observation
 
@@ -53,8 +53,7 @@ def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor"
 def compile_blocks(model: XWAM, *, backend: str = "inductor") -> None:
     """Compile every block in place (names of the weights stay); all blocks share one compiled program."""
     torch._dynamo.config.recompile_limit = max(MAX_SHAPES, torch._dynamo.config.recompile_limit)
-    copies = model.depth_blocks if model.config.num_depth_blocks else []
-    for block in [*model.blocks, *copies]:
+    for block in all_blocks(model):
         block.compile(dynamic=False, backend=backend)
 
 
@@ -74,7 +73,7 @@ def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,), with_prefix: b
     for batch_size, instruction, prefix in product(
         batch_sizes, _instructions(policy), [None, one_action] if with_prefix else [None]
     ):
-        requests = [_made_up(policy, instruction)] * batch_size
+        requests = [made_up_observation(policy, instruction)] * batch_size
         for actions_only in (True, policy.networks.vae.vae.decoder is None):
             for _ in range(2):  # the second one finds the caches of the first, as in an episode
                 answers = policy.predict_batch(
@@ -98,11 +97,16 @@ def _instructions(policy: Policy) -> list[str]:
     return texts
 
 
-def _made_up(policy: Policy, instruction: str) -> Observation:
-    clip = policy.config.clip
-    image = np.zeros((clip.height_px, clip.width_px, 3), np.uint8)
-    state = policy.normalizer.denormalize_state(np.zeros((1, policy.config.model.state_width), np.float32))[0]
-    return Observation(images={name: image for name in policy.config.view_names}, state=state, instruction=instruction)
+def made_up_observation(policy: Policy, instruction: str = "warm up") -> Observation:
+    """What a robot in the middle of the statistics might see in the dark."""
+    clip, layout = policy.config.clip, policy.layout
+    state = policy.normalizer.denormalize_state(np.zeros(layout.state_width, np.float32))
+    for part in layout.state:
+        if part.kind == "quat_wxyz":
+            state[layout.state_slice(part.name)] = (1, 0, 0, 0)
+    image = np.full((clip.height_px, clip.width_px, 3), 128, np.uint8)
+    images = dict.fromkeys(policy.config.view_names, image)
+    return Observation(images=images, state=state, instruction=instruction)
 
 
 # --- CUDA graphs --------------------------------------------------------------------------------------------------

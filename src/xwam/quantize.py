@@ -30,7 +30,7 @@ def quantize_blocks(model: XWAM, kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: {suggest(kind, KINDS)}")
     try:
-        from torchao.quantization import (
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
             Float8WeightOnlyConfig,
             Int8DynamicActivationInt8WeightConfig,
             Int8WeightOnlyConfig,

@@ -21,9 +21,9 @@ from urllib.request import urlopen
 
 import numpy as np
 
+from xwam.compile import made_up_observation
 from xwam.policy import load_policy
 from xwam.records import Observation
-from xwam.serve.service import grey_observation
 
 HERE = Path(__file__).parent
 WARM_UP_S = 300
@@ -51,7 +51,7 @@ def wait_until_healthy(port: int, server: subprocess.Popen) -> None:
 
 def main(other_python: str, checkpoint: str = "checkpoints/tiny") -> None:
     policy = load_policy(checkpoint, with_world=False)
-    seen = grey_observation(policy)
+    seen = made_up_observation(policy)
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, image.shape, dtype=np.uint8) for name, image in seen.images.items()}
     with tempfile.TemporaryDirectory() as folder:

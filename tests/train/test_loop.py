@@ -13,6 +13,7 @@ import torch
 
 from tests.examples import make_cameras, make_normalizer
 from tests.train.encoded import EncodedClips, write_frozen
+from xwam.model.xwam import all_blocks
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
 from xwam.train.options import Setup
@@ -139,4 +140,4 @@ def test_compile_in_the_recipe_compiles_every_block():
     for is_wanted in (True, False):
         config = replace(CONFIG, train=replace(CONFIG.train, compile=is_wanted))
         model = build_model(config, Setup(), setup.World(0, 1), torch.device("cpu"))
-        assert [block._compiled_call_impl is not None for block in setup.all_blocks(model)] == [is_wanted] * 4
+        assert [block._compiled_call_impl is not None for block in all_blocks(model)] == [is_wanted] * 4

@@ -22,7 +22,7 @@ def operations_per_sample(config: Config) -> int:
 
         def step() -> None:
             output = model(*inputs, model.prompt_keys_values(context), depth=config.model.num_depth_blocks > 0)
-            sum(part.sum() for part in output if part is not None).backward()
+            torch.stack([part.sum() for part in output if part is not None]).sum().backward()
 
         return count(step)
 

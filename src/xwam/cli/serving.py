@@ -58,11 +58,9 @@ def serve(
     limits = {"max_queue": max_queue, "max_batch": max_batch, "max_connections": max_connections}
     config = ServeConfig(**limits, batch_window_ms=batch_window_ms, is_compiled=compile)
     dtype: torch.dtype = getattr(torch, precision)
-    service = load_service(checkpoint, config, device=device, dtype=dtype, with_world=not actions_only, robot=robot)
-    if quantize is not None:
-        from xwam.quantize import quantized
-
-        quantized(service.policy, quantize)
+    service = load_service(
+        checkpoint, config, device=device, dtype=dtype, quantize=quantize, with_world=not actions_only, robot=robot
+    )
     asyncio.run(run(service, host, port, api_key=api_key))
 
 

@@ -64,7 +64,7 @@ def read_codes(
 def read_picture(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
     """One picture file (PNG, JPEG) as RGB."""
     try:
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             return next(container.decode(video=0)).to_ndarray(format="rgb24")
     except av.error.FFmpegError as error:
         raise ValueError(f"a picture of {len(content)} bytes cannot be read ({error}): copy the data again.") from error

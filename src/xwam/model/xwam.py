@@ -164,6 +164,11 @@ class XWAM(nn.Module):
         return Block(self.config.width, self.config.ffn_width, self.config.num_heads)
 
 
+def all_blocks(model: XWAM) -> list[Block]:
+    """The main blocks and, where there are any, those of the depth branch."""
+    return [*model.blocks, *(model.depth_blocks if model.config.num_depth_blocks else [])]
+
+
 def _modules(modules: Iterable[nn.Module]) -> Any:
     """A ModuleList, of which a type checker believes what the class says."""
     return nn.ModuleList(modules)

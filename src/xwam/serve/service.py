@@ -8,19 +8,18 @@ computation never stops a keepalive.
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from xwam_client.protocol import packb
 
-from xwam.compile import compiled, warm_up
+from xwam.compile import compiled, made_up_observation, warm_up
 from xwam.policy import Policy, load_policy
-from xwam.records import Observation
 from xwam.serve.answers import checkpoint_hash, metadata
 from xwam.serve.batching import Worker
 from xwam.serve.conversation import Conversation
@@ -120,23 +119,11 @@ class Service:
             sizes, has_prefix = self.config.batch_sizes, self.policy.config.noise.max_prefix > 0
             warm = warm_up(compiled(self.policy), batch_sizes=sizes, with_prefix=has_prefix)
             LOG.info("compiled %d programs in %.0f s", warm.num_programs, warm.seconds)
-        observation, has_world = grey_observation(self.policy), self.metadata["world"]
-        for _ in self.policy.predict(observation, actions_only=not has_world):
-            pass
-        size = max(self.config.batch_sizes)
-        for _ in self.policy.predict_batch([observation] * size, seeds=range(size), actions_only=True):
-            pass
-
-
-def grey_observation(policy: Policy) -> Observation:
-    """What a robot in the middle of the statistics might see in the dark."""
-    clip, layout = policy.config.clip, policy.layout
-    state = policy.normalizer.denormalize_state(np.zeros(layout.state_width, np.float32))
-    for part in layout.state:
-        if part.kind == "quat_wxyz":
-            state[layout.state_slice(part.name)] = (1, 0, 0, 0)
-    image = np.full((clip.height_px, clip.width_px, 3), 128, np.uint8)
-    return Observation(images=dict.fromkeys(policy.config.view_names, image), state=state, instruction="warm up")
+            return
+        observation, size = made_up_observation(self.policy), max(self.config.batch_sizes)
+        deque(self.policy.predict(observation, actions_only=not self.metadata["world"]), maxlen=0)
+        answers = self.policy.predict_batch([observation] * size, seeds=range(size), actions_only=True)
+        deque(answers, maxlen=0)
 
 
 def load_service(
@@ -145,9 +132,14 @@ def load_service(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    quantize: str | None = None,
     with_world: bool = True,
     robot: str | None = None,
 ) -> Service:
-    """A service for a checkpoint folder, not yet warm."""
+    """A service for a checkpoint folder, not yet warm. ``quantize``: a kind of ``xwam.quantize``, for its blocks."""
     policy = load_policy(checkpoint, device=device, dtype=dtype, with_world=with_world, robot=robot)
+    if quantize is not None:
+        from xwam.quantize import quantized
+
+        quantized(policy, quantize)
     return Service(policy, config, name=checkpoint.resolve().name, hash_=checkpoint_hash(checkpoint))

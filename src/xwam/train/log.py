@@ -38,8 +38,10 @@ def open_log(out: Path, *, wandb_project: str | None = None, settings: Mapping[s
 class Meter:
     """Speed since the last reading, the share of ``limit`` (what matrix products alone allow), the wait for data."""
 
-    def __init__(self, batch_size: int, limit: float) -> None:
+    def __init__(self, batch_size: int, limit: float, hours_before: float = 0.0) -> None:
+        """``hours_before``: what earlier starts of the run took."""
         self.batch_size, self.limit, self._steps = batch_size, limit, 0
+        self._began = time.perf_counter() - 3600 * hours_before
         self._mark, self._waited = time.perf_counter(), 0.0
 
     @contextmanager
@@ -49,6 +51,10 @@ class Meter:
         yield
         self._waited += time.perf_counter() - before
         self._steps += 1
+
+    def hours(self) -> dict[str, float]:
+        """Hours of training of all starts together, validation included, for the manifest."""
+        return {"hours": round((time.perf_counter() - self._began) / 3600, 3)}
 
     def read(self) -> dict[str, float]:
         """The numbers, and start anew."""

@@ -5,7 +5,6 @@ interrupted gives the same losses as one that was not. ``torchrun`` spreads the 
 goes on with any other number of them.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -96,7 +95,6 @@ def train(
     world = setup.join_world(target)
     setup.check_batch(config.train.batch_size, world, how)
     newest = manifest.check_resume(run.out, config, run.manifest, how, start)
-    began = time.perf_counter() - 3600 * manifest.hours_of(newest)
     state = make_state(config, how, world, target, start)
     done = 0 if newest is None else load_state(newest, state)
     facts = run.manifest | manifest.of_run(config, how, world, start)
@@ -106,7 +104,7 @@ def train(
     empty_prompt = data.empty_prompt.to(target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
-    last, meter = run.out / f"step-{done:07d}", _meter(config, how, world, target)
+    last, meter = run.out / f"step-{done:07d}", _meter(config, how, world, target, newest)
     with StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
         for now in range(done, config.train.num_steps):
             finished = now + 1
@@ -131,7 +129,7 @@ def train(
                     log({f"validation/{k}": v for k, v in validate(average, finished).items()}, finished)
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
-                last = _save(config, run, state, finished, world, saver, facts, began)
+                last = _save(config, run, state, finished, world, saver, facts | meter.hours())
             if ends:
                 break
         saver.end(state)
@@ -148,10 +146,10 @@ def _numbers(
     return global_losses(losses, world) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
 
 
-def _meter(config: Config, how: Setup, world: setup.World, device: torch.device) -> Meter:
+def _meter(config: Config, how: Setup, world: setup.World, device: torch.device, newest: Path | None) -> Meter:
     in_bfloat16 = setup.is_bfloat16(device, how.precision)
     limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, num_ranks=world.num_ranks)
-    return Meter(config.train.batch_size, limit)
+    return Meter(config.train.batch_size, limit, manifest.hours_of(newest))
 
 
 def _shown(numbers: dict[str, float]) -> str:
@@ -190,11 +188,9 @@ def _save(
     world: setup.World,
     saver: Saver,
     facts: dict[str, Any],
-    began: float,
 ) -> Path:
     """Begin to write a checkpoint. Whole models come with ``model.safetensors``; others get theirs when exported."""
     now = facts | {"steps": finished, "samples": finished * config.train.batch_size}
-    now["hours"] = round((time.perf_counter() - began) / 3600, 3)  # of all starts together, validation included
     is_whole = not sharding.is_sharded(state.model) and not facts["setup"]["lora_rank"]
 
     def fill(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
-from xwam.model.xwam import XWAM
+from xwam.model.xwam import XWAM, all_blocks
 from xwam.train.options import Precision, Setup
 
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
@@ -124,11 +124,6 @@ def matrix_precision(device: torch.device, wanted: Precision) -> AbstractContext
     if is_bfloat16(device, wanted):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
-
-
-def all_blocks(model: XWAM) -> list[Any]:
-    """Main blocks and, where there are any, depth blocks."""
-    return [*model.blocks, *(model.depth_blocks if model.config.num_depth_blocks else [])]
 
 
 def recompute_blocks(model: XWAM) -> None:

@@ -11,8 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from xwam.model.xwam import XWAM
-from xwam.train.setup import World, all_blocks
+from xwam.model.xwam import XWAM, all_blocks
+from xwam.train.setup import World
 
 
 def num_shards(shards: int, world: World) -> int:
