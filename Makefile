@@ -5,7 +5,7 @@ EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 TINY_TRAINING := --every 8 --batch-size 16 --steps 9000 --action-loss-weight 4 --precision bfloat16
 
-.PHONY: help demo test bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
+.PHONY: help demo test test-extras bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,12 @@ demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/repo
 
 test: system browser .venv/ready  ## the whole test suite
 	$(BIN)/python -m pytest
+
+test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits (installs ray and torchao into .venv-extras)
+	$(PYTHON) -m venv .venv-extras
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[serve,ray,quantize,train,dev]'
+	RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 .venv-extras/bin/python -m pytest tests/test_quantize.py tests/serve/test_quantized.py tests/serve/test_ray.py
 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person

@@ -14,6 +14,8 @@ from xwam.colours import IMAGINED_RGB, REAL_RGB, css
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+LETTER = 6.3  # about the width of one, in a font of 12 pixels
+MOST_MARKS = 12  # points of a curve that are marked one by one
 REAL, IMAGINED = css(REAL_RGB), css(IMAGINED_RGB)
 
 
@@ -40,7 +42,7 @@ class _Axes(NamedTuple):
 
 
 def line_chart(lines: Sequence[Line], x_name: str, y_name: str) -> str:
-    """Curves over a common x, with their names in a legend. Points that are not finite are left out."""
+    """Curves over a common x, their names above them. Points that are not finite are left out; few are marked."""
     shown = [finite for line in lines if len((finite := _finite(line)).points)]
     if not shown:
         return _svg("nothing to show", '<text x="180" y="110" text-anchor="middle">nothing to show</text>')
@@ -49,8 +51,10 @@ def line_chart(lines: Sequence[Line], x_name: str, y_name: str) -> str:
     margin = np.maximum((high - low) * [0.02, 0.12], [1e-9, 1e-3 + 0.01 * np.abs(high[1])])
     axes = _Axes(low - margin, high + margin)
     bars = [_bars(axes, line) for line in shown]
-    parts = [_frame(axes, x_name, y_name), *bars, *(_curve(axes, line) for line in shown)]
-    return _svg(f"{y_name} over {x_name}", "".join(parts) + _legend(shown))
+    parts = [_frame(axes, x_name, y_name), *bars, *(_curve(axes, line) + _marks(axes, line) for line in shown)]
+    legend, height = _legend(shown)
+    inside = f'{legend}<g transform="translate(0 {height})">{"".join(parts)}</g>'
+    return _svg(f"{y_name} over {x_name}", inside, HEIGHT + height)
 
 
 def path_plot(lines: Sequence[Line], x_name: str, y_name: str) -> str:
@@ -148,7 +152,7 @@ def _round_numbers(low: float, high: float, count: int) -> list[float]:
     power = 10 ** np.floor(np.log10(rough))
     step = next(float(m * power) for m in (1, 2, 5, 10) if m * power >= rough)
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    return [float(round(tick, 10)) for tick in ticks]
+    return [float(round(tick, 10)) + 0.0 for tick in ticks]  # + 0.0: never "-0"
 
 
 def _finite(line: Line) -> Line:
@@ -178,6 +182,11 @@ def _curve(axes: _Axes, line: Line) -> str:
     return _polyline(axes.place(line.points), line.colour, "6 4" if line.is_dashed else "none")
 
 
+def _marks(axes: _Axes, line: Line) -> str:
+    points = axes.place(line.points) if len(line.points) <= MOST_MARKS else []
+    return "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{line.colour}"/>' for x, y in points)
+
+
 def _polyline(points: np.ndarray, colour: str, dash: str) -> str:
     text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     return (
@@ -186,12 +195,15 @@ def _polyline(points: np.ndarray, colour: str, dash: str) -> str:
     )
 
 
-def _legend(lines: Sequence[Line]) -> str:
-    parts = []
-    for index, line in enumerate(lines):
-        y = TOP + 8 + 16 * index
-        points = np.array([[WIDTH - RIGHT - 26, y], [WIDTH - RIGHT - 2, y]])
-        parts.append(_polyline(points, line.colour, "6 4" if line.is_dashed else "none"))
-        name = html.escape(line.name)
-        parts.append(f'<text x="{WIDTH - RIGHT - 32}" y="{y + 4}" text-anchor="end">{name}</text>')
-    return "".join(parts)
+def _legend(lines: Sequence[Line]) -> tuple[str, int]:
+    """The names side by side above the plot, in as many rows as they need; and the height of that."""
+    parts, x, y = [], float(LEFT), 12
+    for line in lines:
+        width = 44 + LETTER * len(line.name)
+        if x > LEFT and x + width > WIDTH:
+            x, y = float(LEFT), y + 16
+        dash = "6 4" if line.is_dashed else "none"
+        parts.append(_polyline(np.array([[x, y], [x + 24, y]]), line.colour, dash))
+        parts.append(f'<text x="{x + 30:.1f}" y="{y + 4}">{html.escape(line.name)}</text>')
+        x += width
+    return "".join(parts), y + 4

@@ -6,6 +6,7 @@ futures, ``infer`` waits. A server that does not fit the robot is refused before
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -20,7 +21,7 @@ from websockets.sync.client import connect
 from xwam_client.protocol import DEFAULT_PORT, PROTOCOL, RefusedError, packb, unpackb
 
 COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
-LONGEST_PAUSE_S = 2.0  # between two attempts to connect
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0  # between two attempts to connect
 
 
 class Observation(NamedTuple):
@@ -72,20 +73,21 @@ def check(metadata: Mapping[str, Any], robot: Robot | None) -> None:
         wrong.append(f"cameras={list(robot.cameras)}: the model also needs {missing}")
     for which, ours in (("state", robot.state), ("action", robot.action)):
         theirs = metadata["layout"][which]
-        if [part["name"] for part in theirs] != [part["name"] for part in ours]:
-            names = [[part["name"] for part in parts] for parts in (ours, theirs)]
-            wrong.append(f"{which} parts={names[0]}: the model has {names[1]}")
+        names, wanted = ([part["name"] for part in parts] for parts in (ours, theirs))
+        if names != wanted:
+            wrong.append(f"{which} parts={names}: the model has {wanted}")
             continue
-        for mine, its in zip(ours, theirs):
-            differ = [key for key in COMPARED if mine[key] != its[key]]
-            wrong += [f"{which} {mine['name']} {key}={mine[key]!r}: the model has {its[key]!r}" for key in differ]
+        wrong += [
+            f"{which} {mine['name']} {key}={mine[key]!r}: the model has {its[key]!r}"
+            for mine, its in zip(ours, theirs) for key in COMPARED if mine[key] != its[key]
+        ]  # fmt: skip
     if abs(metadata["action_hz"] - robot.action_hz) > 1e-6:
         wrong.append(f"action_hz={robot.action_hz}: the model plays {metadata['action_hz']} actions per second")
     if wrong:
         raise MismatchError(f"{'; '.join(wrong)}. Nothing was moved: use a checkpoint made for this robot.")
 
 
-class Client:
+class Client(contextlib.AbstractContextManager):
     """One robot's connection. Safe to use from several threads; use it in a ``with`` block."""
 
     def __init__(
@@ -117,9 +119,6 @@ class Client:
             self.close()
             raise
 
-    def __enter__(self) -> Client:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -143,13 +142,12 @@ class Client:
         ``prefix``, ``num_committed``: what the robot still plays (protocol.py). ``add_done_callback`` of the future
         ``world`` is the way to be told when the imagined world has come; ``protocol.decode_world`` unpacks it.
         """
-        asked = {"seed": seed, "prefix": prefix, "num_committed": num_committed}
-        message = {key: value for key, value in asked.items() if value is not None}
         images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
-        message.update(images=images, state=np.asarray(observation.state), prompt=observation.instruction)
+        message = {"images": images, "state": np.asarray(observation.state), "prompt": observation.instruction}
+        message.update(session_id=self.session_id, seed=seed, prefix=prefix, num_committed=num_committed)
         if world:
             message.update(world=True, world_format=world_format)
-        return self._send(dict(message, session_id=self.session_id), world)
+        return self._send({key: value for key, value in message.items() if value is not None}, world)
 
     def infer(self, observation: Any, **asked: Any) -> np.ndarray:
         """The next actions ``Ta Da``, in the robot's units. Connects again and asks again when it must."""
@@ -207,8 +205,9 @@ class Client:
 
     def _run(self) -> None:
         """Connect, read until the connection ends, again; with growing pauses while nobody answers."""
-        pause = 0.05
-        while not self._closed.is_set():
+        pause = 0.0
+        while self._fatal is None and not self._closed.wait(pause):
+            pause = min(2 * pause, LONGEST_PAUSE_S) or SHORTEST_PAUSE_S
             try:
                 with connect(self.uri, compression=None, max_size=None, additional_headers=self._headers) as socket:
                     first = socket.recv(self.connect_seconds)
@@ -216,23 +215,20 @@ class Client:
                         raise RefusedError("failed", first)
                     self.metadata = unpackb(first)
                     check(self.metadata, self._robot)
-                    self._socket, pause = socket, 0.05
+                    self._socket, pause = socket, SHORTEST_PAUSE_S
                     self._ready.set()
-                    for frame in socket:
+                    for frame in () if self._closed.is_set() else socket:
                         self._dispatch(frame)
-                        if self._closed.is_set():
-                            break
             except MismatchError as error:
-                self._end(error)
-                return
-            except (WebSocketException, OSError, TimeoutError, RefusedError) as error:
+                self._fatal = error
+            except (WebSocketException, OSError, RefusedError) as error:
                 self._trouble = str(error) or type(error).__name__
                 if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
-                    self._end(ConnectionError(f"{self.uri} refuses this api_key: {error}"))
-                    return
-            self._lose(ConnectionError(f"connection to {self.uri} lost: {self._trouble}"))
-            self._closed.wait(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+                    self._fatal = ConnectionError(f"{self.uri} refuses this api_key: {error}")
+            self._lose(self._fatal or ConnectionError(f"connection to {self.uri} lost: {self._trouble}"))
+        self._fatal = self._fatal or ConnectionError(f"connection to {self.uri} was closed by this client.")
+        self._lose(self._fatal)
+        self._ready.set()  # nobody shall wait any longer
 
     def _dispatch(self, frame: bytes | str) -> None:
         """Hand a message to whoever waits for it."""
@@ -254,6 +250,11 @@ class Client:
             with self._lock:
                 self._pending.pop(request.id, None)
 
+    def _lose(self, error: Exception) -> None:
+        self._ready.clear()
+        self._socket = None
+        self._fail_all(error)
+
     def _fail_all(self, error: Exception) -> None:
         with self._lock:
             lost, self._pending = list(self._pending.values()), {}
@@ -261,23 +262,8 @@ class Client:
             _settle(request.world, error)
             _settle(request.actions, error)
 
-    def _lose(self, error: Exception) -> None:
-        self._ready.clear()
-        self._socket = None
-        self._fail_all(error)
-
-    def _end(self, error: Exception) -> None:
-        """No later attempt can succeed."""
-        self._fatal = error
-        self._lose(error)
-        self._ready.set()
-
 
 def _settle(future: Future | None, value: Any) -> None:
     """Set a future's value or error, unless its owner has given it up."""
-    if future is None or future.done() or not future.set_running_or_notify_cancel():
-        return
-    if isinstance(value, Exception):
-        future.set_exception(value)
-    else:
-        future.set_result(value)
+    if future is not None and not future.done() and future.set_running_or_notify_cancel():
+        (future.set_exception if isinstance(value, Exception) else future.set_result)(value)

@@ -69,8 +69,8 @@ def unpack_images(packed: dict[str, Any]) -> np.ndarray:
         from PIL import Image
     except ImportError as error:
         raise ImportError("jpeg and png need pillow: pip install 'xwam-client[images]', or ask for raw.") from error
-    formats = [packed["format"].upper()]
-    return np.stack([np.asarray(Image.open(io.BytesIO(f), formats=formats)) for f in packed["frames"]])
+    pictures = [Image.open(io.BytesIO(frame), formats=[packed["format"].upper()]) for frame in packed["frames"]]
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def _pack_numpy(value: Any) -> Any:
