@@ -1,6 +1,7 @@
 """The whole stream on the debug preset: simulator, data, training, saving, resuming, acting, imagining, showing."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -140,6 +141,27 @@ def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
     assert (tuned / "vae" / "model.safetensors").read_bytes() == (last / "vae" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="its sizes are not those of 'tiny'"):
         run_pipeline("tiny", root / "data", tmp_path / "other", {}, start=last, **arguments)
+
+
+def test_fine_tuning_may_keep_the_statistics_of_its_start(world, tmp_path):
+    root, last = world
+    arguments = {"vae": VAE, "every": 8, "num_variants": 1}
+    shutil.copytree(last, tmp_path / "start")
+    path = tmp_path / "start/normalizer.json"
+    kept = json.loads(path.read_text())
+    kept["action_q99"] = [2 * x for x in kept["action_q99"]]
+    path.write_text(json.dumps(kept))
+    found = {}
+    for statistics in ("data", "start"):
+        tuned = run_pipeline(
+            "debug", root / "data", tmp_path / statistics, {"num_steps": 1, "validate_every": 0},
+            start=tmp_path / "start", statistics=statistics, **arguments,
+        )  # fmt: skip
+        found[statistics] = json.loads((tuned / "normalizer.json").read_text())
+    assert found["start"] == kept
+    assert found["data"] == json.loads((last / "normalizer.json").read_text())
+    with pytest.raises(ValueError, match="give --start"):
+        run_pipeline("debug", root / "data", tmp_path / "none", {}, statistics="start", **arguments)
 
 
 def test_other_data_than_the_preset_expects_is_refused(world, tmp_path):

@@ -58,6 +58,7 @@ def train(
         vae=replace(TINY_VAE, num_steps=vae_steps),
         every=sources.every,
         num_variants=sources.variants,
+        statistics=sources.statistics,
         robots=sources.robot,
         weights=sources.weights,
         cache_processes=sources.cache_processes,

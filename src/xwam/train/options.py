@@ -47,6 +47,9 @@ class Sources:
     """A clip starts at every n-th step of an episode."""
     variants: int = 1
     """Random crops and colourings of each clip."""
+    statistics: Literal["data", "start"] = "data"
+    """What numbers are divided by: measured on these data sets, or those of the --start checkpoint, whose outputs then
+    keep their meaning (same robot, few or narrow demonstrations)."""
 
 
 @dataclass(frozen=True, kw_only=True)

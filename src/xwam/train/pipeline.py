@@ -37,6 +37,7 @@ def run_pipeline(
     vae: VaeTraining,
     every: int,
     num_variants: int,
+    statistics: str = "data",
     robots: Sequence[str] = (),
     weights: Sequence[float] = (),
     cache_processes: int = 1,
@@ -51,11 +52,15 @@ def run_pipeline(
 
     ``changes`` overrides fields of the preset's TrainConfig; a clip starts at ``every`` n-th step of each episode, in
     ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights, VAE and text
-    encoder are taken; its sizes must be the preset's. With several processes the first one prepares, the others wait.
+    encoder are taken; its sizes must be the preset's. ``statistics``: measured on the "data", or those of the "start".
+    With several processes the first one prepares, the others wait.
 
     ``robots``: robot.json files, one for all data sets or one for each; views, widths and rate are then theirs, and a
     ``start`` with others is made to fit. ``weights``: shares of several data sets. ``cache_processes`` fill the cache.
     """
+    if statistics == "start" and start is None:
+        raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
+    statistics_of = start if statistics == "start" else None
     config = preset(preset_name)
     config = replace(config, train=replace(config.train, **changes))
     target = my_device(device)
@@ -67,7 +72,7 @@ def run_pipeline(
     with one_after_the_other(world):
         start = None if start is None else adapted(start, config, out / "start")
         run, clips = _prepare(
-            config, sources, out, vae, every, num_variants, start, how, cache_processes, str(target)
+            config, sources, out, vae, every, num_variants, start, statistics_of, how, cache_processes, str(target)
         )  # fmt: skip
     run = run._replace(wandb_project=watch.wandb)
     validate = None
@@ -85,6 +90,7 @@ def _prepare(
     every: int,
     num_variants: int,
     start: Path | None,
+    statistics_of: Path | None,
     how: Setup,
     processes: int,
     device: str,
@@ -94,7 +100,7 @@ def _prepare(
     make_frozen(config, sources, frozen, vae, how, device)
     caches = make_latents(
         config, sources, frozen, out / "latents", every=every, num_variants=num_variants, processes=processes,
-        device=device,
+        device=device, statistics_of=statistics_of,
     )  # fmt: skip
     data = mixture_of(config, sources, caches, frozen, out / "prompts.safetensors")
     robots = [

@@ -22,6 +22,8 @@ from xwam.data.files import fingerprint, whole_file
 from xwam.data.stats import normalizer_from
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
+from xwam.robot.layout import load_layout
+from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Setup
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
@@ -62,8 +64,9 @@ def make_latents(
     num_variants: int,
     processes: int,
     device: str,
+    statistics_of: Path | None = None,
 ) -> list[LatentCache]:
-    """A cache for each data set; several have a folder each."""
+    """A cache for each data set; several have a folder each. ``statistics_of``: a checkpoint, instead of the data's."""
     vae_hash = hashlib.sha256((frozen / "vae" / "model.safetensors").read_bytes()).hexdigest()[:16]
     caches = []
     for source in sources:
@@ -73,8 +76,23 @@ def make_latents(
         if len(clips) == 0 or missing_shards(place, facts):
             fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device)
             _in_processes(fill, processes)
-        caches.append(LatentCache(place, normalizer_from(source.episodes, only=clips.numbers)))
+        if statistics_of is None:
+            normalizer = normalizer_from(source.episodes, only=clips.numbers)
+        else:
+            normalizer = statistics_for(source, statistics_of)
+        caches.append(LatentCache(place, normalizer))
     return caches
+
+
+def statistics_for(source: Source, checkpoint: Path) -> Normalizer:
+    """A checkpoint's statistics, for a data set of the same robot. Raises ValueError when the robots differ."""
+    layout = load_layout(checkpoint / "layout.json")
+    if layout != source.episodes.layout:
+        raise ValueError(
+            f"statistics='start': the data set {source.name} has the layout {source.episodes.layout.name!r}, "
+            f"{checkpoint} has {layout.name!r}, and they mean different things: use statistics='data'."
+        )
+    return load_normalizer(checkpoint / "normalizer.json", layout)
 
 
 def mixture_of(
