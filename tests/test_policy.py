@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.examples import make_cameras, make_normalizer, make_observation
-from tests.train.encoded import write_frozen
+from tests.examples import make_observation
+from tests.train.encoded import write_checkpoint
 from xwam.config import DenoiseConfig
-from xwam.model.weights import save_weights
-from xwam.model.xwam import XWAM, init_weights
 from xwam.policy import Policy, load_policy, start_noise
 from xwam.presets import preset
-from xwam.train import checkpoint
 from xwam.train.export import export_policy
 
 CONFIG = preset("debug")
@@ -22,22 +19,8 @@ CONFIG = preset("debug")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint with random weights: every file as training writes it."""
-    root = tmp_path_factory.mktemp("checkpoint")
-    write_frozen(root / "frozen", CONFIG)
-    model = XWAM(CONFIG.model)
-    init_weights(model, torch.Generator().manual_seed(0))
-    with torch.no_grad():  # a head that starts at zero would hide the network behind it
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    robot = checkpoint.Robot(make_normalizer(), make_cameras(CONFIG))
-
-    def fill(target):
-        checkpoint.save_policy_files(target, CONFIG, robot, root / "frozen", {"steps": 0})
-        save_weights(target / "model.safetensors", model.state_dict())
-
-    checkpoint.write_whole(root / "whole", fill)
-    return root / "whole"
+    """A checkpoint with random weights."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), CONFIG)
 
 
 @pytest.fixture(scope="module")

@@ -7,40 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from websockets.sync.client import ClientConnection, connect
 from xwam_client.protocol import packb, unpackb
 
-from tests.examples import make_cameras, make_normalizer, make_observation
-from tests.train.encoded import write_frozen
-from xwam.model.weights import save_weights
-from xwam.model.xwam import XWAM, init_weights
+from tests.examples import make_observation
+from tests.train.encoded import write_checkpoint
 from xwam.policy import Policy, load_policy
 from xwam.presets import preset
 from xwam.serve.server import open_server
 from xwam.serve.service import ServeConfig, Service
-from xwam.train import checkpoint
 
 CONFIG = preset("debug")
 
 
 @pytest.fixture(scope="session")
 def served_folder(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("served")
-    write_frozen(root / "frozen", CONFIG)
-    model = XWAM(CONFIG.model)
-    init_weights(model, torch.Generator().manual_seed(0))
-    with torch.no_grad():  # a head that starts at zero would hide the network behind it
-        for parameter in model.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    robot = checkpoint.Robot(make_normalizer(), make_cameras(CONFIG))
-
-    def fill(target):
-        checkpoint.save_policy_files(target, CONFIG, robot, root / "frozen", {"steps": 0})
-        save_weights(target / "model.safetensors", model.state_dict())
-
-    checkpoint.write_whole(root / "whole", fill)
-    return root / "whole"
+    return write_checkpoint(tmp_path_factory.mktemp("served"), CONFIG)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import torch
 
+from tests.examples import make_cameras, make_normalizer
 from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
+from xwam.model.weights import save_weights
+from xwam.model.xwam import XWAM, init_weights
+from xwam.train import checkpoint
 
 
 class EncodedClips:
@@ -46,6 +50,24 @@ class EncodedClips:
 
     def sources(self, indices):
         return indices % 2
+
+
+def write_checkpoint(root: Path, config: Config) -> Path:
+    """A checkpoint with random weights, every file as training writes it: ``root/whole``."""
+    write_frozen(root / "frozen", config)
+    model = XWAM(config.model)
+    init_weights(model, torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a head that starts at zero would hide the network behind it
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    robot = checkpoint.Robot(make_normalizer(), make_cameras(config))
+
+    def fill(target: Path) -> None:
+        checkpoint.save_policy_files(target, config, robot, root / "frozen", {"steps": 0})
+        save_weights(target / "model.safetensors", model.state_dict())
+
+    checkpoint.write_whole(root / "whole", fill)
+    return root / "whole"
 
 
 def write_frozen(folder: Path, config: Config) -> None:
