@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
+MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING := --every 8 --batch-size 16 --steps 9000 --action-loss-weight 4 --precision bfloat16
 
 .PHONY: help demo test test-extras bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
@@ -44,8 +45,11 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 20 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
 
-reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, on the data and latents of reproduce-tiny
-	$(BIN)/python benchmarks/ablation.py --source runs/tiny/run --data runs/tiny/data --out runs/ablation
+reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trainings of preset mini (about 2 hours on one core)
+	$(BIN)/xwam collect metaworld --tasks $(MINI_TASKS) --episodes 80 --out runs/ablation/data
+	mkdir -p runs/ablation/source/frozen && cp -r checkpoints/tiny/vae checkpoints/tiny/text runs/ablation/source/frozen
+	$(BIN)/xwam train mini --data runs/ablation/data --out runs/ablation/source --every 8 --steps 1 --validate-every 0 --precision bfloat16
+	$(BIN)/python benchmarks/ablation.py --source runs/ablation/source --data runs/ablation/data --out runs/ablation/cells
 
 reproduce-curves: system .venv/ready  ## success and quality against steps and replanning
 	$(BIN)/python benchmarks/curves.py checkpoints/tiny --data runs/tiny/data --tasks $(TINY_TASKS) --out runs/curves

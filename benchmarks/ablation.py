@@ -1,6 +1,7 @@
 """Does the method hold in small? The ablation of the X-WAM paper (arXiv 2604.26694, Table 4) on one data set.
 
-    python benchmarks/ablation.py --source runs/tiny/run --data runs/tiny/data --out runs/ablation
+    make reproduce-ablation     # or, on the latents of any run:
+    python benchmarks/ablation.py --source runs/ablation/source --data runs/ablation/data --out runs/ablation/cells
 
 Every training starts from the same latents and frozen parts (``--source``: a run of ``xwam train``), sees the same
 number of samples, and is repeated with several seeds:
@@ -62,19 +63,19 @@ class Ablation:
     source: Path  # a run of `xwam train`: its frozen/ and latents/ are used
     data: Path  # the data set that they were made of
     out: Path
-    preset: str = "tiny"
+    preset: str = "mini"
     seeds: tuple[int, ...] = (0, 1, 2)
     trainings: tuple[str, ...] = (*NOISE, *DEPTH)
     demonstrations: tuple[int, ...] = ()  # further trainings, on so many episodes per task
-    steps: int = 1500
+    steps: int = 700
     batch_size: int = 16
     action_loss_weight: float = 4.0
     save_every: int = 250
     precision: Literal["auto", "float32", "bfloat16"] = "bfloat16"
     tasks: tuple[str, ...] = ()  # of the closed loop; empty: all of the data set
-    episodes: int = 10  # per task
-    max_steps: int = 100  # actions per episode
-    clips: int = 16  # held-out clips
+    episodes: int = 8  # per task
+    max_steps: int = 64  # actions per episode
+    clips: int = 8  # held-out clips
     envs: int = 1
     device: str = "cpu"
 

@@ -1,7 +1,8 @@
 """Named configurations: the same classes from a laptop to the released weights; only numbers differ.
 
-``debug`` runs every feature in seconds; ``tiny`` is the shipped checkpoint (2 CPU cores); ``small`` wants one GPU;
-``bench_small`` is the speed yardstick; ``wan22_5b`` is the published model.
+``debug`` runs every feature in seconds; ``mini`` has one camera and learns in minutes, for comparisons of many
+trainings; ``tiny`` is the shipped checkpoint (2 CPU cores); ``small`` wants one GPU; ``bench_small`` is the speed
+yardstick; ``wan22_5b`` is the published model.
 """
 
 from dataclasses import replace
@@ -111,6 +112,14 @@ _DEBUG = replace(
     ),
 )  # fmt: skip
 
+_MINI = replace(
+    _TINY,
+    name="mini",
+    view_names=METAWORLD_VIEWS[1:2],
+    model=replace(_TINY.model, num_views=1, width=128, ffn_width=448, num_blocks=6),
+    train=replace(_TINY.train, num_steps=1000, batch_size=16, num_warmup_steps=100, ema_decay=0.99),
+)
+
 _SMALL = replace(
     _TINY,
     name="small",
@@ -194,7 +203,7 @@ _BENCH_SMALL = replace(
     text=replace(_WAN22_5B.text, width=512, ffn_width=1280, num_heads=8, num_blocks=4),
 )
 
-PRESETS: dict[str, Config] = {p.name: p for p in (_DEBUG, _TINY, _SMALL, _BENCH_SMALL, _WAN22_5B)}
+PRESETS: dict[str, Config] = {p.name: p for p in (_DEBUG, _MINI, _TINY, _SMALL, _BENCH_SMALL, _WAN22_5B)}
 
 
 def preset(name: str) -> Config:

@@ -1,0 +1,91 @@
+"""Does the autoencoder keep what the policy must see? Read a task's goal out of its latents with a straight line.
+
+    python benchmarks/see_goal.py checkpoints/tiny --task reach-v3
+
+Every placement is one observation: latents of its first frames, and the goal in metres. Ridge regression learns from
+most of them and is asked for the rest. Baselines: guessing the mean, and the same regression on the pictures themselves,
+halved in size. A policy that misses what this finds has not learned to look; the autoencoder is not to blame.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from tqdm import tqdm
+
+from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.study import markdown_table
+from xwam.images import resize_and_centre_crop
+from xwam.policy import Policy, load_policy
+from xwam.sim.metaworld import make_metaworld
+
+SEEDS = 700_000  # of this benchmark, beside those of the others
+NEAR_M = 0.05  # what Meta-World calls reached
+RIDGES = (1e-3, 1e-2, 1e-1)  # shares of the features' variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeeGoal:
+    """Which checkpoint and task, and how many placements."""
+
+    checkpoint: Annotated[Path, tyro.conf.Positional]
+    task: str = "reach-v3"
+    learn: int = 400  # placements
+    ask: int = 100
+
+
+def observed(policy: Policy, task: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures ``N V H W 3`` as the policy sees them, and goals ``N 3`` in metres."""
+    clip, names = policy.config.clip, policy.config.view_names
+    env = make_metaworld(task, width_px=clip.width_px, height_px=clip.height_px)
+    pictures, goals = [], []
+    for number in tqdm(range(count), desc=task, unit="placement"):
+        env.reset(UNSEEN + SEEDS + number)
+        images = env.observe().images
+        pictures.append(np.stack([images[name] for name in names]))
+        goals.append(env._raw._target_pos[:3].copy())
+    env.close()
+    return resize_and_centre_crop(np.stack(pictures), clip.width_px, clip.height_px, clip.crop), np.stack(goals)
+
+
+@torch.no_grad()
+def latents_of(policy: Policy, pictures: np.ndarray) -> np.ndarray:
+    """One row of numbers per placement: the latents of every view."""
+    images = torch.from_numpy(pictures).float().movedim(-1, 2) / 127.5 - 1
+    rows = [policy.networks.vae.encode(views.unsqueeze(2)).flatten() for views in images]
+    return torch.stack(rows).double().numpy()
+
+
+def missed_by(features: np.ndarray, goals: np.ndarray, learn: int) -> tuple[float, float]:
+    """Mean distance in metres on placements that were not learned, and the share within NEAR_M; the best ridge."""
+    centre, mean = features[:learn].mean(axis=0), goals[:learn].mean(axis=0)
+    known, asked = features[:learn] - centre, features[learn:] - centre
+    gram = known @ known.T
+    found = []
+    for ridge in RIDGES:
+        weights = np.linalg.solve(gram + ridge * np.trace(gram) / learn * np.eye(learn), goals[:learn] - mean)
+        error = np.linalg.norm(asked @ known.T @ weights + mean - goals[learn:], axis=1)
+        found.append((float(error.mean()), float((error < NEAR_M).mean())))
+    return min(found)
+
+
+def run(settings: SeeGoal) -> str:
+    """The table."""
+    policy = load_policy(settings.checkpoint)
+    pictures, goals = observed(policy, settings.task, settings.learn + settings.ask)
+    halved = pictures[:, :, ::2, ::2].reshape(len(pictures), -1) / 255.0
+    guess = np.linalg.norm(goals[settings.learn :] - goals[: settings.learn].mean(axis=0), axis=1)
+    rows = {
+        "latents": missed_by(latents_of(policy, pictures), goals, settings.learn),
+        "pictures": missed_by(halved, goals, settings.learn),
+        "guessing the mean": (float(guess.mean()), float((guess < NEAR_M).mean())),
+    }
+    table = [[name, f"{1000 * mean:.0f} mm", f"{share:.0%}"] for name, (mean, share) in rows.items()]
+    return markdown_table(["goal read from", "missed by", f"within {100 * NEAR_M:.0f} cm"], table)
+
+
+if __name__ == "__main__":
+    print(run(tyro.cli(SeeGoal, description=__doc__)))
