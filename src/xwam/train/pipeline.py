@@ -100,7 +100,7 @@ def _prepare(
     make_frozen(config, sources, frozen, vae, how, device)
     caches = make_latents(
         config, sources, frozen, out / "latents", every=every, num_variants=num_variants, processes=processes,
-        device=device, statistics_of=statistics_of,
+        device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
     data = mixture_of(config, sources, caches, frozen, out / "prompts.safetensors")
     robots = [

@@ -5,6 +5,8 @@ Everything is made once and found again. When it is all there, neither the VAE n
 
 import hashlib
 import multiprocessing
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +26,8 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
-from xwam.train.options import Setup
+from xwam.train.options import Precision, Setup
+from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import VaeTraining, load_films, train_vae
@@ -64,17 +67,23 @@ def make_latents(
     num_variants: int,
     processes: int,
     device: str,
+    precision: Precision = "auto",
     statistics_of: Path | None = None,
 ) -> list[LatentCache]:
-    """A cache for each data set; several have a folder each. ``statistics_of``: a checkpoint, instead of the data's."""
+    """A cache for each data set; several have a folder each. ``statistics_of``: a checkpoint, instead of the data's.
+
+    Only ``precision="bfloat16"`` encodes in bf16: half the time, and latents off by 1 % of their spread.
+    """
     vae_hash = hashlib.sha256((frozen / "vae" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    in_bfloat16 = precision == "bfloat16"
+    vae_hash += "-bfloat16" if in_bfloat16 else ""
     caches = []
     for source in sources:
         clips = clips_of(source, config, every=every)
         place = folder if len(sources) == 1 else folder / source.name
         facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=0)
         if len(clips) == 0 or missing_shards(place, facts):
-            fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device)
+            fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device, in_bfloat16)
             _in_processes(fill, processes)
         if statistics_of is None:
             normalizer = normalizer_from(source.episodes, only=clips.numbers)
@@ -139,15 +148,37 @@ def _in_processes(fill: partial, processes: int) -> None:
             helper.terminate()
 
 
+def end_with_parent() -> None:
+    """In a helper process: end when the one that started it does.
+
+    A killed run's helpers would go on filling the folder that the next run fills with something else.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _fill(
-    folder: Path, clips: Clips, frozen: Path, vae_hash: str, num_variants: int, device: str, progress: bool
+    folder: Path,
+    clips: Clips,
+    frozen: Path,
+    vae_hash: str,
+    num_variants: int,
+    device: str,
+    in_bfloat16: bool,
+    progress: bool,
 ) -> None:
+    end_with_parent()
     vae = VideoVae.load(frozen / "vae", encoder_only=True).to(device)
-    build_cache(
-        folder,
-        clips,
-        lambda images: vae.encode(images.to(device)),
-        vae_hash=vae_hash,
-        num_variants=num_variants,
-        progress=progress,
-    )
+
+    def encode(images: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C F h w"]:
+        with matrix_precision(torch.device(device), "bfloat16" if in_bfloat16 else "float32"):
+            return vae.encode(images.to(device)).float()
+
+    build_cache(folder, clips, encode, vae_hash=vae_hash, num_variants=num_variants, progress=progress)
