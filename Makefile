@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
+FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING := --every 8 --batch-size 16 --steps 9000 --action-loss-weight 4 --precision bfloat16
 
@@ -58,7 +59,7 @@ reproduce-truth: system .venv/ready  ## does imagination tell the truth
 	$(BIN)/python benchmarks/truth.py checkpoints/tiny --tasks $(TINY_TASKS) --out runs/truth
 
 reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
-	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --out runs/finetune
+	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --task drawer-open-v3 --out runs/finetune $(FINETUNING)
 
 bench-gpu: .venv/ready  ## speed of the 5B model on this machine's GPU, bf16, random weights: runs/bench/*.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json

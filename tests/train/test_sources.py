@@ -173,6 +173,24 @@ def test_two_processes_fill_a_cache(runs, tmp_path):
     torch.testing.assert_close(one.batch(everything, words, 1).video, two.batch(everything, words, 1).video)
 
 
+def test_latents_in_bf16_are_close_and_never_taken_for_exact_ones(runs, tmp_path):
+    root, _, _ = runs
+    sources = open_sources([root / "joints"], [str(root / "joints.json")], [])
+    config = fit(preset("debug"), sources)
+    words = {f"pick up cup {n}": torch.zeros(1, 1) for n in (0, 1)}
+    arguments = {"every": 12, "num_variants": 1, "processes": 1, "device": "cpu"}
+
+    def latents(precision, folder):
+        (cache,) = make_latents(config, sources, root / "run/frozen", folder, precision=precision, **arguments)
+        return cache.batch(np.arange(len(cache)), words).video
+
+    exact, rounded = latents("float32", tmp_path / "exact"), latents("bfloat16", tmp_path / "rounded")
+    error = (rounded - exact).std() / exact.std()
+    assert 0 < error < 0.03
+    with pytest.raises(ValueError, match="bfloat16"):
+        latents("bfloat16", tmp_path / "exact")
+
+
 def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
     """One camera and 8 joints from a checkpoint of three views: what is known by name is kept."""
     root, last, arguments = runs
