@@ -61,9 +61,10 @@ reproduce-truth: system .venv/ready  ## does imagination tell the truth
 reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
 	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --task drawer-open-v3 --out runs/finetune $(FINETUNING)
 
-bench-gpu: .venv/ready  ## speed of the 5B model on this machine's GPU, bf16, random weights: runs/bench/*.json
+bench-gpu: .venv/ready  ## the 5B model on this machine's GPU, bf16, random weights, answers and a LoRA step: runs/bench/*.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --compile --json runs/bench/5b_compiled.json
+	$(BIN)/python benchmarks/real_step.py wan22_5b --lora-rank 16 --recompute --optimizer adamw_8bit --out runs/bench/lora.json
 
 conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment, gets actions from our server
 	$(PYTHON) -m venv .venv-openpi && .venv-openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions

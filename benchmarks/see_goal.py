@@ -3,8 +3,8 @@
     python benchmarks/see_goal.py checkpoints/tiny --task reach-v3
 
 Every placement is one observation: latents of its first frames, and the goal in metres. Ridge regression learns from
-most of them and is asked for the rest. Baselines: guessing the mean, and the same regression on the pictures themselves,
-halved in size. A policy that misses what this finds has not learned to look; the autoencoder is not to blame.
+most of them and is asked for the rest. Baselines: guessing the mean, and the same regression on the pictures, halved in
+size. A policy that misses what this finds has not learned to look; the autoencoder is not to blame.
 """
 
 from dataclasses import dataclass
