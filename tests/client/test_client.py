@@ -41,6 +41,15 @@ def test_actions_are_the_policys_own(client, policy):
     np.testing.assert_array_equal(client.infer(plain, seed=5), expected)
 
 
+def test_a_closed_client_says_so_at_once(server):
+    closed = Client(port=server.port)
+    closed.close()
+    with pytest.raises(ConnectionError, match="was closed by this client"):
+        closed.ask(SEEN).actions.result(5)
+    with pytest.raises(ConnectionError, match="was closed by this client"):
+        closed.infer(SEEN)
+
+
 def test_a_prefix_arrives_in_the_robots_units(client, policy):
     old = client.infer(make_observation(CONFIG, seed=9), seed=1)[5:]
     found = client.infer(SEEN, seed=5, prefix=old, num_committed=3)

@@ -96,6 +96,19 @@ def test_learning_rate_warms_up_and_falls():
     assert rates[-1] < rates[2]
 
 
+def test_an_autoencoder_goes_on_from_anothers_weights(films, tmp_path):
+    first = train_vae(CONFIG, films, TRAINING, tmp_path / "first")
+    still = replace(TRAINING, num_steps=1, learning_rate=0.0)
+    after, before = weights(train_vae(CONFIG, films, still, tmp_path / "second", start=first)), weights(first)
+    learned = [name for name in before if not name.startswith("latent_")]
+    for name in learned:
+        torch.testing.assert_close(after[name], before[name])
+    fresh = weights(train_vae(CONFIG, films, still, tmp_path / "fresh"))
+    assert any(not torch.allclose(fresh[name], before[name]) for name in learned)
+    with pytest.raises(ValueError, match="they must be the same"):
+        train_vae(replace(CONFIG, base_width=8), films, still, tmp_path / "other", start=first)
+
+
 def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
     parts = train_decoder(first, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
