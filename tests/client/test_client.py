@@ -8,10 +8,11 @@ import threading
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from xwam_client.client import Client, MismatchError, Observation, Robot, robot_of
+from xwam_client.client import Client, MismatchError, Observation
 from xwam_client.protocol import RefusedError, decode_world
 from xwam_client.rollout import rollout
 
@@ -116,29 +117,33 @@ def test_many_threads_share_a_client(client):
     assert len(answers) == 4
 
 
-def changed(robot: Robot, which: str, part: int, **edits) -> Robot:
-    parts = [dict(p) for p in getattr(robot, which)]
-    parts[part].update(edits)
-    return robot._replace(**{which: parts})
+def offered(robot: MockRobot) -> SimpleNamespace:
+    """What a robot without xwam says of itself: plain maps."""
+    layout = {which: [dict(vars(p)) for p in getattr(robot.layout, which)] for which in ("state", "action")}
+    return SimpleNamespace(cameras=list(robot.cameras), layout=layout, action_hz=robot.action_hz)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: r._replace(cameras=["left", "wrist"]), r"the model also needs \['right'\]"),
-        (lambda r: changed(r, "action", 0, unit="mm"), "action left_position unit='mm': the model has 'm'"),
-        (lambda r: changed(r, "state", 1, frame="world"), "state left_rotation frame='world'"),
-        (lambda r: changed(r, "action", 2, is_used=False), "left_gripper is_used=False"),
-        (lambda r: r._replace(state=r.state[::-1]), "state parts="),
-        (lambda r: r._replace(action_hz=10.0), "action_hz=10.0: the model plays 20.0"),
+        (lambda r: r.cameras.remove("right"), r"the model also needs \['right'\]"),
+        (lambda r: r.layout["action"][0].update(unit="mm"), "action left_position unit='mm': the model has 'm'"),
+        (lambda r: r.layout["state"][1].update(frame="world"), "state left_rotation frame='world'"),
+        (lambda r: r.layout["action"][2].update(is_used=False), "left_gripper is_used=False"),
+        (lambda r: r.layout["state"].reverse(), "state parts="),
+        (lambda r: r.layout["state"].pop(), "state parts="),
+        (lambda r: setattr(r, "action_hz", 10.0), "action_hz=10.0: the model has 20.0"),
     ],
 )
 def test_a_robot_that_differs_is_refused_before_it_moves(server, robot, spoil, message):
-    offer = spoil(robot_of(robot))
+    offer = offered(robot)
+    with Client(port=server.port, robot=offer) as client:
+        client.check(robot)
+        spoil(offer)
+        with pytest.raises(MismatchError, match=message):
+            client.check(offer)
     with pytest.raises(MismatchError, match=message):
-        Client(port=server.port, robot=offer)
-    with Client(port=server.port, robot=robot_of(robot)) as client, pytest.raises(MismatchError, match=message):
-        client.check(offer)
+        Client(f"ws://127.0.0.1:{server.port}", robot=offer)
 
 
 def test_rollout_compares_before_the_first_motion(client, robot):

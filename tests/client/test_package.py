@@ -1,7 +1,9 @@
 """The client package stays small and runs on old robots: Python 3.8, three dependencies, no torch."""
 
 import ast
+import io
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,16 @@ def test_imports_only_what_the_package_installs(path):
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found |= {name.split(".")[0] for name in names}
     assert found - sys.stdlib_module_names <= ALLOWED
+
+
+def test_it_has_under_400_lines_of_code():
+    """Lines with something on them besides comments and docstrings."""
+    assert sum(len(code_lines(path.read_text())) for path in FILES) < 400
+
+
+def code_lines(text: str) -> set[int]:
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    lines = {n for t in tokens if t.type not in silent for n in range(t.start[0], t.end[0] + 1)}
+    strings = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)]
+    return lines - {line for n in strings for line in range(n.lineno, (n.end_lineno or n.lineno) + 1)}

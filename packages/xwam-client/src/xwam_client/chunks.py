@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from concurrent.futures import Future
 from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
@@ -24,7 +23,7 @@ import numpy as np
 from xwam_client.protocol import RefusedError
 
 PLAYS = ("wait", "overlap", "realtime")
-DELAYS_REMEMBERED = 8  # the longest of the latest delays is the one to expect
+DELAYS_LOOKED_AT = 8  # the longest of the latest delays is the one to expect
 PAUSE_S = 0.05  # before asking again
 TRY_AGAIN = ("busy", "superseded", "cancelled", "closing")
 
@@ -63,7 +62,7 @@ class Chunks:
             raise ValueError(f"replan_every={replan_every}: must be 1 or more.")
         sizes = [part["size"] for part in action_parts]
         self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
-        self.delays: deque[int] = deque(maxlen=DELAYS_REMEMBERED)  # in control periods, the latest last
+        self.delays: list[int] = []  # of every answer, in control periods
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
         self._last = np.zeros(sum(sizes), np.float32)
@@ -83,9 +82,8 @@ class Chunks:
         Raises ValueError before ``settle``: a robot that has had no answer yet cannot know how to stand still.
         """
         self._take_answer()
-        if self._answer is None and self._is_time():
-            self._request(observe())
-            self._take_answer()  # a server in the same process may be that quick
+        self._ask_when_due(observe)
+        self._take_answer()  # a server in the same process may be that quick
         if not len(self._chunk):
             raise ValueError("no answer has come yet: call settle(observe) before the first action.")
         self._waited += 1
@@ -102,8 +100,7 @@ class Chunks:
         Raises concurrent.futures.TimeoutError.
         """
         while True:
-            if self._answer is None and self._is_time():
-                self._request(observe())
+            self._ask_when_due(observe)
             if self._answer is None or not self.is_waiting:
                 return
             asked_at = time.monotonic()
@@ -113,18 +110,18 @@ class Chunks:
                 self._waited += math.ceil((time.monotonic() - asked_at) * self.action_hz)
             self._take_answer()
 
-    def _is_time(self) -> bool:
-        return self._position >= min(self.replan_every, len(self._chunk))
-
-    def _request(self, observation: Any) -> None:
+    def _ask_when_due(self, observe: Callable[[], Any]) -> None:
+        """Ask for the next chunk once enough of this one was played."""
+        if self._answer is not None or self._position < min(self.replan_every, len(self._chunk)):
+            return
         asked: dict[str, Any] = {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
-            expected = max(self.delays, default=0)
+            expected = max(self.delays[-DELAYS_LOOKED_AT:], default=0)
             asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
         self._waited = self._played = 0
         self.num_asked += 1
-        self._answer = self.ask(observation, **asked)
+        self._answer = self.ask(observe(), **asked)
 
     def _take_answer(self) -> None:
         """Change over to the new chunk if it is there: behind the actions that were played since its observation."""

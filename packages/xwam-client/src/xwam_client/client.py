@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import Future
-from typing import Any, Mapping, NamedTuple, Sequence
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -32,15 +32,6 @@ class Observation(NamedTuple):
     instruction: str
 
 
-class Robot(NamedTuple):
-    """What a robot offers: its cameras, the parts of its state and action vectors, its actions per second."""
-
-    cameras: Sequence[str]
-    state: Sequence[Mapping[str, Any]]
-    action: Sequence[Mapping[str, Any]]
-    action_hz: float
-
-
 class Request(NamedTuple):
     """One question that was sent, and the answers that will come. ``world`` is None where it was not asked for."""
 
@@ -53,38 +44,37 @@ class MismatchError(ValueError):
     """Server and robot do not mean the same; nothing has moved."""
 
 
-def robot_of(env: Any) -> Robot:
-    """What an ``Env`` offers: anything with ``cameras``, ``layout.state``, ``layout.action`` and ``action_hz``."""
-    state, action = (
-        [p if isinstance(p, dict) else vars(p) for p in ps] for ps in (env.layout.state, env.layout.action)
-    )
-    return Robot(list(env.cameras), state, action, env.action_hz)
+def check(metadata: Mapping[str, Any], robot: Any | None) -> None:
+    """Raises MismatchError, naming everything that differs between what the server needs and the robot offers.
 
-
-def check(metadata: Mapping[str, Any], robot: Robot | None) -> None:
-    """Raises MismatchError, naming everything that differs between what the server needs and the robot offers."""
+    ``robot``: anything with ``cameras`` (names), ``action_hz`` and ``layout``, as an ``Env`` has them. A layout and its
+    parts are objects or maps.
+    """
     if metadata.get("protocol") != PROTOCOL:
         raise MismatchError(f"protocol={metadata.get('protocol')!r}: this client speaks {PROTOCOL!r}.")
     if robot is None:
         return
-    wrong = []
     missing = [c["name"] for c in metadata["cameras"] if c["name"] not in robot.cameras]
-    if missing:
-        wrong.append(f"cameras={list(robot.cameras)}: the model also needs {missing}")
-    for which, ours in (("state", robot.state), ("action", robot.action)):
-        theirs = metadata["layout"][which]
-        names, wanted = ([part["name"] for part in parts] for parts in (ours, theirs))
-        if names != wanted:
-            wrong.append(f"{which} parts={names}: the model has {wanted}")
-            continue
-        wrong += [
-            f"{which} {mine['name']} {key}={mine[key]!r}: the model has {its[key]!r}"
-            for mine, its in zip(ours, theirs) for key in COMPARED if mine[key] != its[key]
-        ]  # fmt: skip
-    if abs(metadata["action_hz"] - robot.action_hz) > 1e-6:
-        wrong.append(f"action_hz={robot.action_hz}: the model plays {metadata['action_hz']} actions per second")
+    wrong = [f"cameras={list(robot.cameras)}: the model also needs {missing}"] if missing else []
+    ours, theirs = _meaning(robot.layout), _meaning(metadata["layout"])
+    ours["action_hz"], theirs["action_hz"] = robot.action_hz, metadata["action_hz"]
+    wrong += [f"{k}={ours[k]!r}: the model has {theirs[k]!r}" for k in ours if k in theirs and ours[k] != theirs[k]]
     if wrong:
         raise MismatchError(f"{'; '.join(wrong)}. Nothing was moved: use a checkpoint made for this robot.")
+
+
+def _meaning(layout: Any) -> dict[str, Any]:
+    """All that two layouts must agree on, by name."""
+    facts: dict[str, Any] = {}
+    for which in ("state", "action"):
+        parts = [_fields(part) for part in _fields(layout)[which]]
+        facts[f"{which} parts"] = [part["name"] for part in parts]
+        facts.update({f"{which} {part['name']} {key}": part[key] for part in parts for key in COMPARED})
+    return facts
+
+
+def _fields(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, dict) else vars(found)
 
 
 class Client(contextlib.AbstractContextManager):
@@ -95,17 +85,16 @@ class Client(contextlib.AbstractContextManager):
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
         *,
-        robot: Robot | None = None,
+        robot: Any | None = None,
         api_key: str | None = None,
         connect_seconds: float = 60.0,
-        uri: str | None = None,
     ) -> None:
         """Waits for the server; ``robot`` is checked on every connection. Raises ConnectionError or MismatchError.
 
-        ``uri`` (``wss://name/path``) goes before host and port: a server behind a reverse proxy.
+        ``host`` may be a whole address (``wss://name/path``): a server behind a reverse proxy. ``port`` is then unused.
         """
         self.metadata: dict[str, Any] = {}
-        self.uri, self.connect_seconds = uri or f"ws://{host}:{port}", connect_seconds
+        self.uri, self.connect_seconds = host if "://" in host else f"ws://{host}:{port}", connect_seconds
         self.session_id = uuid.uuid4().hex
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
         self._robot, self._ids, self._pending = robot, itertools.count(1), {}
@@ -122,7 +111,7 @@ class Client(contextlib.AbstractContextManager):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def check(self, robot: Robot) -> None:
+    def check(self, robot: Any) -> None:
         """Compare with the server at hand, and with every later one. Raises MismatchError."""
         check(self.metadata, robot)
         self._robot = robot
@@ -187,21 +176,18 @@ class Client(contextlib.AbstractContextManager):
         return request
 
     def _transmit(self, message: dict[str, Any]) -> None:
-        if self._fatal is not None:
-            raise self._fatal
+        socket = self._socket
+        if socket is None:
+            raise self._fatal or ConnectionError(f"not connected to {self.uri}: {self._trouble}")
         try:
-            if self._socket is None:
-                raise ConnectionError(f"not connected to {self.uri}: {self._trouble}")
-            self._socket.send(packb(message))
+            socket.send(packb(message))
         except (WebSocketException, OSError) as error:
             raise ConnectionError(f"connection to {self.uri} lost: {error}") from error
 
     def _wait_until_ready(self, deadline: float) -> None:
         self._ready.wait(max(0.0, deadline - time.monotonic()))
-        if self._fatal is not None:
-            raise self._fatal
-        if not self._ready.is_set():
-            raise ConnectionError(f"no xwam server at {self.uri}: {self._trouble}. Is it running, is it warm?")
+        if self._fatal is not None or not self._ready.is_set():
+            raise self._fatal or ConnectionError(f"no xwam server at {self.uri}: {self._trouble}. Is it running?")
 
     def _run(self) -> None:
         """Connect, read until the connection ends, again; with growing pauses while nobody answers."""
@@ -239,13 +225,12 @@ class Client(contextlib.AbstractContextManager):
         request, kind = self._pending.get(message.get("request_id")), message["type"]
         if request is None or kind == "cancelled":
             return
-        if kind == "refusal":
-            error = RefusedError(message["rule"], message["message"])
-            _settle(request.world, error)
-            if message["part"] == "actions":
-                _settle(request.actions, error)
-        else:
-            _settle(request.world if kind == "world" else request.actions, message)
+        is_refused, is_world = kind == "refusal", message.get("part", kind) == "world"
+        answer = RefusedError(message["rule"], message["message"]) if is_refused else message
+        if is_world or is_refused:  # without actions there is no world either
+            _settle(request.world, answer)
+        if not is_world:
+            _settle(request.actions, answer)
         if request.actions.done() and (request.world is None or request.world.done()):
             with self._lock:
                 self._pending.pop(request.id, None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xwam_client.chunks import Chunks
-from xwam_client.client import Client, robot_of
+from xwam_client.client import Client
 
 
 class Episode(NamedTuple):
@@ -22,7 +22,7 @@ class Episode(NamedTuple):
     action: np.ndarray  # (N, Da), in the robot's units
     is_held: np.ndarray  # (N,), True where the robot stood still for want of an answer
     is_first: np.ndarray  # (N,), True at the first action of every chunk
-    delays: tuple[int, ...]  # in control periods, the latest few
+    delays: tuple[int, ...]  # of every answer, in control periods
 
 
 def rollout(
@@ -40,13 +40,12 @@ def rollout(
     ``keeps_time``: one action every ``1 / action_hz`` seconds, as a robot does. False: a simulator that stands still
     while the server thinks. Raises MismatchError, RefusedError or ConnectionError.
     """
-    robot = robot_of(env)
-    client.check(robot)
+    client.check(env)
     client.reset()
     env.reset(seed)
     chunks = Chunks(
         lambda observation, **asked: client.ask(observation, **asked).actions,
-        robot.action, play=play, replan_every=replan_every, seed=1000 * seed,
+        client.metadata["layout"]["action"], play=play, replan_every=replan_every, seed=1000 * seed,
         action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
