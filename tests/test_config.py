@@ -7,6 +7,8 @@ import pytest
 
 from xwam.config import Config, DenoiseConfig, from_json, load, to_json
 from xwam.presets import PRESETS, preset
+from xwam.train.options import Changes
+from xwam.train.options import changed as recipe_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -42,6 +44,7 @@ def changed(**edits) -> str:
         ({"clip__action_horizon": 5}, "actions end where the video ends"),
         ({"vae__latent_channels": 9}, "must equal vae.latent_channels=9"),
         ({"noise__max_prefix": 16}, "max_prefix=16 must be in 0..15"),
+        ({"noise__clean_action_ratio": 1.5}, "clean_action_ratio=1.5 must be in 0..1"),
     ],
 )
 def test_mistakes_are_named(edits, message):
@@ -65,3 +68,13 @@ def test_presets_are_frozen():
     with pytest.raises(AttributeError):
         preset("tiny").name = "other"
     assert replace(preset("tiny"), name="other").name == "other"
+
+
+def test_changes_of_a_recipe_reach_training_and_noise():
+    given = Changes(steps=7, action_loss_weight=40.0, clean_action_ratio=0.1, max_prefix=0).given()
+    found = recipe_of(preset("tiny"), given)
+    assert (found.train.num_steps, found.train.action_loss_weight) == (7, 40.0)
+    assert (found.noise.clean_action_ratio, found.noise.max_prefix, found.noise.draw) == (0.1, 0, "asynchronous")
+    assert recipe_of(preset("tiny"), Changes().given()) == preset("tiny")
+    with pytest.raises(ValueError, match="clean_action_ratio=2"):
+        recipe_of(preset("tiny"), {"clean_action_ratio": 2.0})

@@ -193,6 +193,8 @@ class Config:
                 f"noise.max_prefix={self.noise.max_prefix} must be in 0..{self.clip.action_horizon - 1} "
                 "(clip.action_horizon - 1): at least one action must be left to predict."
             )
+        if not 0 <= self.noise.clean_action_ratio <= 1:
+            raise ValueError(f"noise.clean_action_ratio={self.noise.clean_action_ratio} must be in 0..1, a share.")
         for left, left_value, right, right_value in pairs:
             if left_value != right_value:
                 raise ValueError(f"{left}={left_value} must equal {right}={right_value}.")

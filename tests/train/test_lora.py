@@ -122,6 +122,8 @@ def test_other_settings_than_the_run_began_with_are_refused(tuned):
     run = make_run(root, "tuned")
     with pytest.raises(ValueError, match="lora_rank=0 differs from 4"):
         loop.train(TUNED, DATA, run)
+    with pytest.raises(ValueError, match="optimizer is muon=True differs from False"):
+        loop.train(TUNED, DATA, run, start=base, how=Setup(lora_rank=4, optimizer="muon"))
     for name, value in (("batch_size", 4), ("learning_rate", 1.0), ("seed", 7)):
         config = replace(TUNED, train=replace(TUNED.train, **{name: value}))
         with pytest.raises(ValueError, match=rf"train\.{name}={value} differs from"):

@@ -92,6 +92,18 @@ def test_the_plan_of_8_bit_moments():
     assert make_plan(SMALLER, Setup(optimizer="adamw_8bit")).optimizer == kept
 
 
+def test_the_plan_of_muon():
+    model = XWAM(SMALLER.model)
+    optimizer = make_optimizer(model, SMALLER.train, "muon")
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    take_step(model, optimizer, 1e-3)
+    states = [*optimizer.muon.state.values(), *optimizer.adamw.state.values()]
+    kept = sum(v.nbytes for state in states for name, v in state.items() if name != "step")
+    assert make_plan(SMALLER, Setup(optimizer="muon")).optimizer == kept
+    assert kept < make_plan(SMALLER, Setup()).optimizer
+
+
 def test_what_saves_memory_saves_it_in_the_plan():
     whole, recomputed = make_plan(SMALLER, Setup()), make_plan(SMALLER, Setup(recompute=True))
     assert recomputed.activations < 0.6 * whole.activations

@@ -26,7 +26,7 @@ def train(
 ) -> None:
     """From a data set to a checkpoint: VAE and text encoder (once), latent cache, then the transformer.
 
-    ``torchrun --nproc-per-node 8 --no-python xwam train …`` uses 8 processes; the batch is that of all together.
+    ``torchrun --nproc-per-node 8 --no-python -- xwam train …`` uses 8 processes; the batch is that of all together.
 
     Args:
         preset: debug, tiny, small, …
@@ -54,7 +54,7 @@ def train(
         preset,
         data,
         out,
-        changes.of_train_config(),
+        changes.given(),
         vae=replace(TINY_VAE, num_steps=vae_steps),
         every=sources.every,
         num_variants=sources.variants,
@@ -72,13 +72,11 @@ def train(
 
 
 def _plan(name: str, changes: Changes, how: Setup, processes: int | None, device: str) -> str:
-    from dataclasses import replace
-
     from xwam.presets import preset
+    from xwam.train.options import changed
     from xwam.train.plan import markdown
 
-    config = preset(name)
-    config = replace(config, train=replace(config.train, **changes.of_train_config()))
+    config = changed(preset(name), changes.given())
     return markdown(config, how, processes or int(os.environ.get("WORLD_SIZE", "1")), device)
 
 

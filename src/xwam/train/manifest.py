@@ -70,8 +70,9 @@ def check_resume(
                 f"{key}={facts[key]} differs from {stored[key]} of the run in {out}: "
                 "continue with the same data, or train into an empty folder."
             )
-    wanted: dict[str, Any] = {"lora_rank": how.lora_rank}
-    old: dict[str, Any] = {"lora_rank": stored.get("setup", {}).get("lora_rank", 0)}
+    was = stored.get("setup", {})
+    wanted: dict[str, Any] = {"lora_rank": how.lora_rank, "optimizer is muon": how.optimizer == "muon"}
+    old: dict[str, Any] = {"lora_rank": was.get("lora_rank", 0), "optimizer is muon": was.get("optimizer") == "muon"}
     for part, settings in recipe(config).items():
         wanted |= {f"{part}.{name}": value for name, value in settings.items()}
         old |= {f"{part}.{name}": value for name, value in stored.get("recipe", {}).get(part, {}).items()}

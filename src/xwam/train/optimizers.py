@@ -1,7 +1,9 @@
-"""AdamW, with moments in float32 or in 8 bits (bitsandbytes), on whole or sharded weights.
+"""AdamW, with moments in float32 or in 8 bits (bitsandbytes), on whole or sharded weights; and Muon, on whole ones.
 
-An optimiser works element by element, so each process gives it the piece of every weight that it holds. What leaves
-this room are the two moments in float32, shaped as the weight: so a run saved with one optimiser resumes with another.
+AdamW works element by element, so each process gives it the piece of every weight that it holds. What leaves this room
+are the two moments in float32, shaped as the weight: so a run saved with one AdamW resumes with another. Muon makes the
+update of a matrix orthogonal (Jordan et al., 2024; scaled to AdamW's size as in arXiv 2502.16982), so that directions
+with a small gradient are learned too; it has one moment, and the second is saved as zeros.
 """
 
 from collections.abc import Iterator
@@ -39,14 +41,45 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in learning if p.ndim >= 2] + [(n, p) for n, p in learning if p.ndim < 2]
 
 
+class Muon(torch.optim.Optimizer):
+    """Muon for the matrices of the blocks, AdamW for everything else; one learning rate serves both."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        learning = trained(model)
+        self.matrices = [p for name, p in learning if is_block_matrix(name, p)]
+        rest = [(name, p) for name, p in learning if not is_block_matrix(name, p)]
+        decays = [p for _, p in rest if p.ndim >= 2]
+        others = [p for _, p in rest if p.ndim < 2]
+        self.muon = torch.optim.Muon(
+            self.matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = torch.optim.AdamW(
+            [{"params": decays, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=config.learning_rate, betas=BETAS, fused=True,
+        )  # fmt: skip
+        super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Change the weights by their gradients."""
+        self.muon.step()
+        self.adamw.step()
+
+
+def is_block_matrix(name: str, weight: Tensor) -> bool:
+    """True for what Muon steps: the products inside the blocks, but no embedding, head or table."""
+    return "blocks." in name and weight.ndim == 2
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = "adamw") -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices only. 8 bits need ``pip install 'xwam[lowmem]'``; paged ones a GPU."""
+    """The optimiser of that name; weight decay on matrices only. 8 bits need ``xwam[lowmem]``, paged ones a GPU."""
     weights = [p for _, p in trained(model)]
     mine = [p if not isinstance(p, DTensor) else nn.Parameter(local(p.detach())) for p in weights]
     matrices = [m for m, p in zip(mine, weights, strict=True) if p.ndim >= 2]
     others = [m for m, p in zip(mine, weights, strict=True) if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
+    if name == "muon":
+        return Muon(model, config)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
     try:
@@ -61,6 +94,9 @@ def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = 
 
 def pairs(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
     """Name, weight, and the optimiser's view of the piece that this process holds."""
+    if isinstance(optimizer, Muon):
+        yield from ((name, weight, weight) for name, weight in trained(model))
+        return
     mine = [p for group in optimizer.param_groups for p in group["params"]]
     for (name, weight), piece in zip(trained(model), mine, strict=True):
         yield name, weight, piece
@@ -82,7 +118,7 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     """``first.NAME`` and ``second.NAME``, float32, lying as the weights do; zeros before the first step."""
     found = {}
     for name, weight, piece in pairs(model, optimizer):
-        for order, value in zip(("first", "second"), _read(optimizer.state.get(piece, {}), piece), strict=True):
+        for order, value in zip(("first", "second"), _read(_state(optimizer, piece), piece), strict=True):
             found[f"{order}.{name}"] = shaped_like(value, weight)
     return found
 
@@ -91,7 +127,7 @@ def set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, values: dict
     """The inverse of moments, after ``num_steps`` steps. 8-bit optimisers round again."""
     for group_index, group in enumerate(optimizer.param_groups):
         for index, piece in enumerate(group["params"]):
-            if not isinstance(optimizer, torch.optim.AdamW) and piece.numel():
+            if not isinstance(optimizer, (torch.optim.AdamW, Muon)) and piece.numel():
                 _bitsandbytes_state(optimizer, group, piece, group_index, index)
     for name, _, piece in pairs(model, optimizer):
         _write(optimizer, piece, [local(values[f"{order}.{name}"]) for order in ("first", "second")], num_steps)
@@ -100,6 +136,8 @@ def set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, values: dict
 def _read(state: dict[str, Any], piece: Tensor) -> list[Tensor]:
     if not state:
         return [torch.zeros_like(piece) for _ in range(2)]
+    if "momentum_buffer" in state:
+        return [state["momentum_buffer"], torch.zeros_like(piece)]
     if "exp_avg" in state:
         return [state["exp_avg"], state["exp_avg_sq"]]
     if state["state1"].dtype != torch.uint8:
@@ -117,7 +155,18 @@ def _read(state: dict[str, Any], piece: Tensor) -> list[Tensor]:
     ]
 
 
+def _state(optimizer: torch.optim.Optimizer, piece: Tensor) -> dict[str, Any]:
+    if isinstance(optimizer, Muon):
+        return optimizer.muon.state.get(piece) or optimizer.adamw.state.get(piece, {})
+    return optimizer.state.get(piece, {})
+
+
 def _write(optimizer: torch.optim.Optimizer, piece: Tensor, values: list[Tensor], num_steps: int) -> None:
+    if isinstance(optimizer, Muon):
+        if any(piece is matrix for matrix in optimizer.matrices):
+            optimizer.muon.state[piece] = {"momentum_buffer": values[0]}
+            return
+        optimizer = optimizer.adamw
     if isinstance(optimizer, torch.optim.AdamW):
         step = torch.tensor(float(num_steps), device=piece.device)
         optimizer.state[piece] = {"step": step, "exp_avg": values[0], "exp_avg_sq": values[1]}

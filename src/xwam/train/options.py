@@ -1,17 +1,20 @@
 """What a person chooses for one run besides the preset; light enough for the command line."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from xwam.config import Config
+
 Precision = Literal["auto", "float32", "bfloat16"]
-OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """How a run is fitted into the machines at hand: memory and speed. What is learned stands in TrainConfig.
 
-    Only ``lora_rank``, ``precision`` and the 8-bit optimisers change the numbers beyond rounding.
+    Only ``lora_rank``, ``precision`` and the optimisers besides adamw change the numbers beyond rounding.
     """
 
     precision: Precision = "auto"
@@ -21,7 +24,8 @@ class Setup:
     recompute: bool = False
     """Compute activations again on the way back: less memory, a third more work, the same numbers."""
     optimizer: OptimizerName = "adamw"
-    """adamw_8bit keeps its moments in 8 bits; the paged one moves them to main memory when a GPU is full."""
+    """adamw_8bit keeps its moments in 8 bits; the paged one moves them to main memory when a GPU is full. muon needs
+    fewer samples, for a somewhat dearer step."""
     lora_rank: int = 0
     """Above 0, attention and ffn learn products of this rank only; needs --start."""
     shards: int = 1
@@ -31,6 +35,8 @@ class Setup:
         for name, least in (("accumulate", 1), ("lora_rank", 0), ("shards", 0)):
             if vars(self)[name] < least:
                 raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+        if self.optimizer == "muon" and self.shards != 1:
+            raise ValueError(f"optimizer='muon', shards={self.shards}: Muon needs whole matrices; use --shards 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +70,25 @@ class Changes:
     """Instead of the preset's; LoRA wants about ten times that of full training."""
     action_loss_weight: float | None = None
     """Instead of the preset's."""
+    clean_action_ratio: float | None = None
+    """Instead of the preset's: share of samples with clean actions, which teach the video alone."""
+    max_prefix: int | None = None
+    """Instead of the preset's: at most so many leading actions are given, for real-time chunking."""
     validate_every: int | None = None
     """Instead of the preset's; 0 never."""
     save_every: int | None = None
     """Instead of the preset's."""
 
-    def of_train_config(self) -> dict[str, Any]:
-        """What is given, by the names of TrainConfig."""
+    def given(self) -> dict[str, Any]:
+        """What is given, by the names of TrainConfig and NoiseConfig."""
         return {"num_steps" if name == "steps" else name: x for name, x in vars(self).items() if x is not None}
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """``config`` with some fields of its TrainConfig and NoiseConfig set anew."""
+    of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
+    of_train = {name: x for name, x in changes.items() if name not in of_noise}
+    return replace(config, noise=replace(config.noise, **of_noise), train=replace(config.train, **of_train))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ continues after an interruption::
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from xwam.train.adapt import adapted
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume
-from xwam.train.options import Setup, Watch
+from xwam.train.options import Setup, Watch, changed
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
@@ -50,9 +49,9 @@ def run_pipeline(
 ) -> Path:
     """Run (or continue) all stages; returns the last checkpoint's folder.
 
-    ``changes`` overrides fields of the preset's TrainConfig; a clip starts at ``every`` n-th step of each episode, in
-    ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights, VAE and text
-    encoder are taken; its sizes must be the preset's. ``statistics``: measured on the "data", or those of the "start".
+    ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig; a clip starts at ``every`` n-th step of
+    each episode, in ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights,
+    VAE and text encoder are taken; its sizes must be the preset's. ``statistics``: of the "data", or of the "start".
     With several processes the first one prepares, the others wait.
 
     ``robots``: robot.json files, one for all data sets or one for each; views, widths and rate are then theirs, and a
@@ -61,8 +60,7 @@ def run_pipeline(
     if statistics == "start" and start is None:
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
     statistics_of = start if statistics == "start" else None
-    config = preset(preset_name)
-    config = replace(config, train=replace(config.train, **changes))
+    config = changed(preset(preset_name), changes)
     target = my_device(device)
     world = join_world(target)
     sources = open_sources([data] if isinstance(data, Path) else list(data), robots, weights)

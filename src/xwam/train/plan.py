@@ -27,7 +27,7 @@ from xwam.encode import Batch
 from xwam.model import rope, tokens
 from xwam.model.xwam import XWAM
 from xwam.train import setup, step
-from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, trained
+from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, is_block_matrix, trained
 from xwam.train.options import Setup
 from xwam.train.setup import World
 from xwam.train.state import lay_out, replace_weights, to_bfloat16
@@ -110,16 +110,16 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
         setup.recompute_blocks(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         replace_weights(model, lambda _, weight: torch.empty(weight.shape, dtype=weight.dtype))
-        learning = [weight for _, weight in trained(model)]
+        learning = trained(model)
         still = sum(_size(weight) for weight in model.parameters())
-        weights, gathered = sum(_size(weight) for weight in learning), 0
+        weights, gathered = sum(_size(weight) for _, weight in learning), 0
         if shards > 1 and in_bfloat16:  # what arrives in bf16, not a copy made on the way
             to_bfloat16(model, resting_only=False)
         before = sum(_size(weight) for weight in model.parameters())
         with Ledger() as ledger:
             _run_step(model, config, how, rows, ledger, autocast=in_bfloat16 and shards == 1)
     activations = ledger.without_gradients
-    optimizer = sum(_optimizer_bytes(weight, how, shards) for weight in learning)
+    optimizer = sum(_optimizer_bytes(name, weight, how, shards) for name, weight in learning)
     if shards > 1:
         largest = max(_module_bytes(block) for block in setup.all_blocks(model))
         rest = before - sum(_module_bytes(block) for block in setup.all_blocks(model))
@@ -237,8 +237,10 @@ def _module_bytes(module: nn.Module) -> int:
     return sum(_size(weight) for weight in module.parameters())
 
 
-def _optimizer_bytes(weight: Tensor, how: Setup, shards: int) -> int:
+def _optimizer_bytes(name: str, weight: Tensor, how: Setup, shards: int) -> int:
     numel = weight.numel() // shards
+    if how.optimizer == "muon":
+        return 4 * numel if is_block_matrix(name, weight) else 8 * numel
     if how.optimizer == "adamw" or numel < LEAST_8BIT:
         return 8 * numel
     return 2 * numel + 8 * -(-numel // BLOCK_8BIT)

@@ -1,0 +1,84 @@
+"""Muon: what it steps and how, what it remembers, what it refuses."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from xwam.model.xwam import XWAM, init_weights
+from xwam.presets import preset
+from xwam.train.optimizers import is_block_matrix, make_optimizer, moments, set_moments, take_step
+from xwam.train.options import Setup
+
+CONFIG = preset("debug")
+QUERY = "blocks.0.self_attn.q.weight"
+
+
+def make_model() -> XWAM:
+    model = XWAM(CONFIG.model)
+    init_weights(model, torch.Generator().manual_seed(0))
+    return model
+
+
+def give_gradients(model: XWAM, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        weight.grad = torch.randn(weight.shape, generator=generator)
+
+
+def test_small_directions_of_a_gradient_are_learned_as_fast_as_large_ones():
+    """A query's gradient with singular values from 1 to 1/100; all that is no matrix of a block moves as with AdamW."""
+    moved = {}
+    for name in ("adamw", "muon"):
+        model = make_model()
+        weights = dict(model.named_parameters())
+        before = {n: w.detach().clone() for n, w in weights.items()}
+        optimizer = make_optimizer(model, replace(CONFIG.train, weight_decay=0.0), name)
+        give_gradients(model, seed=1)
+        left, _, right = torch.linalg.svd(weights[QUERY].grad)
+        weights[QUERY].grad = left @ torch.logspace(0, -2, len(left)).diag() @ right
+        take_step(model, optimizer, 1e-3)
+        moved[name] = {n: w.detach() - before[n] for n, w in weights.items()}
+    along = {name: (left.T @ moved[name][QUERY] @ right.T).diag().abs() for name in moved}
+    assert along["muon"].max() < 2 * along["muon"].min()
+    assert along["adamw"].max() > 5 * along["adamw"].min()
+    same = {n for n in before if torch.equal(moved["muon"][n], moved["adamw"][n])}
+    assert same == {n for n, weight in before.items() if not is_block_matrix(n, weight)}
+    assert {"patch_embedding.weight", "action_encoder.0.weight", "blocks.0.modulation", "head.head.weight"} <= same
+
+
+def test_one_learning_rate_serves_both():
+    sizes = {}
+    for rate in (1e-3, 2e-3):
+        model = make_model()
+        before = {n: w.detach().clone() for n, w in model.named_parameters()}
+        optimizer = make_optimizer(model, replace(CONFIG.train, weight_decay=0.0), "muon")
+        give_gradients(model, seed=1)
+        take_step(model, optimizer, rate)
+        sizes[rate] = {n: (w.detach() - before[n]).square().mean().sqrt() for n, w in model.named_parameters()}
+    for name, size in sizes[1e-3].items():
+        torch.testing.assert_close(sizes[2e-3][name], 2 * size, rtol=2e-2, atol=1e-6)
+
+
+def test_it_goes_on_where_it_was():
+    model, again = make_model(), make_model()
+    optimizer = make_optimizer(model, CONFIG.train, "muon")
+    for seed in range(3):
+        give_gradients(model, seed)
+        take_step(model, optimizer, 1e-3)
+    saved = {name: value.clone() for name, value in moments(model, optimizer).items()}
+    assert saved["first.blocks.0.ffn.0.weight"].any()
+    assert not saved["second.blocks.0.ffn.0.weight"].any()
+    again.load_state_dict(model.state_dict())
+    resumed = make_optimizer(again, CONFIG.train, "muon")
+    set_moments(again, resumed, saved, 3)
+    for each, of in ((model, optimizer), (again, resumed)):
+        give_gradients(each, seed=3)
+        take_step(each, of, 1e-3)
+    for (name, weight), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(weight, other), name
+
+
+def test_shards_are_refused():
+    with pytest.raises(ValueError, match="shards=2: Muon needs whole matrices"):
+        Setup(optimizer="muon", shards=2)
