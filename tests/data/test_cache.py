@@ -1,5 +1,6 @@
 """The latent cache holds what encoding on the fly gives, continues after an interruption, and refuses stale content."""
 
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -178,3 +179,20 @@ def test_stale_content_is_refused_or_rebuilt(
         LatentCache(tmp_path / "nothing", normalizer)
     with pytest.raises(IndexError, match="index=12"):
         LatentCache(tmp_path, normalizer).batch(np.array([12]), PROMPTS)
+
+
+def test_a_file_of_another_cache_is_never_taken_for_ones_own(
+    tmp_path: Path, clips: Clips, normalizer: Normalizer
+) -> None:
+    """As a helper process of an earlier run could leave it, which went on encoding with other settings."""
+    build(tmp_path / "mine", clips)
+    build(tmp_path / "other", clips, vae_hash="xyz")
+    name = "latents-00001.safetensors"
+    shutil.copy(tmp_path / "other" / name, tmp_path / "mine" / name)
+    mixed = LatentCache(tmp_path / "mine", normalizer)
+    mixed.batch(np.array([0]), PROMPTS)
+    with pytest.raises(ValueError, match=f"{name} was made of something else .* delete the file"):
+        mixed.batch(np.array([6]), PROMPTS)
+    (tmp_path / "mine" / name).unlink()
+    build(tmp_path / "mine", clips)
+    LatentCache(tmp_path / "mine", normalizer).batch(np.array([6]), PROMPTS)

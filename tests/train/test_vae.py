@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sim.fake_env import make_fake
+from xwam.cli import main
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.presets import preset
+from xwam.sim.collect import collect
 from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
 
@@ -120,3 +123,23 @@ def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     changed = {name for name, value in weights(first).items() if not torch.equal(weights(whole)[name], value)}
     assert changed
     assert all(is_decoder_name(name) for name in changed), "encoder and latent statistics must not move"
+
+
+def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, capsys):
+    """From a data set, into the place where a run would look for it; then the decoder alone, so that latents stay."""
+    collect(tmp_path / "data", ["fake-reach"], 3, num_workers=1, width_px=128, height_px=128, make_env=make_fake)
+    common = ["train-vae", "debug", "--data", str(tmp_path / "data"), "--steps", "1"]
+    main([*common, "--out", str(tmp_path / "run/frozen")])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "run/frozen/vae")
+    first = weights(tmp_path / "run/frozen/vae")
+    main([*common, "--out", str(tmp_path / "more"), "--start", str(tmp_path / "run/frozen"), "--decoder-only"])
+    changed = {name for name, value in weights(tmp_path / "more/vae").items() if not torch.equal(first[name], value)}
+    assert changed
+    assert all(is_decoder_name(name) for name in changed)
+    main([*common, "--out", str(tmp_path / "all"), "--start", str(tmp_path / "run/frozen")])
+    assert any(
+        not is_decoder_name(n) and not torch.equal(first[n], v) for n, v in weights(tmp_path / "all/vae").items()
+    )
+    with pytest.raises(SystemExit):
+        main([*common, "--out", str(tmp_path / "none"), "--decoder-only"])
+    assert "give --start CHECKPOINT" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from xwam.cli.bench import bench
 from xwam.cli.check import check
 from xwam.cli.data import annotate, collect, stats
 from xwam.cli.serving import serve
-from xwam.cli.training import convert, train
+from xwam.cli.training import convert, train, train_vae
 
 VERBS = {
     "demo": demo,
@@ -18,6 +18,7 @@ VERBS = {
     "stats": stats,
     "annotate": annotate,
     "train": train,
+    "train-vae": train_vae,
     "evaluate": evaluate,
     "imagine": imagine,
     "view": view,

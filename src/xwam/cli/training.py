@@ -1,4 +1,4 @@
-"""Verbs that make checkpoints: train, convert."""
+"""Verbs that make checkpoints: train, train-vae, convert."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from xwam.train.options import Changes, Setup, Sources, Watch
+from xwam.train.options import Changes, Precision, Setup, Sources, Watch
 
 
 def train(
@@ -78,6 +78,60 @@ def _plan(name: str, changes: Changes, how: Setup, processes: int | None, device
 
     config = changed(preset(name), changes.given())
     return markdown(config, how, processes or int(os.environ.get("WORLD_SIZE", "1")), device)
+
+
+def train_vae(
+    preset: Annotated[str, Positional],
+    data: tuple[Path, ...],
+    out: Path,
+    start: Path | None = None,
+    decoder_only: bool = False,
+    steps: int = 5200,
+    learning_rate: float = 4e-3,
+    precision: Precision = "auto",
+    minutes: float | None = None,
+    device: str = "cpu",
+) -> None:
+    """The autoencoder alone, into the folder vae of ``out``; repeat to continue.
+
+    With ``out`` the folder ``frozen`` of a run to come, ``xwam train`` takes it from there.
+
+    Args:
+        preset: debug, tiny, small, …; its sizes.
+        data: LeRobot data sets, one or several.
+        out: folder to write.
+        start: a checkpoint whose autoencoder goes on learning, instead of a new one.
+        decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
+        steps: how many.
+        learning_rate: the highest; 3e-3 served well for going on.
+        precision: of matrix products.
+        minutes: stop (and save) after this long.
+        device: cpu, cuda, cuda:1, …
+    """
+    from dataclasses import replace
+
+    from xwam.presets import preset as preset_named
+    from xwam.train import vae, vae_decoder
+    from xwam.train.prepare import films_of
+    from xwam.train.sources import fit, open_sources
+
+    if decoder_only and start is None:
+        raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
+    sources = open_sources(list(data), (), ())
+    config = fit(preset_named(preset), sources)
+    recipe = replace(vae.TINY_VAE, num_steps=steps, learning_rate=learning_rate)
+    if start is not None:
+        recipe = replace(recipe, num_image_steps=0)
+    films, first = films_of(config, sources), None if start is None else start / "vae"
+    if decoder_only and first is not None:
+        made = vae_decoder.train_decoder(
+            first, films, recipe, out, device=device, precision=precision, max_minutes=minutes
+        )
+    else:
+        made = vae.train_vae(
+            config.vae, films, recipe, out, device=device, precision=precision, start=first, max_minutes=minutes
+        )
+    print(made)
 
 
 def convert(

@@ -97,8 +97,9 @@ def build_cache(
                     variants = _Variants(clips, list(_clips_of(shard, len(clips))), num_variants, seed)
                     loaded = iter(DataLoader(variants, batch_size=None, num_workers=num_workers))
                     tensors, instructions = _encode_shard(loaded, encoder, batch_size, bar)
+                    labels = {"instructions": json.dumps(instructions), "made_of": _fingerprint(facts)}
                     with whole_file(_shard_path(folder, shard)) as temporary:
-                        save_file(tensors, temporary, metadata={"instructions": json.dumps(instructions)})
+                        save_file(tensors, temporary, metadata=labels)
             if missing == missing_shards(folder, facts):
                 time.sleep(WAIT_S)  # others are at work on what is left
 
@@ -144,7 +145,7 @@ class LatentCache:
     @property
     def fingerprint(self) -> str:
         """Changes with anything the latents were made of."""
-        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
+        return _fingerprint(self.facts)
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -179,7 +180,13 @@ class LatentCache:
         return sorted({text for shard in shards for text in _instructions(self._file(shard))})
 
     def _file(self, shard: int) -> Any:
-        return self._open.get(_shard_path(self.folder, shard), lambda path: safe_open(path, "pt"))
+        return self._open.get(_shard_path(self.folder, shard), self._opened)
+
+    def _opened(self, path: Path) -> Any:
+        file = safe_open(path, "pt")
+        if file.metadata().get("made_of", self.fingerprint) != self.fingerprint:  # older caches do not say
+            raise ValueError(f"{path} was made of something else than {self.folder}/facts.json says: delete the file.")
+        return file
 
     def _row(self, index: int, variant: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
@@ -251,6 +258,10 @@ def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: lis
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     names = [name for name in old.keys() | new.keys() if old.get(name) != json.loads(json.dumps(new.get(name)))]
     return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(names))
+
+
+def _fingerprint(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _instructions(file: Any) -> list[str]:

@@ -30,7 +30,7 @@ from xwam.train.options import Precision, Setup
 from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
-from xwam.train.vae import VaeTraining, load_films, train_vae
+from xwam.train.vae import Film, VaeTraining, load_films, train_vae
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 
@@ -40,13 +40,7 @@ def make_frozen(
 ) -> None:
     """Train the VAE and the text encoder on the data sets, unless they are there."""
     if not (frozen / "vae" / "config.json").is_file():
-        films = []
-        for source in sources:
-            some = spread(source.episodes.num_episodes, EPISODES_FOR_VAE // len(sources))
-            films += load_films(
-                source.episodes, some, [camera.name for camera in clips_of(source, config).seen_cameras]
-            )
-        train_vae(config.vae, films, vae, frozen, device=device, precision=how.precision)
+        train_vae(config.vae, films_of(config, sources), vae, frozen, device=device, precision=how.precision)
     if not (frozen / "text" / "config.json").is_file():
         wordings: dict[str, set[str]] = {}
         for source in sources:
@@ -55,6 +49,15 @@ def make_frozen(
                 wordings.setdefault(info.task, set()).add(info.instruction)
         groups = {task: sorted(wordings[task]) for task in sorted(wordings)}
         train_text(config.text, config.model.text_length, groups, TINY_TEXT, frozen)
+
+
+def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:
+    """What an autoencoder is trained on: films of EPISODES_FOR_VAE episodes, evenly spread, from all cameras."""
+    films = []
+    for source in sources:
+        some = spread(source.episodes.num_episodes, EPISODES_FOR_VAE // len(sources))
+        films += load_films(source.episodes, some, [camera.name for camera in clips_of(source, config).seen_cameras])
+    return films
 
 
 def make_latents(
