@@ -31,7 +31,7 @@ from xwam.sim.collect import collect
 from xwam.sim.metaworld import make_metaworld
 from xwam.train.export import export_policy
 from xwam.train.manifest import weights_hash
-from xwam.train.options import Setup
+from xwam.train.options import Setup, Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.vae import TINY_VAE
 
@@ -158,7 +158,7 @@ def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config)
         "save_every": max(1, settings.steps // 4),
     }
     last = run_pipeline(
-        config.name, data, run_folder, changes, vae=TINY_VAE, every=settings.every, num_variants=1,
+        config.name, data, run_folder, changes, vae=TINY_VAE, sources=Sources(every=settings.every),
         start=None if way == "scratch" else settings.checkpoint,
         how=Setup(precision=settings.precision, lora_rank=settings.lora_rank if way == "lora" else 0),
         device=settings.device,

@@ -21,6 +21,7 @@ from xwam.records import Camera, Observation
 from xwam.robot.columns import follow, write_action
 from xwam.robot.layout import Layout, Part
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
+from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.vae import ClipShape, VaeTraining
 
@@ -89,7 +90,7 @@ def main(out: Path) -> None:
     for finding in check_data(data, ROBOT):
         print(f"{finding.level:<6} {finding.check}: {finding.text}")
     changes = {"num_steps": 10, "validate_every": 0}
-    last = run_pipeline("debug", data, out / "run", changes, vae=VAE, every=4, num_variants=1, robots=[str(file)])
+    last = run_pipeline("debug", data, out / "run", changes, vae=VAE, sources=Sources(robot=(str(file),)))
     episodes, robot, policy = open_lerobot(data, robot=ROBOT), load_robot(last / "robot.json"), load_policy(last)
     images = {name: episodes.frames(0, name, np.array([10]))[0] for name in robot.view_names}
     state = episodes.info(0).state[10]

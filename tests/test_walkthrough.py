@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
+from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.vae import ClipShape, VaeTraining
 from xwam.view.export import load_prediction, save_prediction
@@ -30,6 +32,7 @@ VAE = VaeTraining(
     shapes=(ClipShape(32, 5, 2, 1),), num_steps=3, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
     frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
 )  # fmt: skip
+SPARSE = Sources(every=8)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def world(tmp_path_factory):
     collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
     for steps in (4, 8):
         changes = {"num_steps": steps}
-        last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, every=8, num_variants=1)
+        last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, sources=SPARSE)
     return root, last
 
 
@@ -133,7 +136,7 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
 
 def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
     root, last = world
-    arguments = {"vae": VAE, "every": 8, "num_variants": 1}
+    arguments = {"vae": VAE, "sources": SPARSE}
     tuned = run_pipeline("debug", root / "data", tmp_path / "tuned", {"num_steps": 1}, start=last, **arguments)
     before, after = (load_file(folder / "model.safetensors") for folder in (last, tuned))
     assert all(torch.allclose(before[name], after[name], atol=0.02) for name in before), "it went on from there"
@@ -145,7 +148,6 @@ def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
 
 def test_fine_tuning_may_keep_the_statistics_of_its_start(world, tmp_path):
     root, last = world
-    arguments = {"vae": VAE, "every": 8, "num_variants": 1}
     shutil.copytree(last, tmp_path / "start")
     path = tmp_path / "start/normalizer.json"
     kept = json.loads(path.read_text())
@@ -155,20 +157,22 @@ def test_fine_tuning_may_keep_the_statistics_of_its_start(world, tmp_path):
     for statistics in ("data", "start"):
         tuned = run_pipeline(
             "debug", root / "data", tmp_path / statistics, {"num_steps": 1, "validate_every": 0},
-            start=tmp_path / "start", statistics=statistics, **arguments,
+            vae=VAE, start=tmp_path / "start", sources=replace(SPARSE, statistics=statistics),
         )  # fmt: skip
         found[statistics] = json.loads((tuned / "normalizer.json").read_text())
     assert found["start"] == kept
     assert found["data"] == json.loads((last / "normalizer.json").read_text())
     with pytest.raises(ValueError, match="give --start"):
-        run_pipeline("debug", root / "data", tmp_path / "none", {}, statistics="start", **arguments)
+        run_pipeline(
+            "debug", root / "data", tmp_path / "none", {}, vae=VAE, sources=replace(SPARSE, statistics="start")
+        )
 
 
 def test_other_data_than_the_preset_expects_is_refused(world, tmp_path):
     root, _ = world
     assert open_lerobot(root / "data").num_episodes == 4
     with pytest.raises(ValueError, match="camera='robot0_agentview_left' is not in this data set"):
-        run_pipeline("wan22_5b", root / "data", tmp_path / "run", {}, vae=VAE, every=8, num_variants=1)
+        run_pipeline("wan22_5b", root / "data", tmp_path / "run", {}, vae=VAE, sources=SPARSE)
     assert not (tmp_path / "run").exists(), "refused before anything was written"
 
 

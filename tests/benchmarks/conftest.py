@@ -4,6 +4,7 @@ import pytest
 
 from tests.sim.fake_env import make_fake
 from xwam.sim.collect import collect
+from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.vae import ClipShape, VaeTraining
 
@@ -19,5 +20,5 @@ def trained(tmp_path_factory):
     root = tmp_path_factory.mktemp("benchmarks")
     collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
     changes = {"num_steps": 2, "validate_every": 0}
-    last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, every=16, num_variants=1)
+    last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, sources=Sources(every=16))
     return root, last

@@ -21,6 +21,7 @@ from xwam.presets import preset
 from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
+from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.prepare import make_latents
 from xwam.train.sources import Mixture, fit, open_sources
@@ -59,9 +60,9 @@ def runs(tmp_path_factory):
     front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth")
     save_robot(root / "arm.json", replace(ARM, cameras=(front, ARM.cameras[1])))
     save_robot(root / "joints.json", JOINTS)
-    arguments = {"vae": VAE, "every": 6, "num_variants": 1}
-    data, robots = [root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "joints.json")]
-    last = run_pipeline("debug", data, root / "run", QUICK, robots=robots, weights=[3.0, 1.0], **arguments)
+    data, robots = [root / "arm", root / "joints"], (str(root / "arm.json"), str(root / "joints.json"))
+    arguments = {"vae": VAE, "sources": Sources(every=6, robot=robots, weights=(3.0, 1.0))}
+    last = run_pipeline("debug", data, root / "run", QUICK, **arguments)
     return root, last, arguments
 
 
@@ -107,9 +108,9 @@ def test_when_all_is_cached_neither_vae_nor_text_encoder_is_loaded(runs, monkeyp
 
     monkeypatch.setattr(VideoVae, "load", refuse)
     monkeypatch.setattr(TextEncoder, "load", refuse)
-    data, robots = [root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "joints.json")]
+    data = [root / "arm", root / "joints"]
     more = QUICK | {"num_steps": 3}
-    last = run_pipeline("debug", data, root / "run", more, robots=robots, weights=[3.0, 1.0], **arguments)
+    last = run_pipeline("debug", data, root / "run", more, **arguments)
     assert last.name == "step-0000003"
 
 
@@ -193,12 +194,12 @@ def test_latents_in_bf16_are_close_and_never_taken_for_exact_ones(runs, tmp_path
 
 def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
     """One camera and 8 joints from a checkpoint of three views: what is known by name is kept."""
-    root, last, arguments = runs
+    root, last, _ = runs
     robot = replace(JOINTS, cameras=(replace(JOINTS.cameras[0], name="wrist"),), action_width=9)
     save_robot(tmp_path / "one.json", robot)
     tuned = run_pipeline(
-        "debug", root / "joints", tmp_path / "run", QUICK | {"num_steps": 1}, robots=[str(tmp_path / "one.json")],
-        start=last, **arguments,
+        "debug", root / "joints", tmp_path / "run", QUICK | {"num_steps": 1}, vae=VAE,
+        sources=Sources(every=6, robot=(str(tmp_path / "one.json"),)), start=last,
     )  # fmt: skip
     start, fitted = load_file(last / "model.safetensors"), load_file(tmp_path / "run/start/model.safetensors")
     assert fitted["view_embedding.weight"].shape[0] == 1

@@ -19,7 +19,7 @@ from xwam.train.adapt import adapted
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume
-from xwam.train.options import Setup, Watch, changed
+from xwam.train.options import Setup, Sources, Watch, changed
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
@@ -34,12 +34,7 @@ def run_pipeline(
     changes: Mapping[str, Any],
     *,
     vae: VaeTraining,
-    every: int,
-    num_variants: int,
-    statistics: str = "data",
-    robots: Sequence[str] = (),
-    weights: Sequence[float] = (),
-    cache_processes: int = 1,
+    sources: Sources = Sources(),  # noqa: B008 (frozen)
     minutes: float | None = None,
     num_validation_clips: int = 4,
     start: Path | None = None,
@@ -49,70 +44,61 @@ def run_pipeline(
 ) -> Path:
     """Run (or continue) all stages; returns the last checkpoint's folder.
 
-    ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig; a clip starts at ``every`` n-th step of
-    each episode, in ``num_variants`` random crops and colourings. ``start`` is a checkpoint to fine-tune: its weights,
-    VAE and text encoder are taken; its sizes must be the preset's. ``statistics``: of the "data", or of the "start".
-    With several processes the first one prepares, the others wait.
-
-    ``robots``: robot.json files, one for all data sets or one for each; views, widths and rate are then theirs, and a
-    ``start`` with others is made to fit. ``weights``: shares of several data sets. ``cache_processes`` fill the cache.
+    ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig. ``start``: a checkpoint to fine-tune; its
+    weights, VAE and text encoder are taken. Its sizes must be the preset's, but for views and widths, which are made to
+    fit the robot of ``sources``. With several processes the first one prepares, the others wait.
     """
-    if statistics == "start" and start is None:
+    if sources.statistics == "start" and start is None:
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
-    statistics_of = start if statistics == "start" else None
+    statistics_of = start if sources.statistics == "start" else None
     config = changed(preset(preset_name), changes)
     target = my_device(device)
     world = join_world(target)
-    sources = open_sources([data] if isinstance(data, Path) else list(data), robots, weights)
-    config = fit(config, sources)
+    opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
+    config = fit(config, opened)
     check_batch(config.train.batch_size, world, how)
     check_resume(out, config, {}, how)
     with one_after_the_other(world):
         start = None if start is None else adapted(start, config, out / "start")
-        run, clips = _prepare(
-            config, sources, out, vae, every, num_variants, start, statistics_of, how, cache_processes, str(target)
-        )  # fmt: skip
+        frozen = start or out / "frozen"
+        make_frozen(config, opened, frozen, vae, how, str(target))
+        run, clips = _prepare(config, opened, out, frozen, sources, statistics_of, how, str(target))
     run = run._replace(wandb_project=watch.wandb)
     validate = None
     if world.is_main:
         _show_first_batch(out / "first_batch.png", clips, config, run.frozen)
-        validate = _validation(config, sources[0], run, num_validation_clips, watch, str(target))
+        validate = _validation(config, opened[0], run, num_validation_clips, watch, str(target))
     return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
 
 
 def _prepare(
     config: Config,
-    sources: Sequence[Source],
+    opened: Sequence[Source],
     out: Path,
-    vae: VaeTraining,
-    every: int,
-    num_variants: int,
-    start: Path | None,
+    frozen: Path,
+    how_read: Sources,
     statistics_of: Path | None,
     how: Setup,
-    processes: int,
     device: str,
 ) -> tuple[Run, Mixture]:
-    """Frozen parts, statistics and latents: made, or found where they were made before."""
-    frozen = out / "frozen" if start is None else start
-    make_frozen(config, sources, frozen, vae, how, device)
+    """Statistics and latents: made, or found where they were made before."""
     caches = make_latents(
-        config, sources, frozen, out / "latents", every=every, num_variants=num_variants, processes=processes,
-        device=device, precision=how.precision, statistics_of=statistics_of,
+        config, opened, frozen, out / "latents", every=how_read.every, num_variants=how_read.variants,
+        processes=how_read.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
-    data = mixture_of(config, sources, caches, frozen, out / "prompts.safetensors")
+    data = mixture_of(config, opened, caches, frozen, out / "prompts.safetensors")
     robots = [
         Robot(cache.normalizer, tuple(c for c in source.episodes.cameras if c.name in config.view_names), source.robot)
-        for source, cache in zip(sources, caches, strict=True)
+        for source, cache in zip(opened, caches, strict=True)
     ]
     facts = {
         "data": data.fingerprint,
         "statistics": robots[0].normalizer.fingerprint(),
-        "episodes": sum(len(clips_of(source, config).numbers) for source in sources),
+        "episodes": sum(len(clips_of(source, config).numbers) for source in opened),
         "clips": sum(len(cache) for cache in caches),
         "preset": config.name,
     }
-    others = {source.name: robot for source, robot in zip(sources, robots, strict=True)} if len(sources) > 1 else {}
+    others = {source.name: robot for source, robot in zip(opened, robots, strict=True)} if len(opened) > 1 else {}
     return Run(out, robots[0]._replace(others=others), frozen, facts), data
 
 
