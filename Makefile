@@ -5,7 +5,8 @@ EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
 FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
-TINY_TRAINING := --vae-steps 15000 --every 12 --batch-size 16 --steps 11500 --action-loss-weight 4 --precision bfloat16
+TINY_TRAINING := --vae-steps 15000 --every 14 --batch-size 16 --steps 11500 --action-loss-weight 4 --precision bfloat16
+TINY_MUON := --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
 .PHONY: help demo test test-extras bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
 
@@ -39,12 +40,17 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 40 min on 2 cores; on one: VAE 75 min, latents 40 min, transformer 3.7 h)
+reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 40 min on 2 cores; on one: VAE 75 min, latents 30 min, transformer 5.8 h)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 240 --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes 480 --out runs/tiny/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
-	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/checkpoint
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 20 --seed 7 --out runs/tiny/closed.json
+	mkdir -p runs/tiny/look runs/tiny/last && cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/last
+	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/look --start $$(ls -d runs/tiny/run/step-* | tail -1) \
+		$(TINY_MUON) --steps 1900 --learning-rate 1e-3 --clean-action-ratio 0.1 --max-prefix 0
+	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/last --start $$(ls -d runs/tiny/look/step-* | tail -1) \
+		$(TINY_MUON) --steps 1000 --learning-rate 6e-4 --clean-action-ratio 0.3
+	$(BIN)/xwam convert run $$(ls -d runs/tiny/last/step-* | tail -1) runs/tiny/checkpoint
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
 
 reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trainings of preset mini (about 2 hours on one core)
