@@ -6,8 +6,8 @@ Every placement is one observation: latents of its first frames, and the goal in
 most of them and is asked for the rest. Baselines: guessing the mean, and the same regression on the pictures, halved in
 size. A policy that misses what this finds has not learned to look; the autoencoder is not to blame.
 
-The second table asks the policy: how far its first chunk moves the hand along each axis, against the scripted expert's,
-over the last ``ask`` placements. 1: it follows the goal; 0: it does not look.
+The second table asks the policy for its first chunk on the last ``ask`` placements and adds up its commands, beside
+those that the scripted expert gives step by step. Correlation 1: it follows the goal; 0: it does not look.
 """
 
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def missed_by(features: np.ndarray, goals: np.ndarray, learn: int) -> tuple[floa
 
 
 def moved(policy: Policy, task: str, numbers: range) -> tuple[np.ndarray, np.ndarray]:
-    """How far a chunk moves the hand, ``N 3`` in metres: the policy's, then the expert's, on the same placements."""
+    """The sum of a chunk's commands, ``N 3`` in metres: the policy's, then the expert's, on the same placements."""
     clip = policy.config.clip
     env = make_metaworld(task, width_px=clip.width_px, height_px=clip.height_px)
     position = METAWORLD_LAYOUT.action_slice("left_position")

@@ -8,7 +8,8 @@ import threading
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -144,6 +145,32 @@ def test_a_robot_that_differs_is_refused_before_it_moves(server, robot, spoil, m
             client.check(offer)
     with pytest.raises(MismatchError, match=message):
         Client(f"ws://127.0.0.1:{server.port}", robot=offer)
+
+
+def test_rates_that_differ_by_rounding_are_the_same(server, robot):
+    robot.action_hz = 1 / (1 / robot.action_hz + 1e-12)
+    assert robot.action_hz != 20.0
+    with Client(port=server.port, robot=robot) as client:
+        client.check(robot)
+
+
+class PartOfARobot(NamedTuple):
+    name: str
+    kind: str
+
+
+def test_a_robot_that_cannot_be_compared_is_refused_at_once(server, robot):
+    bad = offered(robot)
+    bad.layout["action"] = [PartOfARobot("left_position", "delta_position")]
+    with pytest.raises(ValueError, match=r"robot=SimpleNamespace: cameras, action_hz or layout is not as needed.*size"):
+        Client(port=server.port, robot=bad)
+    with pytest.raises(ValueError, match="'cameras'"):
+        Client(port=server.port, robot=SimpleNamespace())
+    whole = offered(robot)
+    fields = [MappingProxyType(part) for part in whole.layout["state"]]
+    whole.layout = MappingProxyType({**whole.layout, "state": fields})
+    with Client(port=server.port, robot=whole) as client:
+        assert client.infer(SEEN, seed=5).shape == (16, 14)
 
 
 def test_rollout_compares_before_the_first_motion(client, robot):

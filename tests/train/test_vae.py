@@ -140,6 +140,14 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     assert any(
         not is_decoder_name(n) and not torch.equal(first[n], v) for n, v in weights(tmp_path / "all/vae").items()
     )
+    for more, message in (
+        (["--out", str(tmp_path / "none"), "--decoder-only"], "give --start CHECKPOINT"),
+        (["--out", str(tmp_path / "all"), "--start", str(tmp_path / "more")], "start="),
+        (["--out", str(tmp_path / "all"), "--start", str(tmp_path / "run/frozen"), "--learning-rate", "1"], "0.004"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*common, *more])
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([*common, "--out", str(tmp_path / "none"), "--decoder-only"])
-    assert "give --start CHECKPOINT" in capsys.readouterr().err
+        main(["train-vae", "tiny", *common[2:], "--out", str(tmp_path / "none"), "--start", str(tmp_path / "more")])
+    assert "they must be the same" in capsys.readouterr().err

@@ -79,6 +79,7 @@ def train_vae(
     preset: Annotated[str, Positional],
     data: tuple[Path, ...],
     out: Path,
+    robot: tuple[str, ...] = (),
     start: Path | None = None,
     decoder_only: bool = False,
     steps: int = 5200,
@@ -95,37 +96,34 @@ def train_vae(
         preset: debug, tiny, small, …; its sizes.
         data: LeRobot data sets, one or several.
         out: folder to write.
+        robot: what their numbers mean, as in train.
         start: a checkpoint whose autoencoder goes on learning, instead of a new one.
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         steps: how many.
         learning_rate: the highest; 3e-3 served well for going on.
         precision: of matrix products.
-        minutes: stop (and save) after this long.
+        minutes: stop (and save) after this long; vae is then written as far as it got.
         device: cpu, cuda, cuda:1, …
     """
     from dataclasses import replace
 
     from xwam.presets import preset as preset_named
-    from xwam.train import vae, vae_decoder
-    from xwam.train.prepare import films_of
+    from xwam.train.prepare import train_vae_alone
     from xwam.train.sources import fit, open_sources
+    from xwam.train.vae import TINY_VAE
 
-    if decoder_only and start is None:
-        raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
-    sources = open_sources(list(data), (), ())
-    config = fit(preset_named(preset), sources)
-    recipe = replace(vae.TINY_VAE, num_steps=steps, learning_rate=learning_rate)
-    if start is not None:
-        recipe = replace(recipe, num_image_steps=0)
-    films, first = films_of(config, sources), None if start is None else start / "vae"
-    if decoder_only and first is not None:
-        made = vae_decoder.train_decoder(
-            first, films, recipe, out, device=device, precision=precision, max_minutes=minutes
-        )
-    else:
-        made = vae.train_vae(
-            config.vae, films, recipe, out, device=device, precision=precision, start=first, max_minutes=minutes
-        )
+    opened = open_sources(list(data), robot, ())
+    made = train_vae_alone(
+        fit(preset_named(preset), opened),
+        opened,
+        out,
+        replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate),
+        start=start,
+        decoder_only=decoder_only,
+        precision=precision,
+        max_minutes=minutes,
+        device=device,
+    )
     print(made)
 
 

@@ -76,15 +76,15 @@ def _prepare(
     opened: Sequence[Source],
     out: Path,
     frozen: Path,
-    how_read: Sources,
+    sources: Sources,
     statistics_of: Path | None,
     how: Setup,
     device: str,
 ) -> tuple[Run, Mixture]:
     """Statistics and latents: made, or found where they were made before."""
     caches = make_latents(
-        config, opened, frozen, out / "latents", every=how_read.every, num_variants=how_read.variants,
-        processes=how_read.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
+        config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
+        processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
     data = mixture_of(config, opened, caches, frozen, out / "prompts.safetensors")
     robots = [

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xwam.config import Config
+from xwam.config import Config, VaeConfig, load
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
 from xwam.data.files import fingerprint, whole_file
@@ -31,6 +32,7 @@ from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import Film, VaeTraining, load_films, train_vae
+from xwam.train.vae_decoder import train_decoder
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 
@@ -49,6 +51,42 @@ def make_frozen(
                 wordings.setdefault(info.task, set()).add(info.instruction)
         groups = {task: sorted(wordings[task]) for task in sorted(wordings)}
         train_text(config.text, config.model.text_length, groups, TINY_TEXT, frozen)
+
+
+def train_vae_alone(
+    config: Config,
+    sources: Sequence[Source],
+    out: Path,
+    recipe: VaeTraining,
+    *,
+    start: Path | None,
+    decoder_only: bool,
+    precision: Precision,
+    max_minutes: float | None,
+    device: str,
+) -> Path:
+    """An autoencoder: anew, on from that of the checkpoint ``start``, or (its latents then stay) its decoder alone.
+
+    Returns ``out/vae``. Raises ValueError for a start of other sizes, and for a decoder without a start.
+    """
+    if start is None:
+        if decoder_only:
+            raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
+        return train_vae(
+            config.vae, films_of(config, sources), recipe, out,
+            device=device, precision=precision, max_minutes=max_minutes,
+        )  # fmt: skip
+    stored = load(VaeConfig, start / "vae" / "config.json")
+    if stored != config.vae:
+        raise ValueError(f"start={start} holds {stored}: {config.name!r} has {config.vae}; they must be the same.")
+    films, recipe = films_of(config, sources), replace(recipe, num_image_steps=0)
+    if decoder_only:
+        return train_decoder(
+            start / "vae", films, recipe, out, device=device, precision=precision, max_minutes=max_minutes
+        )
+    return train_vae(
+        config.vae, films, recipe, out, device=device, precision=precision, start=start / "vae", max_minutes=max_minutes
+    )
 
 
 def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:

@@ -12,10 +12,12 @@ Long clips pass the causal memory on, as inference does; single pictures give la
 Batches and noise are functions of (seed, step): an interrupted run continues exactly.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +33,7 @@ from xwam.encode import depth_to_image
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
 from xwam.train.setup import Precision, matrix_precision
+from xwam.train.vae_saving import go_on, write_training
 
 Film = UInt8[np.ndarray, "N H W 3"] | Float16[np.ndarray, "N H W"]
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
@@ -116,7 +119,8 @@ def train_vae(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
-    descend(state, films, training, out / "vae-training", precision=precision, max_minutes=max_minutes, log=log)
+    saved = out / "vae-training"
+    descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
     return _finish(config, state, films, training, out)
 
 
@@ -126,12 +130,17 @@ def descend(
     training: VaeTraining,
     saved: Path,
     *,
+    start: Path | None,
     precision: Precision,
     max_minutes: float | None,
     log: Callable[[dict[str, float], int], None] | None,
 ) -> None:
-    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to."""
-    done = checkpoint.load_training(saved, state) if saved.is_dir() else 0
+    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to.
+
+    Raises ValueError when ``saved`` was begun with another recipe or from other weights than those in ``start``.
+    """
+    recipe = _recipe(training, start)
+    done = go_on(saved, state, recipe) if saved.is_dir() else 0
     device = next(state.model.parameters()).device
     started = time.perf_counter()
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
@@ -147,7 +156,7 @@ def descend(
             if log is not None:
                 log(shown, finished)
         if finished % training.save_every == 0 or finished == training.num_steps or out_of_time:
-            _write_training(saved, state, finished)
+            write_training(saved, state, finished, recipe)
         if out_of_time:
             break
     bar.close()
@@ -272,11 +281,11 @@ def _first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae
         return VideoVae(config)
 
 
-def _write_training(target: Path, state: checkpoint.TrainingState, step: int) -> None:
-    def fill(folder: Path) -> None:
-        checkpoint.save_training(folder, state, step)
-
-    checkpoint.write_whole(target, fill)
+def _recipe(training: VaeTraining, start: Path | None) -> dict[str, Any]:
+    """What decides the result, in JSON's own types."""
+    first = None if start is None else hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()[:16]
+    facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
+    return json.loads(json.dumps(facts | {"start": first}))
 
 
 def _finish(

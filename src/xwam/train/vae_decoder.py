@@ -39,6 +39,6 @@ def train_decoder(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "decoder-training"
-    descend(state, films, training, saved, precision=precision, max_minutes=max_minutes, log=log)
+    descend(state, films, training, saved, start=finished, precision=precision, max_minutes=max_minutes, log=log)
     VideoVae.from_weights(vae.config, state.average).save(out / "vae")
     return out / "vae"

@@ -27,9 +27,6 @@ DELAYS_LOOKED_AT = 8  # the longest of the latest delays is the one to expect
 PAUSE_S = 0.05  # before asking again
 TRY_AGAIN = ("busy", "superseded", "cancelled", "closing")
 
-Ask = Callable[..., Future]
-"""Called with an observation, ``seed`` and, in real-time play, ``prefix`` and ``num_committed``; gives the message."""
-
 
 class Command(NamedTuple):
     """What to play in this control period."""
@@ -44,7 +41,7 @@ class Chunks:
 
     def __init__(
         self,
-        ask: Ask,
+        ask: Callable[..., Future],
         action_parts: Sequence[Mapping[str, Any]],
         *,
         play: str = "realtime",
@@ -52,14 +49,14 @@ class Chunks:
         seed: int = 0,
         action_hz: float | None = None,
     ) -> None:
-        """``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``.
+        """``ask`` is called with an observation, ``seed`` and, in real-time play, ``prefix`` and ``num_committed``.
+
+        ``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``.
 
         ``action_hz``: the control periods that pass in a second; None where time stands still in ``settle``.
         """
-        if play not in PLAYS:
-            raise ValueError(f"play={play!r}: must be one of {', '.join(PLAYS)}.")
-        if replan_every < 1:
-            raise ValueError(f"replan_every={replan_every}: must be 1 or more.")
+        if play not in PLAYS or replan_every < 1:
+            raise ValueError(f"play={play!r}: one of {', '.join(PLAYS)}; replan_every={replan_every}: 1 or more.")
         sizes = [part["size"] for part in action_parts]
         self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
         self.delays: list[int] = []  # of every answer, in control periods
@@ -114,6 +111,7 @@ class Chunks:
         """Ask for the next chunk once enough of this one was played."""
         if self._answer is not None or self._position < min(self.replan_every, len(self._chunk)):
             return
+        observation = observe()
         asked: dict[str, Any] = {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
@@ -121,7 +119,7 @@ class Chunks:
             asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
         self._waited = self._played = 0
         self.num_asked += 1
-        self._answer = self.ask(observe(), **asked)
+        self._answer = self.ask(observation, **asked)
 
     def _take_answer(self) -> None:
         """Change over to the new chunk if it is there: behind the actions that were played since its observation."""
@@ -130,10 +128,8 @@ class Chunks:
         answer, self._answer = self._answer, None
         try:
             self._chunk = np.asarray(answer.result()["actions"])
-        except ConnectionError:
-            return
-        except RefusedError as error:
-            if error.rule not in TRY_AGAIN:
+        except (ConnectionError, RefusedError) as error:
+            if isinstance(error, RefusedError) and error.rule not in TRY_AGAIN:
                 raise
             return
         self.delays.append(self._waited)

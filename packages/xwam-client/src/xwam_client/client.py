@@ -44,37 +44,46 @@ class MismatchError(ValueError):
     """Server and robot do not mean the same; nothing has moved."""
 
 
-def check(metadata: Mapping[str, Any], robot: Any | None) -> None:
-    """Raises MismatchError, naming everything that differs between what the server needs and the robot offers.
+def offer_of(robot: Any) -> dict[str, Any]:
+    """What a robot offers: anything with ``cameras`` (names), ``action_hz`` and ``layout``, as an ``Env`` has them.
 
-    ``robot``: anything with ``cameras`` (names), ``action_hz`` and ``layout``, as an ``Env`` has them. A layout and its
-    parts are objects or maps.
+    A layout and its parts are objects or maps. Raises ValueError when something is not there.
     """
+    try:
+        return {"cameras": list(robot.cameras), **_meaning(robot)}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"robot={type(robot).__name__}: cameras, action_hz or layout is not as needed: {error}"
+        ) from error
+
+
+def check(metadata: Mapping[str, Any], offer: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The offer itself. Raises MismatchError, naming everything in which it differs from what the server needs."""
     if metadata.get("protocol") != PROTOCOL:
         raise MismatchError(f"protocol={metadata.get('protocol')!r}: this client speaks {PROTOCOL!r}.")
-    if robot is None:
-        return
-    missing = [c["name"] for c in metadata["cameras"] if c["name"] not in robot.cameras]
-    wrong = [f"cameras={list(robot.cameras)}: the model also needs {missing}"] if missing else []
-    ours, theirs = _meaning(robot.layout), _meaning(metadata["layout"])
-    ours["action_hz"], theirs["action_hz"] = robot.action_hz, metadata["action_hz"]
-    wrong += [f"{k}={ours[k]!r}: the model has {theirs[k]!r}" for k in ours if k in theirs and ours[k] != theirs[k]]
+    if offer is None:
+        return None
+    missing = [c["name"] for c in metadata["cameras"] if c["name"] not in offer["cameras"]]
+    wrong = [f"cameras={offer['cameras']}: the model also needs {missing}"] if missing else []
+    theirs = _meaning(metadata)
+    wrong += [f"{k}={offer[k]!r}: the model has {theirs[k]!r}" for k in theirs if offer.get(k, theirs[k]) != theirs[k]]
     if wrong:
         raise MismatchError(f"{'; '.join(wrong)}. Nothing was moved: use a checkpoint made for this robot.")
+    return offer
 
 
-def _meaning(layout: Any) -> dict[str, Any]:
-    """All that two layouts must agree on, by name."""
-    facts: dict[str, Any] = {}
+def _meaning(side: Any) -> dict[str, Any]:
+    """All that server and robot must agree on, by name."""
+    facts: dict[str, Any] = {"action_hz": round(float(_get(side, "action_hz")), 6)}
     for which in ("state", "action"):
-        parts = [_fields(part) for part in _fields(layout)[which]]
-        facts[f"{which} parts"] = [part["name"] for part in parts]
-        facts.update({f"{which} {part['name']} {key}": part[key] for part in parts for key in COMPARED})
+        parts = _get(_get(side, "layout"), which)
+        facts[f"{which} parts"] = [_get(part, "name") for part in parts]
+        facts.update({f"{which} {_get(part, 'name')} {key}": _get(part, key) for part in parts for key in COMPARED})
     return facts
 
 
-def _fields(found: Any) -> Mapping[str, Any]:
-    return found if isinstance(found, dict) else vars(found)
+def _get(found: Any, name: str) -> Any:
+    return found[name] if isinstance(found, Mapping) else getattr(found, name)
 
 
 class Client(contextlib.AbstractContextManager):
@@ -97,7 +106,7 @@ class Client(contextlib.AbstractContextManager):
         self.uri, self.connect_seconds = host if "://" in host else f"ws://{host}:{port}", connect_seconds
         self.session_id = uuid.uuid4().hex
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        self._robot, self._ids, self._pending = robot, itertools.count(1), {}
+        self._offer, self._ids, self._pending = robot and offer_of(robot), itertools.count(1), {}
         self._lock, self._ready, self._closed = threading.Lock(), threading.Event(), threading.Event()
         self._socket, self._fatal, self._trouble = None, None, "no answer"
         self._thread = threading.Thread(target=self._run, name="xwam-client", daemon=True)
@@ -113,8 +122,7 @@ class Client(contextlib.AbstractContextManager):
 
     def check(self, robot: Any) -> None:
         """Compare with the server at hand, and with every later one. Raises MismatchError."""
-        check(self.metadata, robot)
-        self._robot = robot
+        self._offer = check(self.metadata, offer_of(robot))
 
     def ask(
         self,
@@ -143,11 +151,8 @@ class Client(contextlib.AbstractContextManager):
         deadline = time.monotonic() + self.connect_seconds
         while True:
             self._wait_until_ready(deadline)
-            try:
+            with contextlib.suppress(ConnectionError):
                 return self.ask(observation, **asked).actions.result()["actions"]
-            except ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
 
     def cancel(self, request: Request) -> None:
         """Drop what is unfinished of a request: its futures are refused with the rule ``cancelled``."""
@@ -185,9 +190,11 @@ class Client(contextlib.AbstractContextManager):
             raise ConnectionError(f"connection to {self.uri} lost: {error}") from error
 
     def _wait_until_ready(self, deadline: float) -> None:
-        self._ready.wait(max(0.0, deadline - time.monotonic()))
-        if self._fatal is not None or not self._ready.is_set():
-            raise self._fatal or ConnectionError(f"no xwam server at {self.uri}: {self._trouble}. Is it running?")
+        left = deadline - time.monotonic()
+        if not self._ready.wait(max(0.0, left)) or self._fatal is not None or left < 0:
+            raise self._fatal or ConnectionError(
+                f"no xwam server at {self.uri}: {self._trouble}. Is it up, is it warm?"
+            )
 
     def _run(self) -> None:
         """Connect, read until the connection ends, again; with growing pauses while nobody answers."""
@@ -200,7 +207,7 @@ class Client(contextlib.AbstractContextManager):
                     if isinstance(first, str):
                         raise RefusedError("failed", first)
                     self.metadata = unpackb(first)
-                    check(self.metadata, self._robot)
+                    check(self.metadata, self._offer)
                     self._socket, pause = socket, SHORTEST_PAUSE_S
                     self._ready.set()
                     for frame in () if self._closed.is_set() else socket:
@@ -232,8 +239,7 @@ class Client(contextlib.AbstractContextManager):
         if not is_world:
             _settle(request.actions, answer)
         if request.actions.done() and (request.world is None or request.world.done()):
-            with self._lock:
-                self._pending.pop(request.id, None)
+            self._pending.pop(request.id, None)
 
     def _lose(self, error: Exception) -> None:
         self._ready.clear()
