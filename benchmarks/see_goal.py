@@ -123,7 +123,7 @@ def run(settings: SeeGoal) -> str:
     """The tables."""
     policy = load_policy(settings.checkpoint)
     tables = [read_table(policy, settings)] if settings.learn else []
-    return "\n\n".join([*tables, moved_table(policy, settings)])
+    return "\n".join([*tables, moved_table(policy, settings)])
 
 
 if __name__ == "__main__":

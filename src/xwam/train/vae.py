@@ -135,10 +135,7 @@ def descend(
     max_minutes: float | None,
     log: Callable[[dict[str, float], int], None] | None,
 ) -> None:
-    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to.
-
-    Raises ValueError when ``saved`` was begun with another recipe or from other weights than those in ``start``.
-    """
+    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to."""
     recipe = _recipe(training, start)
     done = go_on(saved, state, recipe) if saved.is_dir() else 0
     device = next(state.model.parameters()).device
