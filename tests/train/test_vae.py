@@ -114,10 +114,12 @@ def test_an_autoencoder_goes_on_from_anothers_weights(films, tmp_path):
 
 def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
-    parts = train_decoder(first, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
+    parts = train_decoder(
+        CONFIG, films, TRAINING, tmp_path / "parts", start=first, max_minutes=0.0
+    )  # one step, then saved
     assert weights(parts).keys() == weights(first).keys()
-    parts = train_decoder(first, films, TRAINING, tmp_path / "parts")
-    whole = train_decoder(first, films, TRAINING, tmp_path / "whole")
+    parts = train_decoder(CONFIG, films, TRAINING, tmp_path / "parts", start=first)
+    whole = train_decoder(CONFIG, films, TRAINING, tmp_path / "whole", start=first)
     for name, value in weights(whole).items():
         assert torch.equal(weights(parts)[name], value), name
     changed = {name for name, value in weights(first).items() if not torch.equal(weights(whole)[name], value)}

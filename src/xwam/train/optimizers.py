@@ -72,14 +72,14 @@ def is_block_matrix(name: str, weight: Tensor) -> bool:
 
 def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = "adamw") -> torch.optim.Optimizer:
     """The optimiser of that name; weight decay on matrices only. 8 bits need ``xwam[lowmem]``, paged ones a GPU."""
+    if name == "muon":
+        return Muon(model, config)
     weights = [p for _, p in trained(model)]
     mine = [p if not isinstance(p, DTensor) else nn.Parameter(local(p.detach())) for p in weights]
     matrices = [m for m, p in zip(mine, weights, strict=True) if p.ndim >= 2]
     others = [m for m, p in zip(mine, weights, strict=True) if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    if name == "muon":
-        return Muon(model, config)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
     try:

@@ -3,7 +3,6 @@
 Everything is made once and found again. When it is all there, neither the VAE nor the text encoder is loaded.
 """
 
-import hashlib
 import multiprocessing
 import os
 import threading
@@ -11,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xwam.config import Config, VaeConfig, load
+from xwam.config import Config
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
 from xwam.data.files import fingerprint, whole_file
@@ -27,6 +27,7 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
+from xwam.train.manifest import weights_hash
 from xwam.train.options import Precision, Setup
 from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
@@ -69,24 +70,15 @@ def train_vae_alone(
 
     Returns ``out/vae``. Raises ValueError for a start of other sizes, and for a decoder without a start.
     """
-    if start is None:
-        if decoder_only:
-            raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
-        return train_vae(
-            config.vae, films_of(config, sources), recipe, out,
-            device=device, precision=precision, max_minutes=max_minutes,
-        )  # fmt: skip
-    stored = load(VaeConfig, start / "vae" / "config.json")
-    if stored != config.vae:
-        raise ValueError(f"start={start} holds {stored}: {config.name!r} has {config.vae}; they must be the same.")
-    films, recipe = films_of(config, sources), replace(recipe, num_image_steps=0)
-    if decoder_only:
-        return train_decoder(
-            start / "vae", films, recipe, out, device=device, precision=precision, max_minutes=max_minutes
-        )
-    return train_vae(
-        config.vae, films, recipe, out, device=device, precision=precision, start=start / "vae", max_minutes=max_minutes
-    )
+    first = None if start is None else start / "vae"
+    rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
+    if first is not None:
+        recipe = replace(recipe, num_image_steps=0)
+    if not decoder_only:
+        return train_vae(config.vae, films_of(config, sources), recipe, out, start=first, **rest)
+    if first is None:
+        raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
+    return train_decoder(config.vae, films_of(config, sources), recipe, out, start=first, **rest)
 
 
 def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:
@@ -115,7 +107,7 @@ def make_latents(
 
     Only ``precision="bfloat16"`` encodes in bf16: half the time, and latents off by 1 % of their spread.
     """
-    vae_hash = hashlib.sha256((frozen / "vae" / "model.safetensors").read_bytes()).hexdigest()[:16]
+    vae_hash = weights_hash(frozen / "vae")
     in_bfloat16 = precision == "bfloat16"
     vae_hash += "-bfloat16" if in_bfloat16 else ""
     caches = []

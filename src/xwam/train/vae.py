@@ -12,7 +12,6 @@ Long clips pass the causal memory on, as inference does; single pictures give la
 Batches and noise are functions of (seed, step): an interrupted run continues exactly.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -32,6 +31,7 @@ from xwam.data.episodes import Episodes, camera_named
 from xwam.encode import depth_to_image
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
+from xwam.train.manifest import weights_hash
 from xwam.train.setup import Precision, matrix_precision
 from xwam.train.vae_saving import go_on, write_training
 
@@ -115,7 +115,7 @@ def train_vae(
     ``max_minutes`` the run may end early: it is saved, and calling again continues. Raises ValueError when ``start``
     has other sizes.
     """
-    vae = channels_last(_first_weights(config, training.seed, start).to(torch.device(device)))
+    vae = channels_last(first_weights(config, training.seed, start).to(torch.device(device)))
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
@@ -267,7 +267,8 @@ def channels_last(vae: VideoVae) -> VideoVae:
     return vae
 
 
-def _first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae:
+def first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae:
+    """Those in the folder ``start``, or fresh ones. Raises ValueError when ``start`` has other sizes."""
     if start is not None:
         vae = VideoVae.load(start).train()
         if vae.config != config:
@@ -280,9 +281,8 @@ def _first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae
 
 def _recipe(training: VaeTraining, start: Path | None) -> dict[str, Any]:
     """What decides the result, in JSON's own types."""
-    first = None if start is None else hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()[:16]
     facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
-    return json.loads(json.dumps(facts | {"start": first}))
+    return json.loads(json.dumps(facts | {"start": None if start is None else weights_hash(start)}))
 
 
 def _finish(

@@ -9,29 +9,31 @@ from pathlib import Path
 
 import torch
 
+from xwam.config import VaeConfig
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
 from xwam.train.setup import Precision
-from xwam.train.vae import Film, VaeTraining, channels_last, descend
+from xwam.train.vae import Film, VaeTraining, channels_last, descend, first_weights
 
 
 def train_decoder(
-    finished: Path,
+    config: VaeConfig,
     films: Sequence[Film],
     training: VaeTraining,
     out: Path,
     *,
+    start: Path,
     device: str = "cpu",
     precision: Precision = "auto",
     max_minutes: float | None = None,
     log: Callable[[dict[str, float], int], None] | None = None,
 ) -> Path:
-    """Train (or continue) the decoder of the autoencoder in ``finished`` and return ``out/vae``.
+    """Train (or continue) the decoder of the autoencoder in the folder ``start`` and return ``out/vae``.
 
     ``out/decoder-training`` is what a continued run needs. With ``max_minutes`` the run may end early: it is saved, and
-    calling again continues.
+    calling again continues. Raises ValueError when ``start`` has other sizes.
     """
-    vae = channels_last(VideoVae.load(finished).to(device)).train()
+    vae = channels_last(first_weights(config, training.seed, start).to(device))
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(is_decoder_name(name))
     learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
@@ -39,6 +41,6 @@ def train_decoder(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "decoder-training"
-    descend(state, films, training, saved, start=finished, precision=precision, max_minutes=max_minutes, log=log)
+    descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
     VideoVae.from_weights(vae.config, state.average).save(out / "vae")
     return out / "vae"
