@@ -31,10 +31,9 @@ import torch
 import tyro
 
 from xwam.config import Config
-from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.open_loop import observation_of
+from xwam.evaluate.open_loop import held_out, observation_of
 from xwam.evaluate.report_plots import IMAGINED, Line, figure, interval_chart, line_chart
 from xwam.evaluate.study import Point, Trial, markdown_table, measure, t_interval, with_steps, write_json
 from xwam.policy import load_policy
@@ -193,8 +192,7 @@ def measure_latency(settings: Ablation, trainings: Sequence[str]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     config, seed = preset(settings.preset), settings.seeds[0]
-    clips = Clips(open_lerobot(settings.data), config.clip, config.view_names, split="validation", padded=False)
-    observation, policies = observation_of(clips[0]), {}
+    observation, policies = observation_of(held_out(settings.data, config)[0]), {}
     for training in trainings:
         policy = load_policy(_trained(settings, training, seed), device=settings.device)
         for cell in cells_of(training):

@@ -1,5 +1,7 @@
 """Clips hold the right frames and actions, are masked after the end, and never mix training and validation episodes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import SIZE, make_episode
@@ -93,3 +95,19 @@ def test_what_does_not_fit_is_refused(episodes: LeRobotEpisodes) -> None:
         Clips(episodes, config(), ("front",)).at(0, 20)
     with pytest.raises(ValueError, match=r"validation_share=1\.5"):
         Clips(episodes, config(), ("front",), validation_share=1.5)
+
+
+def test_what_is_no_demonstration_teaches_no_actions_but_keeps_them(tmp_path, layout, cameras) -> None:
+    writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for number, success in enumerate((True, False)):
+        writer.write(replace(make_episode(number, 24), success=success))
+    writer.finish()
+    episodes = open_lerobot(tmp_path / "set")
+    assert [episodes.info(number).is_demonstration for number in (0, 1)] == [True, False]
+    failed = Clips(episodes, config(), ("front",)).at(1, 2)
+    assert not failed.action_mask.any()
+    np.testing.assert_allclose(failed.action, make_episode(1, 24).action[2:18], atol=1e-6)
+    for mask in (failed.state_mask, failed.video_mask, failed.depth_mask):
+        assert mask.all()
+    assert Clips(episodes, config(), ("front",), split="all").numbers == [0, 1]
+    assert Clips(episodes, config(), ("front",), split="all", demonstrations_only=True).numbers == [0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from xwam.config import NoiseConfig
-from xwam.denoise.noise import Given, Noisy, add_noise, draw_levels, draw_prefix, keep_given, shift
+from xwam.denoise.noise import Given, Noisy, add_noise, draw_levels, draw_prefix, keep_given, shift, with_clean_actions
 
 
 def config(draw: str, ratio: float = 0.5) -> NoiseConfig:
@@ -88,3 +88,15 @@ def test_keep_given(actions):
     counts = actions.tolist() if isinstance(actions, torch.Tensor) else [actions] * 2
     assert kept.action[:, :, 0].sum(dim=1).tolist() == [6 - count for count in counts]
     assert kept.action[:, 0, 0].tolist() == [0.0 if count else 1.0 for count in counts]
+
+
+def test_chosen_samples_get_clean_actions_as_the_draw_itself_gives_them():
+    levels = draw_levels(20_000, config("asynchronous", 0.3), generator())
+    chosen = torch.arange(20_000) % 2 == 0
+    got = with_clean_actions(levels, chosen)
+    assert (got.action[chosen] == 0).all()
+    for was, now in zip(levels, got, strict=True):
+        assert torch.equal(was[~chosen], now[~chosen])
+    by_itself = levels.video[levels.action == 0]  # uniform before the shift
+    for share in (0.1, 0.5, 0.9):
+        assert got.video[chosen].quantile(share) == pytest.approx(by_itself.quantile(share).item(), abs=0.02)

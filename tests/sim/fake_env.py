@@ -32,6 +32,7 @@ class FakeEnv:
     action_hz = 20.0
     max_steps = 60
     max_delta_m = 0.04
+    workspace = (np.array([-0.3, -0.3, 0.05]), np.array([0.3, 0.3, 0.4]))
 
     def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
         self.task = task

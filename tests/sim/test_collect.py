@@ -5,7 +5,15 @@ import pytest
 
 from tests.sim.fake_env import MOVE, FakeEnv, make_fake
 from xwam.data.lerobot import DatasetWriter, open_lerobot
-from xwam.sim.collect import MIN_STEPS, RETRY_STRIDE, STEPS_AFTER_SUCCESS, collect, record_episode, smooth_noise
+from xwam.sim.collect import RETRY_STRIDE, collect
+from xwam.sim.record import (
+    MIN_STEPS,
+    STEPS_AFTER_SUCCESS,
+    WANDER_STEPS,
+    record_episode,
+    record_wandering,
+    smooth_noise,
+)
 
 ARGUMENTS = {"tasks": ("fake-reach", "fake-fragile"), "num_episodes": 2, "width_px": 24, "height_px": 24}
 
@@ -159,3 +167,39 @@ def test_meta_world_end_to_end(tmp_path):
     episodes = open_lerobot(tmp_path)
     assert {c.name for c in episodes.cameras} == {"left", "right", "wrist"}
     assert episodes.info(0).length >= MIN_STEPS
+
+
+def test_wandering_goes_through_the_workspace_and_is_no_demonstration(tmp_path):
+    arguments = {"num_episodes": 3, "wander": True, "make_env": make_fake, "width_px": 24, "height_px": 24}
+    assert collect(tmp_path / "wander", ("fake-reach", "fake-impossible"), **arguments) == 6
+    episodes = open_lerobot(tmp_path / "wander")
+    infos = [episodes.info(number) for number in range(6)]
+    assert not any(info.is_demonstration for info in infos)
+    assert all(info.length == WANDER_STEPS for info in infos)
+    env = make_fake()
+    for info in infos:
+        moved = np.diff(info.state[:, :3], axis=0)
+        np.testing.assert_allclose(moved, info.action[:-1, MOVE], atol=1e-6)  # what is stored is what was played
+        assert np.abs(info.action[:, MOVE]).max() <= env.max_delta_m + 1e-6
+    places = np.concatenate([info.state[:, :3] for info in infos])
+    low, high = env.workspace
+    assert (places >= low - 1e-6).all()
+    assert (places <= high + 1e-6).all()
+    assert (np.ptp(places, axis=0) > 0.5 * (high - low)).all()
+    assert len({info.action.tobytes() for info in infos}) == 6
+    assert collect(tmp_path / "wander", ("fake-reach", "fake-impossible"), **arguments) == 6, "nothing is left to do"
+    with pytest.raises(ValueError, match=r"wander=False: out=.* holds wandering"):
+        collect(tmp_path / "wander", ("fake-reach",), **arguments | {"wander": False})
+    again = record_wandering(env, 1)
+    np.testing.assert_allclose(again.action, infos[1].action, atol=1e-6)  # the seed decides, not the pictures' size
+
+
+def test_wandering_follows_the_expert_now_and_then():
+    env, share = make_fake(), []
+    for seed in range(30):
+        episode = record_wandering(env, seed)
+        env.reset(seed)
+        for state, action in zip(episode.state, episode.action, strict=True):
+            env.position = state[:3].astype(np.float64)
+            share.append(np.allclose(action, env.expert_action(), atol=1e-6))
+    assert 0.1 < np.mean(share) < 0.45

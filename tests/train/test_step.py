@@ -81,3 +81,24 @@ def test_a_prefix_of_nothing_is_the_plain_step(model):
         other = step.compute_terms(model, BATCH, none, DATA.empty_prompt)[name]
         assert torch.equal(term.sum, other.sum)
         assert torch.equal(term.count, other.count)
+
+
+def test_clips_that_are_no_demonstrations_teach_the_video_alone(model):
+    mask = BATCH.action_mask.clone()
+    mask[::2] = False
+    batch = BATCH._replace(action_mask=mask)
+    drawn = step.only_taught(step.draw(batch, WITHOUT, step.generator_for(0, 3)), batch)
+    assert (drawn.levels.action[::2] == 0).all()
+    assert (drawn.levels.action[1::2] > 0).any()
+    for rank in range(2):  # each process looks at its own rows: the same levels
+        part = step.only_taught(
+            step.share(step.draw(batch, WITHOUT, step.generator_for(0, 3)), rank, 2), step.cut(batch, rank, 2)
+        )
+        assert torch.equal(part.levels.action, drawn.levels.action[rank::2])
+        assert torch.equal(part.levels.video, drawn.levels.video[rank::2])
+
+    wandering = step.cut(batch, 0, 2)  # the even rows
+    terms = step.compute_terms(model, wandering, step.share(drawn, 0, 2), DATA.empty_prompt)
+    assert terms["action"].count == terms["state"].count == 0
+    assert terms["video"].count > 0
+    assert torch.equal(wandering.action, BATCH.action[::2]), "the actions themselves are there to be read"

@@ -40,8 +40,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_an_interrupted_run_equals_one_that_was_not(films, tmp_path):
     whole = train_vae(CONFIG, films, TRAINING, tmp_path / "whole")
-    parts = train_vae(CONFIG, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
-    assert not all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(parts).values(), strict=True))
+    saved = train_vae(CONFIG, films, TRAINING, tmp_path / "parts", max_minutes=0.0)  # one step, then saved
+    assert saved == tmp_path / "parts" / "vae-training"
+    assert not (tmp_path / "parts" / "vae").exists(), "a run would take it for finished"
     parts = train_vae(CONFIG, films, TRAINING, tmp_path / "parts")
     assert parts == tmp_path / "parts" / "vae"
     for name, value in weights(whole).items():
@@ -114,10 +115,9 @@ def test_an_autoencoder_goes_on_from_anothers_weights(films, tmp_path):
 
 def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
-    parts = train_decoder(
-        CONFIG, films, TRAINING, tmp_path / "parts", start=first, max_minutes=0.0
-    )  # one step, then saved
-    assert weights(parts).keys() == weights(first).keys()
+    saved = train_decoder(CONFIG, films, TRAINING, tmp_path / "parts", start=first, max_minutes=0.0)
+    assert saved == tmp_path / "parts" / "decoder-training"  # one step is done
+    assert not (tmp_path / "parts" / "vae").exists()
     parts = train_decoder(CONFIG, films, TRAINING, tmp_path / "parts", start=first)
     whole = train_decoder(CONFIG, films, TRAINING, tmp_path / "whole", start=first)
     for name, value in weights(whole).items():
@@ -138,6 +138,9 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     changed = {name for name, value in weights(tmp_path / "more/vae").items() if not torch.equal(first[name], value)}
     assert changed
     assert all(is_decoder_name(name) for name in changed)
+    main([*common[:-1], "2", "--out", str(tmp_path / "short"), "--minutes", "0"])
+    assert "vae-training: not finished" in capsys.readouterr().out
+    assert not (tmp_path / "short/vae").exists()
     main([*common, "--out", str(tmp_path / "all"), "--start", str(tmp_path / "run/frozen")])
     assert any(
         not is_decoder_name(n) and not torch.equal(first[n], v) for n, v in weights(tmp_path / "all/vae").items()

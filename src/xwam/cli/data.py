@@ -13,6 +13,7 @@ def collect(
     out: Path = Path("runs/data"),
     seed: int = 0,
     noise: float = 0.3,
+    wander: bool = False,
     workers: int = 2,
     size_px: int = 128,
 ) -> None:
@@ -25,12 +26,16 @@ def collect(
         out: folder of the data set.
         seed: first placement.
         noise: how strongly executed actions are disturbed (the clean action is what is stored).
+        wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
         workers: processes.
         size_px: height and width of the images.
     """
     from xwam.sim.collect import collect as run
 
-    run(out, tasks, episodes, seed=seed, noise=noise, num_workers=workers, width_px=size_px, height_px=size_px)
+    run(
+        out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=workers,
+        width_px=size_px, height_px=size_px,
+    )  # fmt: skip
 
 
 def annotate(

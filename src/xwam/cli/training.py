@@ -102,7 +102,7 @@ def train_vae(
         steps: how many.
         learning_rate: the highest; 3e-3 served well for going on.
         precision: of matrix products.
-        minutes: stop (and save) after this long; vae is then written as far as it got.
+        minutes: stop (and save) after this long; there is no vae before all steps are done.
         device: cpu, cuda, cuda:1, …
     """
     from dataclasses import replace
@@ -124,7 +124,7 @@ def train_vae(
         max_minutes=minutes,
         device=device,
     )
-    print(made)
+    print(made if made.name == "vae" else f"{made}: not finished; repeat the command to go on")
 
 
 def convert(

@@ -1,7 +1,8 @@
 """Cut episodes into training clips: frames ``s, s + k, s + 2k, ..`` and the actions ``s, s + 1, ..`` between them.
 
 A clip may start at any step. What lies after the episode's end is filled (last frame and state again, zero action) and
-masked: it never trains.
+masked: it never trains. The actions of an episode that is no demonstration are masked as well, but not filled: what
+follows from them is learned.
 """
 
 import zlib
@@ -50,8 +51,11 @@ class Clips:
         padded: bool = True,
         every: int = 1,
         absent: Collection[str] = (),
+        demonstrations_only: bool = False,
     ) -> None:
         """``padded=False``: only clips that end in the episode. ``every``: a clip begins at each such step.
+
+        ``demonstrations_only``: none of failures and wandering, whose actions nobody should follow.
 
         ``absent``: views that this data set does not have; grey pictures that never train stand for them, as for a
         camera that an episode lacks. Raises ValueError when rates or cameras do not fit.
@@ -69,7 +73,8 @@ class Clips:
             for name in view_names
         )
         train, validation = split_episodes(episodes.num_episodes, validation_share)
-        self.numbers = {"train": train, "validation": validation, "all": sorted(train + validation)}[split]
+        numbers = {"train": train, "validation": validation, "all": sorted(train + validation)}[split]
+        self.numbers = [n for n in numbers if not demonstrations_only or episodes.info(n).is_demonstration]
         span = 0 if padded else config.action_horizon
         starts = [max(0, episodes.length(number) - span) for number in self.numbers]
         self.every = every
@@ -111,7 +116,7 @@ class Clips:
             video_mask=video_mask,
             depth_mask=video_mask & has_depth[:, None],
             state_mask=is_real,
-            action_mask=acts,
+            action_mask=acts & info.is_demonstration,
             instruction=info.instruction,
             cameras=self.cameras,
         )

@@ -25,7 +25,7 @@ class Episode:
     instruction: str
     task: str
     seed: int
-    success: bool
+    success: bool  # False: a failure, or wandering; it teaches the world and not the actions
     state: Float[np.ndarray, "N Ds"]
     action: Float[np.ndarray, "_N Da"]  # what training should learn (the clean expert)
     video: Mapping[str, UInt8[np.ndarray, "_N _H _W 3"]]  # cameras may differ in size
@@ -41,6 +41,7 @@ class EpisodeInfo(NamedTuple):
     task: str
     state: Float[np.ndarray, "N Ds"]
     action: Float[np.ndarray, "_N Da"]  # as many as states, or fewer: none may follow the last frames
+    is_demonstration: bool = True  # False: nobody should act like this; only what follows from it is learned
 
 
 @runtime_checkable

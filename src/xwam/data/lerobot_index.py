@@ -32,6 +32,7 @@ class Row(NamedTuple):
     task: str
     data: Path
     videos: dict[str, VideoPlace]
+    success: bool = True  # where the data set does not say
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _entries(root: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 
 def _new_entries(root: Path) -> Iterator[dict[str, Any]]:
-    wanted = ("episode_index", "tasks", "length", "data/", "videos/", "task_name")
+    wanted = ("episode_index", "tasks", "length", "data/", "videos/", "task_name", "success")
     for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
         columns = [name for name in pq.read_schema(path).names if name.startswith(wanted)]
         yield from pq.read_table(path, columns=columns).to_pylist()
@@ -144,7 +145,8 @@ def _row(
     else:
         place = _old_place(info, entry)
     data = root / info["data_path"].format(**place)
-    return Row(entry["length"], words, entry.get("task_name") or words, data, videos)
+    success = entry.get("success")
+    return Row(entry["length"], words, entry.get("task_name") or words, data, videos, success is None or bool(success))
 
 
 def _old_place(info: dict[str, Any], entry: dict[str, Any]) -> dict[str, int]:

@@ -114,7 +114,7 @@ class LeRobotEpisodes:
             self.layout.check_action(action)
         except ValueError as error:
             raise ValueError(f"episode={episode} of {self.root}: {error}") from error
-        return EpisodeInfo(len(state), row.instruction, row.task, state, action)
+        return EpisodeInfo(len(state), row.instruction, row.task, state, action, row.success)
 
     def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"] | None:
         """RGB images at these steps, exactly; None when the episode lacks this camera.

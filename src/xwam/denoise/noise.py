@@ -145,6 +145,15 @@ def draw_levels(batch_size: int, config: NoiseConfig, generator: torch.Generator
     return NoiseLevels(*(shift(level, config.shift) for level in levels))
 
 
+def with_clean_actions(levels: NoiseLevels, chosen: Bool[Tensor, " B"]) -> NoiseLevels:
+    """Levels of samples that teach what follows from actions, and not how to act: the actions of ``chosen`` are clean.
+
+    Their video takes the level that the actions had, as where the asynchronous draw makes actions clean by itself.
+    """
+    video = torch.where(chosen & (levels.action > 0), levels.action, levels.video)
+    return NoiseLevels(video=video, action=torch.where(chosen, 0.0, levels.action))
+
+
 def _asynchronous(batch_size: int, config: NoiseConfig, generator: torch.Generator) -> NoiseLevels:
     level = _uniform(batch_size, generator)
     beta = _uniform(batch_size, generator) ** (1 / 1.5)  # Beta(1.5, 1) by inversion

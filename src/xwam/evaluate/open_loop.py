@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.data.files import whole_file
@@ -52,9 +53,7 @@ def evaluate_open_loop(
 
     ``teacher``: a monocular depth estimator to compare the depth branch with.
     """
-    clips = Clips(open_lerobot(data), policy.config.clip, policy.config.view_names, split="validation", padded=False)
-    if len(clips) == 0:
-        raise ValueError(f"data={data}: no held-out episode is long enough for one clip; record longer or more ones.")
+    clips = held_out(data, policy.config)
     chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
     why_not = metrics.lpips_missing()
     judged = []
@@ -75,6 +74,19 @@ def evaluate_open_loop(
     if has_report:
         _write_report(out.with_suffix(".html"), policy, clips, judged, report)
     return report
+
+
+def held_out(data: Path, config: Config) -> Clips:
+    """Whole clips of a data set's held-out demonstrations. Raises ValueError when there are none."""
+    clips = Clips(
+        open_lerobot(data), config.clip, config.view_names,
+        split="validation", padded=False, demonstrations_only=True,
+    )  # fmt: skip
+    if len(clips) == 0:
+        raise ValueError(
+            f"data={data}: no held-out demonstration is long enough for one clip; record longer or more ones."
+        )
+    return clips
 
 
 def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:

@@ -15,10 +15,8 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from xwam.data.clips import Clips
-from xwam.data.lerobot import open_lerobot
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
-from xwam.evaluate.open_loop import score_clip
+from xwam.evaluate.open_loop import held_out, score_clip
 from xwam.policy import Policy
 
 Point = dict[str, float]
@@ -68,10 +66,7 @@ def _closed_loop(trial: Trial) -> ClosedLoopConfig:
 
 def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
     """Means over clips with Student's t interval (``…_low``, ``…_high``); every finished clip is kept."""
-    config = policy.config
-    clips = Clips(open_lerobot(trial.data), config.clip, config.view_names, split="validation", padded=False)
-    if len(clips) == 0:
-        raise ValueError(f"data={trial.data}: no held-out episode is long enough for one clip; record longer ones.")
+    clips = held_out(trial.data, policy.config)
     asked = {"data": clips.episodes.fingerprint, "seed": trial.seed}
     stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
     if stored["asked"] != asked:

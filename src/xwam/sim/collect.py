@@ -1,8 +1,6 @@
-"""Record scripted experts as a data set. Interrupt and repeat at will: it continues where it stopped.
+"""Record scripted experts, or wandering, as a data set. Interrupt and repeat at will: it continues where it stopped.
 
-Exploration: in bursts, smooth Gaussian noise is added to the displacement that is *executed*; what is *stored* as
-the action is what the expert wanted to do from there. So the data show how to come back from a mistake.
-The result depends on the arguments alone, not on the number of processes.
+The result depends on the arguments alone, not on the number of processes. What one episode holds: ``record.py``.
 """
 
 import contextlib
@@ -18,25 +16,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
 from xwam.data.episodes import Episode
-from xwam.data.lerobot import DatasetWriter
+from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.sim.env import ExpertEnv
 from xwam.sim.instructions import instructions
 from xwam.sim.metaworld import make_metaworld
+from xwam.sim.record import record_episode, record_wandering
 
 MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function of a module, as workers import it
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
 MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
-STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
-MIN_STEPS = 40  # actions per episode
-NOISE_PERSISTENCE = 0.8  # of the noise of one action in the next
-BURST_STARTS, BURST_STOPS = 0.08, 0.12  # chance per action that a burst of noise begins or ends
-CLEAN_SHARE = 0.25  # of the episodes have no noise at all
 
 
 class Slot(NamedTuple):
@@ -48,6 +40,7 @@ class Slot(NamedTuple):
     width_px: int
     height_px: int
     make_env: MakeEnv
+    wander: bool = False
 
 
 def collect(
@@ -57,6 +50,7 @@ def collect(
     *,
     seed: int = 0,
     noise: float = 0.3,
+    wander: bool = False,
     num_workers: int = 1,
     width_px: int = 128,
     height_px: int = 128,
@@ -65,6 +59,7 @@ def collect(
     """Record until ``out`` holds ``num_episodes`` successful episodes of every task; returns how many it holds.
 
     ``seed`` is the first placement; ``noise`` the strength of the exploration, as a share of the largest displacement.
+    ``wander``: no demonstrations; the hand wanders, and success is neither wanted nor noted.
     Raises ValueError on a bad argument or when ``out`` holds another kind of data. Failed placements are warned about.
     """
     _check(tasks, num_episodes, seed, noise, num_workers)
@@ -72,10 +67,16 @@ def collect(
         for task in tasks:
             instructions(task)  # refuses an unknown name now, not after hours
     env = _opened(make_env, tasks[0], width_px, height_px)
+    if (out / "meta" / "info.json").is_file() and open_lerobot(out).info(0).is_demonstration == wander:
+        raise ValueError(
+            f"wander={wander}: out={out} holds {'demonstrations' if wander else 'wandering'}; use a folder for each."
+        )
     cameras = tuple(env.cameras.values())
     writer = DatasetWriter(out, layout=env.layout, cameras=cameras, action_hz=env.action_hz, robot_type=env.layout.name)
     done = writer.episode_keys()
-    slots = [Slot(t, seed + i, noise, width_px, height_px, make_env) for t in tasks for i in range(num_episodes)]
+    slots = [
+        Slot(t, seed + i, noise, width_px, height_px, make_env, wander) for t in tasks for i in range(num_episodes)
+    ]
     left = [slot for slot in slots if not any((slot.task, s) in done for s in _seeds(slot))]
     bar = tqdm(total=len(slots), initial=len(slots) - len(left), desc="collect", unit="episode")
     try:
@@ -101,52 +102,14 @@ def collect(
 def record_slot(slot: Slot) -> Episode | None:
     """The slot's episode: with noise, else the same placement without, else further placements; None: all failed."""
     env = _opened(slot.make_env, slot.task, slot.width_px, slot.height_px)
+    if slot.wander:
+        return record_wandering(env, slot.seed)
     for seed in _seeds(slot):
         for noise in (slot.noise, 0.0) if slot.noise else (0.0,):
             episode = record_episode(env, seed, noise)
             if episode is not None:
                 return episode
     return None
-
-
-def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
-    """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
-    env.reset(seed)
-    moves = [env.layout.action_slice(part.name) for part in env.layout.action if part.kind == "delta_position"]
-    disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m)
-    rows, wanted, executed, success_at = [], [], [], None
-    while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
-        if success_at is None and len(rows) == env.max_steps:
-            return None
-        rows.append(env.observe())
-        wanted.append(env.expert_action())
-        action = wanted[-1].copy()
-        action[moves[0]] = (action[moves[0]] + next(disturbance)).clip(-env.max_delta_m, env.max_delta_m)
-        executed.append(action)
-        if env.step(action) and success_at is None:
-            success_at = len(rows)
-    return Episode(
-        instruction=env.instruction,
-        task=env.task,
-        seed=seed,
-        success=True,
-        state=np.stack([row.state for row in rows]),
-        action=np.stack(wanted),
-        executed_action=np.stack(executed),
-        video={name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
-        depth={name: np.stack([row.depth[name] for row in rows]) for name in rows[0].depth},
-    )
-
-
-def smooth_noise(rng: np.random.Generator, scale_m: float) -> Iterator[Float[np.ndarray, " 3"]]:
-    """Displacements in metres, without end: bursts of an AR(1) process of at most this standard deviation."""
-    strength = scale_m * rng.uniform() if rng.uniform() >= CLEAN_SHARE else 0.0
-    is_on, value = False, np.zeros(3)
-    fresh = np.sqrt(1 - NOISE_PERSISTENCE**2)  # keeps the standard deviation at 1
-    while True:
-        is_on = rng.uniform() >= BURST_STOPS if is_on else rng.uniform() < BURST_STARTS
-        value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=3)
-        yield strength * value * is_on
 
 
 def _record_all(

@@ -51,6 +51,7 @@ class ExpertEnv(Env, Protocol):
     """An Env that also knows how its task is done."""
 
     max_delta_m: float  # the largest displacement per axis that one action executes
+    workspace: tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]  # where the hand can be: lowest, highest, metres
 
     def expert_action(self) -> Float[np.ndarray, " Da"]:
         """What a scripted expert would do now, within the range that ``step`` executes."""

@@ -72,6 +72,7 @@ class MetaWorld:
     def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
         self._mujoco = load_mujoco()
         self._raw, self._expert_class = _open_task(task)
+        self.workspace = (np.array(self._raw.mocap_low, float), np.array(self._raw.mocap_high, float))
         self.task = task
         self.instruction = instructions(task)[0]
         self.success = False

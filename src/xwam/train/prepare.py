@@ -68,7 +68,8 @@ def train_vae_alone(
 ) -> Path:
     """An autoencoder: anew, on from that of the checkpoint ``start``, or (its latents then stay) its decoder alone.
 
-    Returns ``out/vae``. Raises ValueError for a start of other sizes, and for a decoder without a start.
+    Returns ``out/vae``, or the folder of what is still to be continued. Raises ValueError for a start of other sizes,
+    and for a decoder without a start.
     """
     first = None if start is None else start / "vae"
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}

@@ -21,6 +21,7 @@ from xwam.denoise.noise import (
     draw_prefix,
     keep_given,
     observed,
+    with_clean_actions,
 )
 from xwam.encode import Batch
 from xwam.model.xwam import XWAM
@@ -77,6 +78,12 @@ def share(drawn: Draw, rank: int, num_ranks: int) -> Draw:
         text_is_dropped=drawn.text_is_dropped[rank::num_ranks],
         given=drawn.given._replace(actions=prefix[rank::num_ranks] if isinstance(prefix, Tensor) else prefix),
     )
+
+
+def only_taught(drawn: Draw, batch: Batch) -> Draw:
+    """The draw for these rows: clips whose actions are all masked (no demonstration) get them clean, at level 0."""
+    is_taught = batch.action_mask.flatten(1).any(dim=1)
+    return drawn._replace(levels=with_clean_actions(drawn.levels, ~is_taught))
 
 
 def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> dict[str, Term]:

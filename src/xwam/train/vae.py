@@ -109,19 +109,19 @@ def train_vae(
     max_minutes: float | None = None,
     log: Callable[[dict[str, float], int], None] | None = None,
 ) -> Path:
-    """Train (or continue) and return ``out/vae``; ``out/vae-training`` is what a continued run needs.
+    """Train (or continue) and return ``out/vae``.
 
     ``start``: the folder of an autoencoder of the same sizes whose weights to begin with; fresh ones otherwise. With
-    ``max_minutes`` the run may end early: it is saved, and calling again continues. Raises ValueError when ``start``
-    has other sizes.
+    ``max_minutes`` the run may end early: then ``out/vae-training`` is returned, there is no ``out/vae`` yet, and
+    calling again continues. Raises ValueError when ``start`` has other sizes.
     """
     vae = channels_last(first_weights(config, training.seed, start).to(torch.device(device)))
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "vae-training"
-    descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
-    return _finish(config, state, films, training, out)
+    done = descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
+    return _finish(config, state, films, training, out) if done == training.num_steps else saved
 
 
 def descend(
@@ -134,8 +134,11 @@ def descend(
     precision: Precision,
     max_minutes: float | None,
     log: Callable[[dict[str, float], int], None] | None,
-) -> None:
-    """All steps that are still to do, in place; ``saved`` is the folder to continue from and to save to."""
+) -> int:
+    """All steps that are still to do (or the minutes allow), in place; returns how many are done by now.
+
+    ``saved`` is the folder to continue from and to save to.
+    """
     recipe = _recipe(training, start)
     done = go_on(saved, state, recipe) if saved.is_dir() else 0
     device = next(state.model.parameters()).device
@@ -145,18 +148,19 @@ def descend(
         video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now).to(device)
         numbers = train_step(state, video, training, now, precision)
         bar.update()
-        finished = now + 1
+        done = now + 1
         out_of_time = max_minutes is not None and time.perf_counter() - started > 60 * max_minutes
-        if finished % 20 == 0:
+        if done % 20 == 0:
             shown = {name: value.item() for name, value in numbers.items()}
             bar.set_postfix_str(" ".join(f"{name}={value:.4f}" for name, value in shown.items()))
             if log is not None:
-                log(shown, finished)
-        if finished % training.save_every == 0 or finished == training.num_steps or out_of_time:
-            write_training(saved, state, finished, recipe)
+                log(shown, done)
+        if done % training.save_every == 0 or done == training.num_steps or out_of_time:
+            write_training(saved, state, done, recipe)
         if out_of_time:
             break
     bar.close()
+    return done
 
 
 def train_step(

@@ -30,8 +30,8 @@ def train_decoder(
 ) -> Path:
     """Train (or continue) the decoder of the autoencoder in the folder ``start`` and return ``out/vae``.
 
-    ``out/decoder-training`` is what a continued run needs. With ``max_minutes`` the run may end early: it is saved, and
-    calling again continues. Raises ValueError when ``start`` has other sizes.
+    With ``max_minutes`` the run may end early: then ``out/decoder-training`` is returned, there is no ``out/vae`` yet,
+    and calling again continues. Raises ValueError when ``start`` has other sizes.
     """
     vae = channels_last(first_weights(config, training.seed, start).to(device))
     for name, parameter in vae.named_parameters():
@@ -41,6 +41,8 @@ def train_decoder(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "decoder-training"
-    descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
+    done = descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
+    if done < training.num_steps:
+        return saved
     VideoVae.from_weights(vae.config, state.average).save(out / "vae")
     return out / "vae"

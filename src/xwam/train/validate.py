@@ -36,7 +36,7 @@ def make_validate(
     policy = Policy(config, robot.normalizer, cameras, Networks(model, vae, lambda: text), device=device)
     chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
     batch = _encoded([clips[i] for i in chosen], config, robot, vae, text, device)
-    drawn = step.draw(batch, config, torch.Generator().manual_seed(0))
+    drawn = step.only_taught(step.draw(batch, config, torch.Generator().manual_seed(0)), batch)
 
     @torch.no_grad()
     def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:

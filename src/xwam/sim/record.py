@@ -1,0 +1,115 @@
+"""One recorded episode: a scripted expert that does the task, or a hand that wanders.
+
+Exploration: in bursts, smooth Gaussian noise is added to the displacement that is *executed*; what is *stored* as
+the action is what the expert wanted to do from there. So the data show how to come back from a mistake.
+
+Wandering: the hand goes anywhere, and now and then follows the expert for a while. An expert's actions follow from
+picture and instruction; only where they do not can a model learn what actions do. Wandering is no demonstration (its
+``success`` is False).
+"""
+
+import zlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from xwam.data.episodes import Episode
+from xwam.records import Observation
+from xwam.sim.env import ExpertEnv
+
+STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
+MIN_STEPS = 40  # actions per episode
+NOISE_PERSISTENCE = 0.8  # of the noise of one action in the next
+BURST_STARTS, BURST_STOPS = 0.08, 0.12  # chance per action that a burst of noise begins or ends
+CLEAN_SHARE = 0.25  # of the episodes have no noise at all
+WANDER_STEPS = 60  # actions of a wandering episode
+WANDER_HOLDS = (4, 20)  # so many actions go to one place, at least and at most
+EXPERT_SHARE = 0.3  # of the holds follow the expert, so that things are touched
+
+
+def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
+    """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
+    env.reset(seed)
+    moves = _moves(env)
+    disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m)
+    rows, wanted, executed, success_at = [], [], [], None
+    while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
+        if success_at is None and len(rows) == env.max_steps:
+            return None
+        rows.append(env.observe())
+        wanted.append(env.expert_action())
+        action = wanted[-1].copy()
+        action[moves] = (action[moves] + next(disturbance)).clip(-env.max_delta_m, env.max_delta_m)
+        executed.append(action)
+        if env.step(action) and success_at is None:
+            success_at = len(rows)
+    return _episode(env, seed, rows, wanted, executed, success=True)
+
+
+def record_wandering(env: ExpertEnv, seed: int) -> Episode:
+    """Let the hand wander over one placement of the task for WANDER_STEPS actions: no demonstration, but a world."""
+    env.reset(seed)
+    actions = wandering(np.random.default_rng([seed, 3, zlib.crc32(env.task.encode())]), env)
+    rows, played = [], []
+    for _ in range(WANDER_STEPS):
+        rows.append(env.observe())
+        played.append(next(actions))
+        env.step(played[-1])
+    return _episode(env, seed, rows, played, played, success=False)
+
+
+def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
+    """Actions without end: towards one random place after another; some of them are the expert's."""
+    layout, moves = env.layout, _moves(env)
+    hand = next(layout.state_slice(part.name) for part in layout.state if part.kind == "position")
+    gripper = next(layout.action_slice(part.name) for part in layout.action if part.kind == "gripper_command")
+    follows_expert = False
+    while True:
+        place, speed = rng.uniform(*env.workspace), env.max_delta_m * rng.uniform()
+        action = np.zeros(layout.action_width, dtype=np.float32)
+        action[gripper] = rng.choice([-1.0, 1.0])
+        for _ in range(rng.integers(WANDER_HOLDS[0], WANDER_HOLDS[1] + 1)):
+            way = place - env.state()[hand]
+            action[moves] = way * min(1.0, speed / max(np.abs(way).max(), 1e-9))
+            yield env.expert_action() if follows_expert else action.copy()
+        follows_expert = rng.uniform() < EXPERT_SHARE
+
+
+def smooth_noise(rng: np.random.Generator, scale_m: float) -> Iterator[Float[np.ndarray, " 3"]]:
+    """Displacements in metres, without end: bursts of an AR(1) process of at most this standard deviation."""
+    strength = scale_m * rng.uniform() if rng.uniform() >= CLEAN_SHARE else 0.0
+    is_on, value = False, np.zeros(3)
+    fresh = np.sqrt(1 - NOISE_PERSISTENCE**2)  # keeps the standard deviation at 1
+    while True:
+        is_on = rng.uniform() >= BURST_STOPS if is_on else rng.uniform() < BURST_STARTS
+        value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=3)
+        yield strength * value * is_on
+
+
+def _moves(env: ExpertEnv) -> slice:
+    """Where an action says how the (first) hand moves."""
+    return next(env.layout.action_slice(part.name) for part in env.layout.action if part.kind == "delta_position")
+
+
+def _episode(
+    env: ExpertEnv,
+    seed: int,
+    rows: Sequence[Observation],
+    wanted: Sequence[np.ndarray],
+    executed: Sequence[np.ndarray],
+    *,
+    success: bool,
+) -> Episode:
+    """What was seen and done, as one record."""
+    return Episode(
+        instruction=env.instruction,
+        task=env.task,
+        seed=seed,
+        success=success,
+        state=np.stack([row.state for row in rows]),
+        action=np.stack(wanted),
+        executed_action=np.stack(executed),
+        video={name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
+        depth={name: np.stack([row.depth[name] for row in rows]) for name in rows[0].depth},
+    )
