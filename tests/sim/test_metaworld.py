@@ -12,6 +12,7 @@ from xwam.sim.instructions import INSTRUCTIONS
 pytest.importorskip("metaworld", reason="pip install 'xwam[sim]'")
 
 from xwam.sim.metaworld import MARKED_GOALS, MAX_DELTA_M, METAWORLD_LAYOUT, TASKS, instructions, make_metaworld
+from xwam.sim.record import record_wandering
 from xwam.sim.render import load_mujoco
 from xwam.sim.views import OPENCV_FROM_OPENGL, VIEWS
 
@@ -124,6 +125,15 @@ def test_an_action_moves_the_command_by_its_metres(env):
     action[MOVE] = 0.02, -0.01, 1.0
     env.step(action)
     np.testing.assert_allclose(env._raw.data.mocap_pos[0] - before, [0.02, -0.01, MAX_DELTA_M], atol=1e-6)
+
+
+def test_wandering_goes_far_and_stays_in_the_workspace(env):
+    episodes = [record_wandering(env, seed) for seed in range(3)]
+    places, (low, high) = np.concatenate([episode.state[:, :3] for episode in episodes]), env.workspace
+    assert (places > low - 0.03).all()  # the hand lags behind its command, and swings a little
+    assert (places < high + 0.03).all()
+    assert np.ptp(places, axis=0).max() > 0.2
+    assert not any(episode.success for episode in episodes)
 
 
 def test_gripper_closes_and_opens(env):

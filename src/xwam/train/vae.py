@@ -290,11 +290,7 @@ def _recipe(training: VaeTraining, start: Path | None) -> dict[str, Any]:
 
 
 def _finish(
-    config: VaeConfig,
-    state: checkpoint.TrainingState,
-    films: Sequence[Film],
-    training: VaeTraining,
-    out: Path,
+    config: VaeConfig, state: checkpoint.TrainingState, films: Sequence[Film], training: VaeTraining, out: Path
 ) -> Path:
     """Write the averaged weights with their measured latent statistics."""
     vae = VideoVae.from_weights(config, {name: value.clone() for name, value in state.average.items()})
