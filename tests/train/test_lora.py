@@ -178,3 +178,25 @@ def test_8_bit_moments_learn_and_resume():
             torch.testing.assert_close(value, saved[n], rtol=0.02, atol=0.02 * float(saved[n].abs().max()))
     assert (weights["adamw_8bit"] - weights["adamw"]).abs().mean() < 1e-3, "close to float32 moments"
     assert not torch.equal(weights["adamw_8bit"], weights["adamw"])
+
+
+def test_muon_steps_adapters_and_nothing_that_is_frozen():
+    torch.manual_seed(0)
+    model = XWAM(CONFIG.model)
+    init_weights(model, torch.Generator().manual_seed(0))
+    lora.add_lora(model, 4)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if lora.is_adapter(name):
+                lora.draw_adapter(name, weight, generator)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = make_optimizer(model, CONFIG.train, "muon")
+    for weight in model.parameters():
+        weight.grad = torch.randn(weight.shape, generator=generator) if weight.requires_grad else None
+    take_step(model, optimizer, 1e-2)
+    learned = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])} == learned
+    ups = [value for name, value in moments(model, optimizer).items() if name.startswith("first.") and lora.UP in name]
+    assert ups
+    assert all(value.any() for value in ups)

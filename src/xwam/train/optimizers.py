@@ -58,6 +58,7 @@ class Muon(torch.optim.Optimizer):
             lr=config.learning_rate, betas=BETAS, fused=True,
         )  # fmt: skip
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
+        self.muon.state = self.adamw.state = self.state  # one table of moments
 
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Change the weights by their gradients."""
@@ -94,11 +95,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = 
 
 def pairs(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter, nn.Parameter]]:
     """Name, weight, and the optimiser's view of the piece that this process holds."""
-    if isinstance(optimizer, Muon):
-        yield from ((name, weight, weight) for name, weight in trained(model))
+    weights = trained(model)
+    if not any(isinstance(weight, DTensor) for _, weight in weights):
+        yield from ((name, weight, weight) for name, weight in weights)
         return
     mine = [p for group in optimizer.param_groups for p in group["params"]]
-    for (name, weight), piece in zip(trained(model), mine, strict=True):
+    for (name, weight), piece in zip(weights, mine, strict=True):
         yield name, weight, piece
 
 
@@ -118,7 +120,7 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     """``first.NAME`` and ``second.NAME``, float32, lying as the weights do; zeros before the first step."""
     found = {}
     for name, weight, piece in pairs(model, optimizer):
-        for order, value in zip(("first", "second"), _read(_state(optimizer, piece), piece), strict=True):
+        for order, value in zip(("first", "second"), _read(optimizer.state.get(piece, {}), piece), strict=True):
             found[f"{order}.{name}"] = shaped_like(value, weight)
     return found
 
@@ -155,19 +157,11 @@ def _read(state: dict[str, Any], piece: Tensor) -> list[Tensor]:
     ]
 
 
-def _state(optimizer: torch.optim.Optimizer, piece: Tensor) -> dict[str, Any]:
-    if isinstance(optimizer, Muon):
-        return optimizer.muon.state.get(piece) or optimizer.adamw.state.get(piece, {})
-    return optimizer.state.get(piece, {})
-
-
 def _write(optimizer: torch.optim.Optimizer, piece: Tensor, values: list[Tensor], num_steps: int) -> None:
-    if isinstance(optimizer, Muon):
-        if any(piece is matrix for matrix in optimizer.matrices):
-            optimizer.muon.state[piece] = {"momentum_buffer": values[0]}
-            return
-        optimizer = optimizer.adamw
-    if isinstance(optimizer, torch.optim.AdamW):
+    if isinstance(optimizer, Muon) and any(piece is matrix for matrix in optimizer.matrices):
+        optimizer.state[piece] = {"momentum_buffer": values[0]}
+        return
+    if isinstance(optimizer, (torch.optim.AdamW, Muon)):
         step = torch.tensor(float(num_steps), device=piece.device)
         optimizer.state[piece] = {"step": step, "exp_avg": values[0], "exp_avg_sq": values[1]}
         return
