@@ -40,16 +40,23 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 40 min on 2 cores; on one: VAE 75 min, latents 30 min, transformer 5.8 h)
+reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 55 min on 2 cores; on one: VAE 2 h, latents 40 min, transformer 8 h)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 240 --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes 480 --out runs/tiny/data
+	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes 60 --out runs/tiny/wander
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
-	mkdir -p runs/tiny/look runs/tiny/last && cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/last
+	mkdir -p runs/tiny/look runs/tiny/act runs/tiny/world/latents
+	cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/act && cp -r runs/tiny/run/latents runs/tiny/world/latents/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/look --start $$(ls -d runs/tiny/run/step-* | tail -1) \
 		$(TINY_MUON) --steps 1900 --learning-rate 1e-3 --clean-action-ratio 0.1 --max-prefix 0
-	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/last --start $$(ls -d runs/tiny/look/step-* | tail -1) \
+	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/act --start $$(ls -d runs/tiny/look/step-* | tail -1) \
 		$(TINY_MUON) --steps 1000 --learning-rate 6e-4 --clean-action-ratio 0.3
-	$(BIN)/xwam convert run $$(ls -d runs/tiny/last/step-* | tail -1) runs/tiny/checkpoint
+	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --statistics start --out runs/tiny/world \
+		--start $$(ls -d runs/tiny/act/step-* | tail -1) $(TINY_MUON) --steps 2800 --learning-rate 8e-4 --clean-action-ratio 0.2
+	$(BIN)/xwam convert run $$(ls -d runs/tiny/world/step-* | tail -1) runs/tiny/checkpoint
+	$(BIN)/xwam train-vae tiny --data runs/tiny/data --start runs/tiny/checkpoint --decoder-only --out runs/tiny/decoder \
+		--steps 12000 --learning-rate 3e-3 --precision bfloat16
+	cp runs/tiny/decoder/vae/* runs/tiny/checkpoint/vae
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
 
