@@ -56,7 +56,7 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/world/step-* | tail -1) runs/tiny/checkpoint
 	$(BIN)/xwam train-vae tiny --data runs/tiny/data --start runs/tiny/checkpoint --decoder-only --out runs/tiny/decoder \
 		--steps 12000 --learning-rate 3e-3 --precision bfloat16
-	cp runs/tiny/decoder/vae/* runs/tiny/checkpoint/vae
+	cp --remove-destination runs/tiny/decoder/vae/* runs/tiny/checkpoint/vae  # files may be linked
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
 

@@ -9,9 +9,12 @@ import torch
 
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
+from xwam.data.clips import split_episodes
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.presets import preset
 from xwam.sim.collect import collect
+from xwam.train import prepare
+from xwam.train.sources import fit, open_sources
 from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
 
@@ -156,3 +159,14 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     with pytest.raises(SystemExit):
         main(["train-vae", "tiny", *common[2:], "--out", str(tmp_path / "none"), "--start", str(tmp_path / "more")])
     assert "they must be the same" in capsys.readouterr().err
+
+
+def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
+    collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    read = []
+    monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views: read.extend(indices) or [])
+    sources = open_sources([tmp_path / "data"], (), ())
+    prepare.films_of(fit(preset("debug"), sources), sources)
+    training, held_out = split_episodes(12)
+    assert held_out
+    assert sorted(read) == training

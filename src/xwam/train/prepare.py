@@ -83,11 +83,12 @@ def train_vae_alone(
 
 
 def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:
-    """What an autoencoder is trained on: films of EPISODES_FOR_VAE episodes, evenly spread, from all cameras."""
+    """What an autoencoder is trained on: films of EPISODES_FOR_VAE episodes, none held out, from all cameras."""
     films = []
     for source in sources:
-        some = spread(source.episodes.num_episodes, EPISODES_FOR_VAE // len(sources))
-        films += load_films(source.episodes, some, [camera.name for camera in clips_of(source, config).seen_cameras])
+        clips = clips_of(source, config)  # of the training split
+        some = [clips.numbers[place] for place in spread(len(clips.numbers), EPISODES_FOR_VAE // len(sources))]
+        films += load_films(source.episodes, some, [camera.name for camera in clips.seen_cameras])
     return films
 
 
