@@ -37,17 +37,29 @@ def tuned(tmp_path_factory):
     return root, base, root / "tuned" / last.name
 
 
-def test_a_fresh_adapter_changes_nothing_and_a_merged_one_answers_alike():
+def make_model() -> XWAM:
     torch.manual_seed(0)
     model = XWAM(CONFIG.model)
     init_weights(model, torch.Generator().manual_seed(0))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+    return model
+
+
+def add_adapter(model: XWAM) -> torch.Generator:
+    """A fresh adapter of rank 4; returns the source that drew it, for what is to be drawn next."""
     lora.add_lora(model, 4)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if lora.is_adapter(name):
                 lora.draw_adapter(name, weight, generator)
+    return generator
+
+
+def test_a_fresh_adapter_changes_nothing_and_a_merged_one_answers_alike():
+    model = make_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = add_adapter(model)
+    with torch.no_grad():
         fresh = lora.merge(dict(model.named_parameters()))
         assert fresh.keys() == before.keys()
         assert all(torch.equal(fresh[name], before[name]) for name in before)
@@ -181,15 +193,8 @@ def test_8_bit_moments_learn_and_resume():
 
 
 def test_muon_steps_adapters_and_nothing_that_is_frozen():
-    torch.manual_seed(0)
-    model = XWAM(CONFIG.model)
-    init_weights(model, torch.Generator().manual_seed(0))
-    lora.add_lora(model, 4)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if lora.is_adapter(name):
-                lora.draw_adapter(name, weight, generator)
+    model = make_model()
+    generator = add_adapter(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = make_optimizer(model, CONFIG.train, "muon")
     for weight in model.parameters():
