@@ -59,6 +59,22 @@ def test_a_sound_data_set(sound):
     assert looks(sound).startswith("action 'left_rotation': both orders of quaternions fit targets equally well")
 
 
+def test_how_much_teaches_how_to_act(planted):
+    def half_of_one(number, columns):
+        columns["is_demonstration"] &= (number != 1) | (np.arange(STEPS) < STEPS // 2)
+
+    def nothing(_, columns):
+        columns["is_demonstration"] &= False
+
+    change_columns(planted, half_of_one)
+    total = EPISODES * STEPS
+    finding = next(finding for finding in check_data(planted, ARM) if finding.check == "demonstrations")
+    assert finding.level == "fine"
+    assert finding.text == f"{EPISODES} of {EPISODES} episodes, {total - STEPS // 2} of {total} actions"
+    change_columns(planted, nothing)
+    assert f"demonstrations: 0 of {EPISODES} episodes, 0 of {total} actions: it teaches what follows" in looks(planted)
+
+
 def test_rows_are_missing(planted):
     path = sorted((planted / "data").rglob("*.parquet"))[1]
     pq.write_table(pq.read_table(path).slice(0, STEPS - 5), path)

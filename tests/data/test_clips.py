@@ -103,7 +103,7 @@ def test_what_is_no_demonstration_teaches_no_actions_but_keeps_them(tmp_path, la
         writer.write(replace(make_episode(number, 24), success=success))
     writer.finish()
     episodes = open_lerobot(tmp_path / "set")
-    assert [episodes.info(number).is_demonstration for number in (0, 1)] == [True, False]
+    assert [episodes.demonstrated(number).tolist() for number in (0, 1)] == [[True] * 24, [False] * 24]
     failed = Clips(episodes, config(), ("front",)).at(1, 2)
     assert not failed.action_mask.any()
     np.testing.assert_allclose(failed.action, make_episode(1, 24).action[2:18], atol=1e-6)
@@ -111,3 +111,23 @@ def test_what_is_no_demonstration_teaches_no_actions_but_keeps_them(tmp_path, la
         assert mask.all()
     assert Clips(episodes, config(), ("front",), split="all").numbers == [0, 1]
     assert Clips(episodes, config(), ("front",), split="all", demonstrations_only=True).numbers == [0]
+
+
+def test_after_the_last_demonstrated_action_no_clip_begins(tmp_path, layout, cameras) -> None:
+    writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    corrected = np.isin(np.arange(24), [3, 4, 9])  # as where a person steps in for a while
+    writer.write(replace(make_episode(0, 24), demonstrated=corrected))
+    with pytest.raises(ValueError, match="demonstrated has 23 steps"):
+        writer.write(replace(make_episode(1, 24), demonstrated=corrected[:23]))
+    with pytest.raises(ValueError, match="success=False: a failure has none"):
+        writer.write(replace(make_episode(1, 24), demonstrated=corrected, success=False))
+    writer.finish()
+    episodes = open_lerobot(tmp_path / "set")
+    np.testing.assert_array_equal(episodes.demonstrated(0), corrected)
+    clips = Clips(episodes, config(), ("front",), split="all", validation_share=0.0)
+    assert [clips.locate(i)[1] for i in range(len(clips))] == list(range(10))
+    clip = clips.at(0, 2)
+    np.testing.assert_array_equal(clip.action_mask, corrected[2:18])
+    np.testing.assert_allclose(clip.action, make_episode(0, 24).action[2:18], atol=1e-6)
+    assert clip.video_mask.all()
+    assert clips.num_demonstrations == 1

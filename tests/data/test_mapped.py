@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from foreign import ARM, EPISODES, FPS, SIZE, STEPS, copy_of, path_of, pictures, video_of, write_foreign
+from foreign import ARM, EPISODES, FPS, SIZE, STEPS, change_columns, copy_of, path_of, pictures, video_of, write_foreign
 
 from xwam.config import ClipConfig
 from xwam.data.augment import augment
@@ -58,6 +58,17 @@ def test_the_same_set_at_half_the_rate(foreign):
     assert slow.fingerprint != fast.fingerprint
     with pytest.raises(ValueError, match="episode 0 has frames 0"):
         slow.frames(0, "front", np.array([18]))
+
+
+def test_their_marks_say_which_actions_count(foreign, tmp_path):
+    """A column is_demonstration, as where a person corrects a policy; of two frames of one action both must count."""
+    root = copy_of(foreign, tmp_path / "marked")
+    change_columns(root, lambda _, columns: columns.update(is_demonstration=columns["frame_index"] % 6 != 5))
+    assert open_lerobot(foreign, robot=ARM).demonstrated(1).all()
+    fast = open_lerobot(root, robot=ARM)
+    np.testing.assert_array_equal(fast.demonstrated(1), np.arange(STEPS) % 6 != 5)
+    slow = open_lerobot(root, robot=replace(ARM, action_hz=FPS / 2, frames_per_action=2))
+    np.testing.assert_array_equal(slow.demonstrated(1), np.arange(STEPS // 2) % 3 != 2)
 
 
 def test_cameras_get_our_names_and_may_be_turned(foreign):

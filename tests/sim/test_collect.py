@@ -7,6 +7,7 @@ from tests.sim.fake_env import MOVE, FakeEnv, make_fake
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.sim.collect import RETRY_STRIDE, collect
 from xwam.sim.record import (
+    DEMONSTRATED_AFTER_SUCCESS,
     MIN_STEPS,
     STEPS_AFTER_SUCCESS,
     WANDER_STEPS,
@@ -57,6 +58,9 @@ def test_an_episode_has_a_beginning_and_a_future():
     env.reset(0)
     reached = [env.step(action) for action in episode.action].index(True) + 1
     assert len(episode.state) >= reached + STEPS_AFTER_SUCCESS
+    assert episode.demonstrated is not None
+    assert np.flatnonzero(~episode.demonstrated)[0] == reached + DEMONSTRATED_AFTER_SUCCESS
+    assert not episode.demonstrated[reached + DEMONSTRATED_AFTER_SUCCESS :].any()
     np.testing.assert_array_equal(episode.state[0, :3], np.float32([0, 0, 0.3]))
     np.testing.assert_array_equal(episode.executed_action, episode.action)
     assert set(episode.video) == set(episode.depth) == {"left", "right", "wrist"}
@@ -174,7 +178,7 @@ def test_wandering_goes_through_the_workspace_and_is_no_demonstration(tmp_path):
     assert collect(tmp_path / "wander", ("fake-reach", "fake-impossible"), **arguments) == 6
     episodes = open_lerobot(tmp_path / "wander")
     infos = [episodes.info(number) for number in range(6)]
-    assert not any(info.is_demonstration for info in infos)
+    assert not any(episodes.demonstrated(number).any() for number in range(6))
     assert all(info.length == WANDER_STEPS for info in infos)
     env = make_fake()
     for info in infos:

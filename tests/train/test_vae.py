@@ -10,7 +10,7 @@ import torch
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
 from xwam.data.clips import split_episodes
-from xwam.model.vae import VideoVae, is_decoder_name
+from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.presets import preset
 from xwam.sim.collect import collect
 from xwam.train import prepare
@@ -128,6 +128,9 @@ def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     changed = {name for name, value in weights(first).items() if not torch.equal(weights(whole)[name], value)}
     assert changed
     assert all(is_decoder_name(name) for name in changed), "encoder and latent statistics must not move"
+    assert encoder_hash(whole) == encoder_hash(first), "latents that are cached stay valid"
+    other = train_vae(CONFIG, films, TRAINING, tmp_path / "other")
+    assert encoder_hash(other) != encoder_hash(first)
 
 
 def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, capsys):

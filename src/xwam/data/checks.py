@@ -103,6 +103,7 @@ def check_files(root: Path, robot: RobotConfig | None) -> Iterator[Finding]:
     yield from _check_rows(episodes, info)
     yield from _check_videos(episodes)
     yield from _check_finite(episodes)
+    yield _check_demonstrations(episodes)
 
 
 def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Finding]:
@@ -170,6 +171,17 @@ def _check_finite(episodes: LeRobotEpisodes) -> Iterator[Finding]:
                 frame, slot = np.argwhere(~np.isfinite(rows))[0].tolist()
                 bad.append(f"episode {number} frame {frame} slot {slot} of {key!r}")
     yield _finding("NaN", bad, "every number is finite", "drop these frames or episodes")
+
+
+def _check_demonstrations(episodes: LeRobotEpisodes) -> Finding:
+    """How much of it teaches how to act."""
+    marks = [episodes.demonstrated(number) for number in range(episodes.num_episodes)]
+    lengths = [episodes.length(number) for number in range(episodes.num_episodes)]
+    counts = [n if mark is None else int(mark.sum()) for mark, n in zip(marks, lengths, strict=True)]
+    words = f"{np.count_nonzero(counts)} of {len(counts)} episodes, {sum(counts)} of {sum(lengths)} actions"
+    if not any(counts):
+        return Finding("look", "demonstrations", f"{words}: it teaches what follows from actions, not how to act")
+    return Finding("fine", "demonstrations", words)
 
 
 def _finding(check: str, bad: Sequence[str], good: str, advice: str) -> Finding:

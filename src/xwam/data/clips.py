@@ -1,8 +1,8 @@
 """Cut episodes into training clips: frames ``s, s + k, s + 2k, ..`` and the actions ``s, s + 1, ..`` between them.
 
 A clip may start at any step. What lies after the episode's end is filled (last frame and state again, zero action) and
-masked: it never trains. The actions of an episode that is no demonstration are masked as well, but not filled: what
-follows from them is learned.
+masked: it never trains. Actions that are no demonstration are masked as well, but not filled: what follows from them
+is learned. No clip begins after an episode's last demonstrated action.
 """
 
 import zlib
@@ -35,6 +35,14 @@ def split_episodes(num_episodes: int, validation_share: float = VALIDATION_SHARE
 def spread(count: int, most: int) -> list[int]:
     """At most ``most`` numbers below ``count``, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
+
+
+def _demonstration_end(episodes: Episodes, number: int) -> int:
+    """The step after an episode's last action worth repeating; 0 when there is none."""
+    demonstrated = episodes.demonstrated(number)
+    if demonstrated is None:
+        return episodes.length(number)
+    return int(np.flatnonzero(demonstrated)[-1]) + 1 if demonstrated.any() else 0
 
 
 class Clips:
@@ -74,9 +82,12 @@ class Clips:
         )
         train, validation = split_episodes(episodes.num_episodes, validation_share)
         numbers = {"train": train, "validation": validation, "all": sorted(train + validation)}[split]
-        self.numbers = [n for n in numbers if not demonstrations_only or episodes.info(n).is_demonstration]
+        ends = {number: _demonstration_end(episodes, number) for number in numbers}
+        self.numbers = [number for number in numbers if ends[number] or not demonstrations_only]
+        self.num_demonstrations = sum(end > 0 for end in ends.values())
         span = 0 if padded else config.action_horizon
-        starts = [max(0, episodes.length(number) - span) for number in self.numbers]
+        lengths = {number: episodes.length(number) for number in self.numbers}
+        starts = [max(0, min(length - span, ends[number] or length)) for number, length in lengths.items()]
         self.every = every
         self._ends = np.cumsum([-(-count // every) for count in starts], dtype=np.int64)
 
@@ -102,6 +113,7 @@ class Clips:
     def at(self, episode: int, start: int) -> Clip:
         """The clip that begins at this step of this episode."""
         info, config = self.episodes.info(episode), self.config
+        demonstrated = self.episodes.demonstrated(episode)
         frames, is_real = self._steps(start, info.length)
         actions = start + np.arange(config.action_horizon)
         acts = actions < len(info.action)
@@ -116,7 +128,7 @@ class Clips:
             video_mask=video_mask,
             depth_mask=video_mask & has_depth[:, None],
             state_mask=is_real,
-            action_mask=acts & info.is_demonstration,
+            action_mask=acts if demonstrated is None else acts & demonstrated[np.minimum(actions, info.length - 1)],
             instruction=info.instruction,
             cameras=self.cameras,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from xwam.config import suggest
 from xwam.records import Camera
@@ -31,6 +31,7 @@ class Episode:
     video: Mapping[str, UInt8[np.ndarray, "_N _H _W 3"]]  # cameras may differ in size
     depth: Mapping[str, Float32[np.ndarray, "_N _H _W"]] = field(default_factory=dict)  # metres, 0 where unknown
     executed_action: Float[np.ndarray, "N Da"] | None = None  # what the robot really did; None: ``action``
+    demonstrated: Bool[np.ndarray, " _N"] | None = None  # actions worth repeating; None: all of a success, else none
 
 
 class EpisodeInfo(NamedTuple):
@@ -41,7 +42,6 @@ class EpisodeInfo(NamedTuple):
     task: str
     state: Float[np.ndarray, "N Ds"]
     action: Float[np.ndarray, "_N Da"]  # as many as states, or fewer: none may follow the last frames
-    is_demonstration: bool = True  # False: nobody should act like this; only what follows from it is learned
 
 
 @runtime_checkable
@@ -68,6 +68,10 @@ class Episodes(Protocol):
 
     def info(self, episode: int) -> EpisodeInfo:
         """Length, words, states and actions."""
+        ...
+
+    def demonstrated(self, episode: int) -> Bool[np.ndarray, " N"] | None:
+        """Which actions are worth repeating, None for all; of the others only what follows from them is learned."""
         ...
 
     def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> Frames | None:
@@ -98,6 +102,12 @@ def check_episode(episode: Episode, layout: Layout, cameras: tuple[Camera, ...])
     if episode.executed_action is not None:
         layout.check_action(episode.executed_action)
         arrays["executed_action"] = episode.executed_action
+    if episode.demonstrated is not None:
+        arrays["demonstrated"] = episode.demonstrated
+        if episode.demonstrated.any() and not episode.success:
+            raise ValueError(
+                "demonstrated has actions worth repeating, success=False: a failure has none; correct one."
+            )
     if length == 0:
         raise ValueError("state has 0 steps: an episode needs at least one; leave empty episodes out.")
     for camera in cameras:

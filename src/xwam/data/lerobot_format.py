@@ -2,8 +2,9 @@
 
 Ours on top, all ignored by other readers: ``meta/layout.json``; the calibration of each camera in the ``camera`` entry
 of its feature's ``info`` and, for every frame, in the columns ``observation.camera.<name>.extrinsics``
-(base_from_camera, 16 numbers row by row) and ``.intrinsics`` (9 numbers); ``executed_action``, ``next.success`` and
-``seed`` per frame; ``task_name``, ``success`` and ``seed`` per episode.
+(base_from_camera, 16 numbers row by row) and ``.intrinsics`` (9 numbers); ``executed_action``, ``next.success``,
+``is_demonstration`` (is this action worth repeating?) and ``seed`` per frame; ``task_name``, ``success`` and ``seed``
+per episode.
 """
 
 import json
@@ -26,6 +27,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 OLD_EPISODES = "meta/episodes.jsonl"
+DEMONSTRATED = "is_demonstration"  # a column of any data set: is this action worth repeating?
 _AXES = ["height", "width", "channels"]
 
 
@@ -179,6 +181,7 @@ def _columns(layout: Layout, cameras: Sequence[Camera]) -> dict[str, tuple[str, 
         "action": ("float32", (layout.action_width,), action_names),
         "executed_action": ("float32", (layout.action_width,), action_names),
         "next.success": ("bool", (1,), None),
+        DEMONSTRATED: ("bool", (1,), None),
         "seed": ("int64", (1,), None),
     }
     for camera in cameras:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from xwam.data import lerobot_format as form
 from xwam.data.annotated import ANNOTATIONS, AnnotatedDepth
@@ -65,6 +65,7 @@ class LeRobotEpisodes:
         self._rows = read_rows(root, info, keys, optional=optional, instruction=reading.instruction)
         self.annotated = AnnotatedDepth(root)
         self._recent = Recent[dict[int, dict[str, np.ndarray]]]()
+        self._marks = Recent[dict[int, dict[str, np.ndarray]]]()
         self._fingerprint: str | None = None
 
     @property
@@ -114,7 +115,21 @@ class LeRobotEpisodes:
             self.layout.check_action(action)
         except ValueError as error:
             raise ValueError(f"episode={episode} of {self.root}: {error}") from error
-        return EpisodeInfo(len(state), row.instruction, row.task, state, action, row.success)
+        return EpisodeInfo(len(state), row.instruction, row.task, state, action)
+
+    def demonstrated(self, episode: int) -> Bool[np.ndarray, " N"] | None:
+        """Which actions are worth repeating, None for all: those that the column ``is_demonstration`` marks.
+
+        None of an episode whose ``success`` is False. An action of several frames counts when all of them do.
+        """
+        row = self.row(episode)
+        if not row.success:
+            return np.zeros(self.length(episode), dtype=bool)
+        if form.DEMONSTRATED not in self._features:
+            return None
+        marks = self._marks.get(row.data, lambda path: read_columns(path, [form.DEMONSTRATED]))
+        flags = marks[episode][form.DEMONSTRATED][:, 0] > 0 if episode in marks else np.zeros(row.length, dtype=bool)
+        return np.logical_and.reduceat(flags, np.arange(0, len(flags), self.reading.every))
 
     def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"] | None:
         """RGB images at these steps, exactly; None when the episode lacks this camera.

@@ -158,12 +158,13 @@ class DatasetWriter:
         """The episode's rows of the data file."""
         length = len(episode.state)
         executed = episode.action if episode.executed_action is None else episode.executed_action
-        steps = np.arange(length)
+        demonstrated, steps = episode.demonstrated, np.arange(length)
         columns: dict[str, np.ndarray] = {
             "observation.state": episode.state,
             "action": episode.action,
             "executed_action": executed,
             "next.success": (steps == length - 1) & episode.success,
+            form.DEMONSTRATED: np.full(length, episode.success) if demonstrated is None else demonstrated,
             "seed": np.full(length, episode.seed),
             "timestamp": steps / self.fps,
             "frame_index": steps,

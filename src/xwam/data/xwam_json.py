@@ -95,6 +95,9 @@ class XwamJsonEpisodes:
         """RGB images at these steps, exactly."""
         return self._read(episode, camera, "rgb_path", indices)
 
+    def demonstrated(self, episode: int) -> None:
+        """All actions are worth repeating: this layout cannot say otherwise."""
+
     def depth(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> Float32[np.ndarray, "T H W"] | None:
         """Metres at these steps; None when the episode has no depth video of this camera."""
         if not self._view(episode, camera).get("depth_path"):

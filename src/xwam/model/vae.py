@@ -7,6 +7,7 @@ It is causal in time: latent frame 0 depends on frame 0 alone, so one image is e
 Depth images (encode.py) go through the same autoencoder as RGB.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -177,6 +178,17 @@ def from_official(config: VaeConfig, weights: Mapping[str, Tensor], *, encoder_o
     if encoder_only:
         named = {name: tensor for name, tensor in named.items() if not is_decoder_name(name)}
     return VideoVae.from_weights(config, named, encoder_only=encoder_only)
+
+
+def encoder_hash(folder: Path) -> str:
+    """Sixteen digits that change with anything latents depend on: what save wrote there, but for the decoder."""
+    digest = hashlib.sha256()
+    for path in weight_files(folder / "model.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(name for name in file.keys() if not is_decoder_name(name)):  # noqa: SIM118
+                digest.update(name.encode())
+                digest.update(file.get_tensor(name).flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def is_decoder_name(name: str) -> bool:

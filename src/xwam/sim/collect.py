@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from xwam.data.episodes import Episode
-from xwam.data.lerobot import DatasetWriter, open_lerobot
+from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.sim.env import ExpertEnv
 from xwam.sim.instructions import instructions
 from xwam.sim.metaworld import make_metaworld
@@ -67,7 +67,7 @@ def collect(
         for task in tasks:
             instructions(task)  # refuses an unknown name now, not after hours
     env = _opened(make_env, tasks[0], width_px, height_px)
-    if (out / "meta" / "info.json").is_file() and open_lerobot(out).info(0).is_demonstration == wander:
+    if (out / "meta" / "info.json").is_file() and _is_wandering(open_lerobot(out)) != wander:
         raise ValueError(
             f"wander={wander}: out={out} holds {'demonstrations' if wander else 'wandering'}; use a folder for each."
         )
@@ -97,6 +97,12 @@ def collect(
     if interrupted.is_set():
         raise KeyboardInterrupt
     return writer.num_episodes
+
+
+def _is_wandering(episodes: LeRobotEpisodes) -> bool:
+    """Whether a data set of ours holds wandering: then no action of it is a demonstration."""
+    demonstrated = episodes.demonstrated(0)
+    return demonstrated is not None and not demonstrated.any()
 
 
 def record_slot(slot: Slot) -> Episode | None:

@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from xwam.data.episodes import Episode
 from xwam.records import Observation
 from xwam.sim.env import ExpertEnv
 
 STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
+DEMONSTRATED_AFTER_SUCCESS = 4  # of them; later ones some experts spend going to and fro
 MIN_STEPS = 40  # actions per episode
 NOISE_PERSISTENCE = 0.8  # of the noise of one action in the next
 BURST_STARTS, BURST_STOPS = 0.08, 0.12  # chance per action that a burst of noise begins or ends
@@ -44,7 +45,8 @@ def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | N
         executed.append(action)
         if env.step(action) and success_at is None:
             success_at = len(rows)
-    return _episode(env, seed, rows, wanted, executed, success=True)
+    demonstrated = np.arange(len(rows)) < success_at + DEMONSTRATED_AFTER_SUCCESS
+    return _episode(env, seed, rows, wanted, executed, demonstrated)
 
 
 def record_wandering(env: ExpertEnv, seed: int) -> Episode:
@@ -56,7 +58,7 @@ def record_wandering(env: ExpertEnv, seed: int) -> Episode:
         rows.append(env.observe())
         played.append(next(actions))
         env.step(played[-1])
-    return _episode(env, seed, rows, played, played, success=False)
+    return _episode(env, seed, rows, played, played, np.zeros(len(rows), dtype=bool))
 
 
 def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
@@ -98,18 +100,18 @@ def _episode(
     rows: Sequence[Observation],
     wanted: Sequence[np.ndarray],
     executed: Sequence[np.ndarray],
-    *,
-    success: bool,
+    demonstrated: Bool[np.ndarray, " N"],
 ) -> Episode:
     """What was seen and done, as one record."""
     return Episode(
         instruction=env.instruction,
         task=env.task,
         seed=seed,
-        success=success,
+        success=bool(demonstrated.any()),
         state=np.stack([row.state for row in rows]),
         action=np.stack(wanted),
         executed_action=np.stack(executed),
+        demonstrated=demonstrated,
         video={name: np.stack([row.images[name] for row in rows]) for name in rows[0].images},
         depth={name: np.stack([row.depth[name] for row in rows]) for name in rows[0].depth},
     )

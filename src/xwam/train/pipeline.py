@@ -91,12 +91,12 @@ def _prepare(
         Robot(cache.normalizer, tuple(c for c in source.episodes.cameras if c.name in config.view_names), source.robot)
         for source, cache in zip(opened, caches, strict=True)
     ]
-    train = [(source.episodes, number) for source in opened for number in clips_of(source, config).numbers]
+    train = [clips_of(source, config) for source in opened]
     facts = {
         "data": data.fingerprint,
         "statistics": robots[0].normalizer.fingerprint(),
-        "episodes": len(train),
-        "demonstrations": sum(episodes.info(number).is_demonstration for episodes, number in train),
+        "episodes": sum(len(clips.numbers) for clips in train),
+        "demonstrations": sum(clips.num_demonstrations for clips in train),
         "clips": sum(len(cache) for cache in caches),
         "preset": config.name,
     }

@@ -24,10 +24,9 @@ from xwam.data.clips import Clips, spread
 from xwam.data.files import fingerprint, whole_file
 from xwam.data.stats import normalizer_from
 from xwam.model.text import TextEncoder
-from xwam.model.vae import VideoVae
+from xwam.model.vae import VideoVae, encoder_hash
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
-from xwam.train.manifest import weights_hash
 from xwam.train.options import Precision, Setup
 from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
@@ -109,7 +108,7 @@ def make_latents(
 
     Only ``precision="bfloat16"`` encodes in bf16: half the time, and latents off by 1 % of their spread.
     """
-    vae_hash = weights_hash(frozen / "vae")
+    vae_hash = encoder_hash(frozen / "vae")
     in_bfloat16 = precision == "bfloat16"
     vae_hash += "-bfloat16" if in_bfloat16 else ""
     caches = []
