@@ -43,7 +43,7 @@ pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the R
 reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 55 min on 2 cores; on one: VAE 2 h, latents 40 min, transformer 8 h)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 240 --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes 480 --out runs/tiny/data
-	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes 60 --out runs/tiny/wander
+	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes 150 --out runs/tiny/wander
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
 	mkdir -p runs/tiny/look runs/tiny/act runs/tiny/world/latents
 	cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/act && cp -r runs/tiny/run/latents runs/tiny/world/latents/data
@@ -53,7 +53,10 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 		$(TINY_MUON) --steps 1000 --learning-rate 6e-4 --clean-action-ratio 0.3
 	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --statistics start --out runs/tiny/world \
 		--start $$(ls -d runs/tiny/act/step-* | tail -1) $(TINY_MUON) --steps 2800 --learning-rate 8e-4 --clean-action-ratio 0.2
-	$(BIN)/xwam convert run $$(ls -d runs/tiny/world/step-* | tail -1) runs/tiny/checkpoint
+	mkdir -p runs/tiny/last && cp -r runs/tiny/world/latents runs/tiny/last
+	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 2 1 --statistics start --out runs/tiny/last \
+		--start $$(ls -d runs/tiny/world/step-* | tail -1) $(TINY_MUON) --steps 2300 --learning-rate 8e-4 --clean-action-ratio 0.1
+	$(BIN)/xwam convert run $$(ls -d runs/tiny/last/step-* | tail -1) runs/tiny/checkpoint
 	$(BIN)/xwam train-vae tiny --data runs/tiny/data --start runs/tiny/checkpoint --decoder-only --out runs/tiny/decoder \
 		--steps 12000 --learning-rate 3e-3 --precision bfloat16
 	cp --remove-destination runs/tiny/decoder/vae/* runs/tiny/checkpoint/vae  # files may be linked

@@ -16,7 +16,7 @@ from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
-from xwam.evaluate.open_loop import evaluate_open_loop, observation_of
+from xwam.evaluate.open_loop import evaluate_open_loop, held_out, observation_of, score_clip
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.policy import load_policy
@@ -190,3 +190,15 @@ def test_closed_loop_counts_and_continues(world, tmp_path):
     assert [row["seed"] for row in report["episodes"]] == [1_000_000, 1_000_001]
     with pytest.raises(ValueError, match="other settings"):
         evaluate_closed_loop(policy, ClosedLoopConfig(**(vars(config) | {"max_steps": 9})), tmp_path / "closed.json")
+
+
+def test_actions_that_nobody_should_repeat_are_not_scored(world):
+    root, last = world
+    policy = load_policy(last)
+    clip = held_out(root / "data", policy.config)[0]
+    taught = np.arange(len(clip.action)) < 5
+    moved = np.where(taught[:, None], clip.action, clip.action + 1)
+    scores = [score_clip(policy, replace(clip, action=a, action_mask=taught), seed=0) for a in (clip.action, moved)]
+    assert scores[0]["action_position_m"] == scores[1]["action_position_m"]
+    everything = score_clip(policy, replace(clip, action=moved), seed=0)
+    assert everything["action_position_m"] > scores[0]["action_position_m"] + 0.1

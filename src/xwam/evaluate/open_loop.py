@@ -58,8 +58,9 @@ def evaluate_open_loop(
     why_not = metrics.lpips_missing()
     judged = []
     for index in tqdm(chosen, desc="open loop", unit="clip"):
-        imagined, real = imagine_clip(policy, clips[index], seed=index)
-        scores = _scores(policy, imagined, real, teacher=teacher, has_lpips=why_not is None)
+        clip = clips[index]
+        imagined, real = imagine_clip(policy, clip, seed=index)
+        scores = _scores(policy, clip, imagined, real, teacher=teacher, has_lpips=why_not is None)
         judged.append(Judged(index, scores, latencies(imagined)))
     report = summarize([row.scores for row in judged])
     report["settings"] = {
@@ -91,7 +92,7 @@ def held_out(data: Path, config: Config) -> Clips:
 
 def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
     """Imagine a clip from its first frame and compare."""
-    return _scores(policy, *imagine_clip(policy, clip, seed=seed))
+    return _scores(policy, clip, *imagine_clip(policy, clip, seed=seed))
 
 
 def imagine_clip(policy: Policy, clip: Clip, *, seed: int) -> tuple[Prediction, Prediction]:
@@ -120,8 +121,10 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
     )
 
 
-def _scores(policy: Policy, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:
-    error = metrics.action_scores(imagined.action, real.action, policy.layout)
+def _scores(policy: Policy, clip: Clip, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:
+    """Of the actions, only those that are demonstrated count."""
+    taught = clip.action_mask
+    error = metrics.action_scores(imagined.action[taught], real.action[taught], policy.layout)
     scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
     return scores | compare_worlds(imagined, real, policy.layout, **asked)
 
