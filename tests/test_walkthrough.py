@@ -19,6 +19,7 @@ from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop, held_out, observation_of, score_clip
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
+from xwam.evaluate.study import with_steps
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
@@ -190,6 +191,16 @@ def test_closed_loop_counts_and_continues(world, tmp_path):
     assert [row["seed"] for row in report["episodes"]] == [1_000_000, 1_000_001]
     with pytest.raises(ValueError, match="other settings"):
         evaluate_closed_loop(policy, ClosedLoopConfig(**(vars(config) | {"max_steps": 9})), tmp_path / "closed.json")
+    report = evaluate_closed_loop(policy, config, tmp_path / "closed.json")
+    assert [row["seed"] for row in report["episodes"]] == [1_000_000], "fewer are asked for: only they count"
+    assert [row["seed"] for row in report["others"]] == [1_000_001]
+    assert evaluate_closed_loop(policy, more, tmp_path / "closed.json")["overall"]["episodes"] == 2
+    with pytest.raises(ValueError, match="other settings"):
+        evaluate_closed_loop(with_steps(policy, num_action_steps=1), config, tmp_path / "closed.json")
+    with torch.no_grad():
+        next(iter(policy.networks.transformer.parameters())).view(-1)[0] += 0.5
+    with pytest.raises(ValueError, match="other settings"):  # another checkpoint must not inherit this one's success
+        evaluate_closed_loop(policy, more, tmp_path / "closed.json")
 
 
 def test_actions_that_nobody_should_repeat_are_not_scored(world):

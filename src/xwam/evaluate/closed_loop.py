@@ -4,16 +4,18 @@ Several simulators run in their own processes and share one batched policy. Ever
 once, so an interrupted evaluation continues where it stopped.
 """
 
+import hashlib
 import json
 import multiprocessing
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from xwam.evaluate.metrics import wilson_interval
@@ -57,25 +59,36 @@ class EpisodeResult:
 
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
     """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall."""
-    settings = json.loads(json.dumps(asdict(config)))
+    settings = json.loads(json.dumps(asdict(config) | identity(policy)))
     done = _load_finished(out, settings)
     seeds = [UNSEEN + config.seed * 10_000 + episode for episode in range(config.num_episodes)]
+    asked = {(task, seed) for task in config.tasks for seed in seeds}
     waiting = deque((t, s) for s in seeds for t in config.tasks if (t, s) not in done)
-    bar = tqdm(total=len(seeds) * len(config.tasks), initial=len(done), desc="evaluate", unit="episode")
+    bar = tqdm(total=len(asked), initial=len(asked & done.keys()), desc="evaluate", unit="episode")
     workers = _start_workers(min(config.num_envs, len(waiting)), config, policy)
     try:
         for result in _play(policy, config, workers, waiting):
             done[result.task, result.seed] = result
             bar.update()
             bar.set_postfix_str(f"success {np.mean([r.success for r in done.values()]):.0%}")
-            _write(out, settings, list(done.values()))
+            _write(out, settings, done, asked)
     finally:
         bar.close()
         for connection, process in workers:
             connection.close()
             process.join(timeout=5)
             process.terminate()
-    return _write(out, settings, list(done.values()))
+    return _write(out, settings, done, asked)
+
+
+@torch.no_grad()
+def identity(policy: Policy) -> dict[str, Any]:
+    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises."""
+    digest = hashlib.sha256()
+    for network in (policy.networks.transformer, policy.networks.vae):
+        for value in network.state_dict().values():
+            digest.update(np.array([value.double().sum().item(), value.double().abs().sum().item()]).tobytes())
+    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise)}
 
 
 def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: deque):
@@ -212,12 +225,17 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
         k: v for k, v in settings.items() if k not in ("num_envs", "num_episodes", "tasks")
     }:
         raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")
-    results = [EpisodeResult(**row) for row in stored["episodes"]]
+    results = [EpisodeResult(**row) for row in (*stored["episodes"], *stored.get("others", ()))]
     return {(r.task, r.seed): r for r in results}
 
 
-def _write(out: Path, settings: dict[str, Any], results: list[EpisodeResult]) -> dict[str, Any]:
-    report = {"settings": settings, **summarize(results), "episodes": [asdict(r) for r in results]}
+def _write(
+    out: Path, settings: dict[str, Any], done: dict[tuple[str, int], EpisodeResult], asked: Set[tuple[str, int]]
+) -> dict[str, Any]:
+    """Only episodes that were asked for count; ``others`` that the file held stay in it."""
+    results = [result for key, result in done.items() if key in asked]
+    others = [asdict(result) for key, result in done.items() if key not in asked]
+    report = {"settings": settings, **summarize(results), "episodes": [asdict(r) for r in results], "others": others}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".tmp-{out.name}")
     temporary.write_text(json.dumps(report, indent=1) + "\n")

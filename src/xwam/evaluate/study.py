@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
 from xwam.policy import Policy
 
@@ -67,7 +67,7 @@ def _closed_loop(trial: Trial) -> ClosedLoopConfig:
 def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
     """Means over clips with Student's t interval (``…_low``, ``…_high``); every finished clip is kept."""
     clips = held_out(trial.data, policy.config)
-    asked = {"data": clips.episodes.fingerprint, "seed": trial.seed}
+    asked = json.loads(json.dumps({"data": clips.episodes.fingerprint, "seed": trial.seed} | identity(policy)))
     stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
     if stored["asked"] != asked:
         raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
