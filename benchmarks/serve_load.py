@@ -21,7 +21,8 @@ from websockets.sync.client import connect
 from xwam_client.protocol import packb, unpackb
 
 from tests.serve.conftest import Running
-from xwam.serve.service import ServeConfig, grey_observation, load_service
+from xwam.compile import made_up_observation
+from xwam.serve.service import ServeConfig, load_service
 
 
 class Asked(NamedTuple):
@@ -46,7 +47,7 @@ def robot(port: int, question: bytes, until: float, into: Asked) -> None:
 
 def measure(server: Running, num_robots: int, seconds: float, into: Asked) -> None:
     """So many robots at once, for a while."""
-    seen, start = grey_observation(server.service.policy), time.perf_counter()
+    seen, start = made_up_observation(server.service.policy), time.perf_counter()
     question = packb({"images": dict(seen.images), "state": seen.state, "prompt": seen.instruction})
     arguments = (server.port, question, start + seconds, into)
     robots = [threading.Thread(target=robot, args=arguments) for _ in range(num_robots)]

@@ -119,6 +119,18 @@ def test_replayed_calls_answer_as_the_function_does():
 def test_replayed_notices_tensors_that_were_changed_in_place():
     replayed = Replayed(lambda x: (2 * x,), record_plainly)
     x = torch.ones(3)
-    first, again = replayed(x), replayed(x)
-    x.add_(1)
-    assert [t[0].tolist() for t in (first, again, replayed(x))] == [[2] * 3, [2] * 3, [4] * 3]
+    with torch.no_grad():
+        first, again = replayed(x), replayed(x)
+        x.add_(1)
+        assert [t[0].tolist() for t in (first, again, replayed(x))] == [[2] * 3, [2] * 3, [4] * 3]
+
+
+def test_gradients_go_through_the_function_itself():
+    """A steered call differentiates; a recording only goes forwards."""
+    replayed = Replayed(lambda x: (x * x,), record_plainly)
+    x = torch.arange(3.0)
+    with torch.no_grad():
+        replayed(x)
+    (y,) = replayed(x.requires_grad_())
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    assert slope.tolist() == [0, 2, 4]

@@ -160,3 +160,20 @@ def test_export_keeps_the_answers(folder, tmp_path):
     observation = make_observation(CONFIG)
     whole, half = (next(load_policy(f).predict(observation, actions_only=True)) for f in (folder, tmp_path / "shipped"))
     np.testing.assert_allclose(half.action, whole.action, atol=2e-3)
+
+
+def test_more_prompts_than_are_remembered(folder, policy, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr("xwam.policy.MAX_CACHED_PROMPTS", 3)
+    texts = [f"do thing {number}" for number in range(5)]
+    rows = policy.encode_prompts(texts)
+    for text, row in zip(texts, rows, strict=True):
+        torch.testing.assert_close(policy.encode_prompts([text])[0], row)
+    assert len(policy._prompts) == 3
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    policy.save_prompts(copy, texts)
+    alone = load_policy(copy)
+    alone.encode_prompts([f"another {number}" for number in range(5)])
+    assert set(texts) <= set(alone._prompts), "those that came with the checkpoint stay"

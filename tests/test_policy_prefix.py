@@ -88,3 +88,17 @@ def test_the_world_is_imagined_for_what_will_be_played(untrained):
 def test_doors(trained, prefix, count, message):
     with pytest.raises(ValueError, match=message):
         answer(trained, prefix=prefix, num_committed=count)
+
+
+def test_more_than_training_gave_is_given_too_and_costs_nothing(trained, monkeypatch):
+    """Otherwise one late answer would make the next one later still, as steering takes three times as long."""
+
+    def never(*_):
+        raise AssertionError("steered")
+
+    monkeypatch.setattr("xwam.denoise.sampler.steer", never)
+    old, most = old_chunk(trained), CONFIG.noise.max_prefix
+    found = answer(trained, prefix=old, num_committed=most + 3)
+    np.testing.assert_allclose(found[: most + 3], old[: most + 3], atol=1e-7)
+    fewer = answer(trained, prefix=old, num_committed=most)
+    assert np.abs(found[most + 3 :] - fewer[most + 3 :]).max() > 1e-6, "what follows knows all of them"

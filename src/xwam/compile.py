@@ -132,7 +132,12 @@ class Replayed:
         self._recordings: dict[Any, tuple[Recording, list[tuple[Tensor, int]]]] = {}
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
-        """As the function itself. Tensors that are the same objects as in the last call are not copied again."""
+        """As the function itself, which is what is called where gradients are wanted.
+
+        Tensors that are the same objects as in the last call are not copied again.
+        """
+        if torch.is_grad_enabled():  # a steered call goes backwards through the function; a recording cannot
+            return self._function(*inputs, **settings)
         leaves, tree = tree_flatten((inputs, settings))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         kind = str(tree), tuple(_kind(leaf) for leaf in leaves)

@@ -5,15 +5,17 @@ schema), ``world.glb`` the clouds over time, ``points-00.ply`` and so on one clo
 ``world.rrd`` is a recording for rerun.
 """
 
+import warnings
 from pathlib import Path
 
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import load_observation
-from xwam.evaluate.open_loop import observation_of, reality
+from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
+from xwam.robot.stored import robot_for
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
 from xwam.view.html import write_page
 from xwam.view.mosaic import write_mosaic
@@ -31,46 +33,68 @@ def imagine_clip(
     seed: int,
     device: str = "cpu",
     has_rerun: bool = False,
-) -> None:
-    """Imagine what follows step ``frame`` of an episode, beside what really followed."""
-    policy = load_policy(checkpoint, device=device)
-    clips = Clips(open_lerobot(data), policy.config.clip, policy.config.view_names, split="all", validation_share=0.0)
+    robot: str | None = None,
+) -> Path:
+    """Imagine what follows step ``frame`` of an episode, beside what really followed. ``robot``: see load_policy."""
+    policy = load_policy(checkpoint, device=device, robot=robot)
+    clips = Clips(
+        open_lerobot(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
+        split="all", validation_share=0.0, absent=policy.absent,
+    )  # fmt: skip
     if not 0 <= episode < clips.episodes.num_episodes:
         raise ValueError(f"episode={episode}: the data set has episodes 0..{clips.episodes.num_episodes - 1}.")
     clip = clips.at(episode, frame)
-    *_, imagined = policy.predict(observation_of(clip), seed=seed)
-    write_world(
-        out, imagined, policy.layout, real=reality(clip, imagined, policy.config.clip.crop), has_rerun=has_rerun
-    )
+    imagined, real = imagine_and_compare(policy, clip, seed=seed)
+    return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 
 def imagine_saved(
-    checkpoint: Path, seen: Path, out: Path, *, seed: int, device: str = "cpu", has_rerun: bool = False
-) -> None:
+    checkpoint: Path,
+    seen: Path,
+    out: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+    has_rerun: bool = False,
+    robot: str | None = None,
+) -> Path:
     """Imagine what follows an observation that was saved as a file (data/observations.py)."""
     observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
-    policy = load_policy(checkpoint, device=device)
+    policy = load_policy(checkpoint, device=device, robot=robot)
     *_, imagined = policy.predict(observation, seed=seed)
-    write_world(out, imagined, policy.layout, has_rerun=has_rerun)
+    return write_world(out, imagined, policy.layout, has_rerun=has_rerun)
 
 
-def view_saved(prediction: Path, out: Path, *, has_rerun: bool = False) -> None:
+def view_saved(prediction: Path, out: Path, *, has_rerun: bool = False) -> Path:
     """Make the pages of a prediction that was saved as ``.npz``."""
     saved = load_prediction(prediction)
-    write_world(out, saved.prediction, saved.layout, real=saved.real, has_rerun=has_rerun)
+    return write_world(out, saved.prediction, saved.layout, real=saved.real, has_rerun=has_rerun)
 
 
 def write_world(
     out: Path, imagined: Prediction, layout: Layout, *, real: Prediction | None = None, has_rerun: bool = False
-) -> None:
-    """Write the page, the mosaic, the arrays and the clouds (and rerun's recording) into a folder."""
+) -> Path:
+    """Write the arrays, the mosaic, the page and the clouds (and rerun's recording); returns what to open.
+
+    Page and clouds need depth and a calibrated camera; a warning says so where there is none.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    write_page(out / "world.html", imagined, layout, real=real, title=imagined.instruction)
-    write_mosaic(out / "world.mp4", imagined, real=real)
     save_prediction(out / "world.npz", imagined, layout, real=real)
+    write_mosaic(out / "world.mp4", imagined, real=real)
+    if imagined.depth is None or not any(camera.is_calibrated for camera in imagined.cameras):
+        names = ", ".join(camera.name for camera in imagined.cameras)
+        warnings.warn(
+            f"cameras={names}: no page and no point clouds without depth and a calibrated camera; "
+            "give the observation calibrated cameras.",
+            stacklevel=2,
+        )
+        return out / "world.mp4"
+    in_space = real if real is not None and real.depth is not None else None
+    write_page(out / "world.html", imagined, layout, real=in_space, title=imagined.instruction)
     clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))]
     write_glb(out / "world.glb", clouds, imagined.frame_hz)
     for step, cloud in enumerate(clouds):
         write_ply(out / f"points-{step:02d}.ply", cloud)
     if has_rerun:
-        write_rerun(out / "world.rrd", imagined, layout, real=real)
+        write_rerun(out / "world.rrd", imagined, layout, real=in_space)
+    return out / "world.html"

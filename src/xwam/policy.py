@@ -37,8 +37,7 @@ from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.robot.stored import absent_views, robot_folder
 
-MAX_CACHED_PROMPTS = 256
-PROMPTS_FILE = "prompts.safetensors"
+MAX_CACHED_PROMPTS, PROMPTS_FILE = 256, "prompts.safetensors"
 
 
 class Networks(NamedTuple):
@@ -65,6 +64,7 @@ class Policy:
     ) -> None:
         """``prompts``: instructions that are encoded already. ``absent``: views that this robot does not have."""
         self.absent = frozenset(absent)
+        self.needed_views = tuple(name for name in config.view_names if name not in self.absent)
         self.config = config
         self.normalizer = normalizer
         self.layout = normalizer.layout
@@ -75,6 +75,7 @@ class Policy:
         networks.transformer.to(self.device).eval()
         networks.vae.to(self.device).eval()
         self._prompts: dict[str, Tensor] = {text: row.to(self.device) for text, row in (prompts or {}).items()}
+        self._stored = frozenset(self._prompts)
         self._prepared = PromptMemory()
 
     @cached_property
@@ -163,7 +164,7 @@ class Policy:
         if len(observations) != len(seeds) or not observations:
             raise ValueError(f"{len(observations)} observations and {len(seeds)} seeds: give one seed for each.")
         known = (config.view_names, config.clip, self.normalizer, self.absent)
-        encoded = [encode.encode_observation(observation, *known) for observation in observations]
+        encoded = [encode.encode_observation(seen, *known) for seen in observations]
         images = torch.stack([image for image, _ in encoded]).to(self.device)
         latents = encode.encode_views(self.networks.vae.encode, images)
         noise = start_noise(config, seeds, (latents.shape[-2], latents.shape[-1]))
@@ -211,10 +212,12 @@ class Policy:
         """Encoded instructions; each distinct one is encoded once and remembered."""
         for text in dict.fromkeys(instructions):
             if text not in self._prompts:
-                while len(self._prompts) >= MAX_CACHED_PROMPTS:
-                    self._prompts.pop(next(iter(self._prompts)))
                 self._prompts[text] = self.text.encode([text])[0]
-        return torch.stack([self._prompts[text] for text in instructions])
+        rows = torch.stack([self._prompts[text] for text in instructions])
+        made = [text for text in self._prompts if text not in self._stored]
+        for text in made[: max(0, len(made) - MAX_CACHED_PROMPTS)]:  # the oldest
+            del self._prompts[text]
+        return rows
 
     def save_prompts(self, folder: Path, instructions: Sequence[str]) -> None:
         """Put encoded instructions (and the empty one) into a checkpoint folder, which then needs no text encoder."""
@@ -270,8 +273,8 @@ def load_policy(
     """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's.
 
     ``robot``: one of those in its folder ``robots``, when it learned from several; None: its first one.
-    ``with_world=False`` leaves the depth branch and the VAE's decoder on disk: such a policy answers actions only.
-    Raises FileNotFoundError or ValueError that names the file at fault.
+    ``with_world=False`` leaves depth branch and decoder on disk: such a policy answers actions only. Raises
+    FileNotFoundError or ValueError that names the file at fault.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -279,20 +282,19 @@ def load_policy(
     config = load(Config, folder / "config.json")
     about = robot_folder(folder, robot)
     layout = load_layout(about / "layout.json")
-    for what, expected, found in (
-        ("state", config.model.state_width, layout.state_width),
-        ("action", config.model.action_width, layout.action_width),
-    ):
+    for name in ("state_width", "action_width"):
+        expected, found = getattr(config.model, name), getattr(layout, name)
         if expected != found:
-            raise ValueError(f"{folder}: the model's {what}_width={expected} but layout.json has {found} slots.")
-    weights = folder / "model.safetensors"
+            raise ValueError(f"{folder}: the model's {name}={expected} but layout.json has {found} slots.")
     normalizer = load_normalizer(about / "normalizer.json", layout)
     networks = Networks(
-        transformer=load_weights(weights, config.model, device=device, dtype=dtype, depth=with_world),
+        transformer=load_weights(
+            folder / "model.safetensors", config.model, device=device, dtype=dtype, depth=with_world
+        ),
         vae=VideoVae.load(folder / "vae", encoder_only=not with_world),
         text=lambda: TextEncoder.load(folder / "text", config.model.text_length),
     )
-    cameras = {c.name: c for c in load_cameras(about / "cameras.json")}
+    cameras = {camera.name: camera for camera in load_cameras(about / "cameras.json")}
     prompts = load_file(folder / PROMPTS_FILE) if (folder / PROMPTS_FILE).is_file() else None
     absent = absent_views(about, config.view_names)
     return Policy(config, normalizer, cameras, networks, device=device, prompts=prompts, absent=absent)

@@ -1,6 +1,7 @@
 """Playing chunks, with a server whose answers are late by a known number of control periods. No network, no clock."""
 
 import threading
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -157,3 +158,22 @@ def test_nothing_moves_before_the_first_answer():
         Chunks(server.ask, PARTS, play="naive", replan_every=4)
     with pytest.raises(ValueError, match="replan_every=0"):
         Chunks(server.ask, PARTS, replan_every=0)
+
+
+def test_without_a_seed_none_is_sent_so_that_robots_share_batches():
+    server = LateServer(0)
+    Chunks(server.ask, PARTS, replan_every=4).settle(lambda: 0)
+    assert "seed" not in server.asked[0]
+
+
+def test_settling_ends_when_nobody_answers():
+    def ask(observation, **asked):
+        future = Future()
+        future.set_exception(ConnectionError("no xwam server at ws://gpu-box:8000"))
+        return future
+
+    chunks, began = Chunks(ask, PARTS, replan_every=4), time.monotonic()
+    with pytest.raises(ConnectionError, match="gpu-box"):
+        chunks.settle(lambda: 0, timeout_s=0.3)
+    assert 0.1 < time.monotonic() - began < 5
+    assert isinstance(chunks.trouble, ConnectionError)

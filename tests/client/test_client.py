@@ -1,5 +1,6 @@
 """The client against a real server: the same actions as the policy's, two answers, refusals, lost connections."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from tests.client.conftest import RunningAt
 from tests.client.mock_robot import MockRobot
 from tests.examples import make_observation
 from tests.serve.conftest import CONFIG, Running
+from xwam.records import Camera
 
 SEEN = make_observation(CONFIG)
 
@@ -273,3 +275,41 @@ def test_meta_world_in_another_process(server):
     assert np.flatnonzero(told["is_first"]).tolist() == [0, 4, 8]
     assert np.abs(told["action"]).max() > 1e-3
     assert not told["has_policy"], "the robot's process knows no network"
+
+
+def test_a_robot_whose_server_is_gone_says_so(make_service, robot):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(Running(make_service()))
+        client = Client(port=server.port, connect_seconds=3)
+        step, leave = robot.step, stack.pop_all()
+
+        def dies_after_some_steps(action):
+            if len(robot.played) == 2:
+                leave.close()
+            return step(action)
+
+        robot.step = dies_after_some_steps
+        with client, pytest.raises(ConnectionError):
+            rollout(robot, client, seed=2, replan_every=4, max_steps=100_000)
+
+
+def test_the_calibration_of_an_observation_reaches_the_policy(client, policy, monkeypatch):
+    name = CONFIG.view_names[0]
+    pose = np.eye(4)
+    pose[:3, 3] = (0.1, 0.2, 0.3)
+    size = {"width": CONFIG.clip.width_px, "height": CONFIG.clip.height_px, "near_m": 0.2, "far_m": 3.0}
+    camera = Camera(name=name, intrinsics=np.diag([30.0, 30.0, 1.0]), base_from_camera=pose, **size)
+    seen, plain = [], policy.predict_stepwise
+
+    def listen(observations, *rest, **more):
+        seen.extend(observations)
+        return plain(observations, *rest, **more)
+
+    monkeypatch.setattr(policy, "predict_stepwise", listen)
+    client.infer(replace(SEEN, cameras={name: camera}))
+    (found,) = seen[0].cameras.values()
+    assert (found.name, found.width, found.near_m, found.far_m) == (name, camera.width, 0.2, 3.0)
+    np.testing.assert_array_equal(found.base_from_camera, pose)
+    mirrored = replace(camera, base_from_camera=np.diag([1.0, 1.0, -1.0, 1.0]))
+    with pytest.raises(RefusedError, match="needs a rotation"):
+        client.infer(replace(SEEN, cameras={name: mirrored}))

@@ -293,3 +293,11 @@ def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):
     found = {finding.check: finding for finding in findings}
     assert found["frame counts"].level == found["NaN"].level == "fine"
     assert found["action 'left_position'"].level == "look", "these toy states do not follow their actions"
+
+
+def test_a_camera_that_no_sampled_episode_has_is_no_mistake(planted):
+    for number in range(EPISODES):
+        video_of(planted, "cam_wrist", number).unlink()
+    robot = replace(ARM, cameras=(ARM.cameras[0], replace(ARM.cameras[1], may_be_missing=True)))
+    assert "shows nothing" not in wrong(planted, robot)
+    assert "missing cameras: wrist in" in looks(planted, robot)

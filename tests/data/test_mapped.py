@@ -67,7 +67,14 @@ def test_their_marks_say_which_actions_count(foreign, tmp_path):
     assert open_lerobot(foreign, robot=ARM).demonstrated(1).all()
     fast = open_lerobot(root, robot=ARM)
     np.testing.assert_array_equal(fast.demonstrated(1), np.arange(STEPS) % 6 != 5)
-    slow = open_lerobot(root, robot=replace(ARM, action_hz=FPS / 2, frames_per_action=2))
+    info = json.loads((root / "meta/info.json").read_text())
+    del info["features"]["is_demonstration"]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    undeclared = open_lerobot(root, robot=ARM)
+    assert undeclared.demonstrated(1) is None
+    assert undeclared.fingerprint != fast.fingerprint, "latents that were made of the one are not taken for the other's"
+    slow = open_lerobot(copy_of(foreign, tmp_path / "slow"), robot=replace(ARM, action_hz=FPS / 2, frames_per_action=2))
+    change_columns(slow.root, lambda _, columns: columns.update(is_demonstration=columns["frame_index"] % 6 != 5))
     np.testing.assert_array_equal(slow.demonstrated(1), np.arange(STEPS // 2) % 3 != 2)
 
 

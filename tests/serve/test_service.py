@@ -3,13 +3,16 @@
 import http.client
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from xwam_client.protocol import packb, unpack_array, unpack_images
 
+from tests.examples import make_observation
 from tests.serve.conftest import CONFIG, Running, ask, hear, message
+from xwam.policy import Policy
 from xwam.serve.service import ServeConfig, Service
 from xwam.serve.wire import RULES
 
@@ -313,3 +316,16 @@ def test_closing_refuses_what_is_unfinished(policy, monkeypatch):
     assert hear(robot)["rule"] == "closing"
     with pytest.raises(ConnectionClosed):
         hear(robot)
+
+
+def test_a_robot_without_one_of_the_views_is_served(policy):
+    lacks = CONFIG.view_names[1]
+    fewer = Policy(CONFIG, policy.normalizer, policy.cameras, policy.networks, absent={lacks})
+    with Running(Service(fewer, ServeConfig(), name="debug", hash_="0" * 16)) as server, server.dial() as connection:
+        assert lacks not in [camera["name"] for camera in hear(connection)["cameras"]]
+        images = {name: image for name, image in message()["images"].items() if name != lacks}
+        answer = ask(connection, images=images)
+        assert answer["type"] == "actions"
+    observation = replace(make_observation(CONFIG), images=images)
+    expected = next(fewer.predict(observation, seed=0, actions_only=True)).action
+    np.testing.assert_allclose(answer["actions"], expected, atol=1e-6)

@@ -141,3 +141,25 @@ def test_compile_in_the_recipe_compiles_every_block():
         config = replace(CONFIG, train=replace(CONFIG.train, compile=is_wanted))
         model = build_model(config, Setup(), setup.World(0, 1), torch.device("cpu"))
         assert [block._compiled_call_impl is not None for block in all_blocks(model)] == [is_wanted] * 4
+
+
+def test_only_the_runs_own_checkpoints_are_swept_away(tmp_path):
+    names = ["step-0000001", "step-0000002", "step-0000003", "step-0000002-policy", "step-best"]
+    for name in names:
+        (tmp_path / name / "training").mkdir(parents=True)
+        (tmp_path / name / "training/step.json").write_text("{}")
+    (tmp_path / "step-0000009.tar").write_text("")
+    checkpoint.keep_newest(tmp_path, 2)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {*names[1:], "step-0000009.tar"}
+    assert checkpoint.newest_checkpoint(tmp_path) == tmp_path / "step-0000003"
+
+
+def test_a_run_goes_on_from_the_start_it_had(tmp_path):
+    first = loop.train(CONFIG, EncodedClips(CONFIG, size=7), make_run(tmp_path, "first"))
+    second = loop.train(CONFIG, EncodedClips(CONFIG, size=8), make_run(tmp_path, "second"))
+    run = make_run(tmp_path, "tuned")
+    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, start=first)
+    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, start=first)
+    with pytest.raises(ValueError, match="continue from the same checkpoint"):
+        loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, start=second)

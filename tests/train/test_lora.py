@@ -205,3 +205,21 @@ def test_muon_steps_adapters_and_nothing_that_is_frozen():
     ups = [value for name, value in moments(model, optimizer).items() if name.startswith("first.") and lora.UP in name]
     assert ups
     assert all(value.any() for value in ups)
+
+
+def test_nothing_but_a_checkpoint_is_ever_replaced(tuned, tmp_path):
+    root, _, last = tuned
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("years of work")
+    for target, message in (
+        (tmp_path / "mine", "is no checkpoint and would be replaced"),
+        (root / "tuned", "it would be replaced; give another folder"),
+        (last, "it would be replaced; give another folder"),
+    ):
+        for write in (export.export_policy, export.export_adapter, export.export_state):
+            with pytest.raises(ValueError, match=message):
+                write(last, target)
+    assert (tmp_path / "mine/notes.txt").read_text() == "years of work"
+    (tmp_path / "new").mkdir()
+    for _ in range(2):  # an empty folder, then the checkpoint that is there by now
+        export.export_policy(last, tmp_path / "new")

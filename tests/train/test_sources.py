@@ -1,6 +1,7 @@
 """Training on robots of others: from a robot.json to a checkpoint that acts, data sets mixed, a prior made to fit."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
 
+from xwam.cli import main
 from xwam.data.cache import LatentCache
+from xwam.data.lerobot import open_lerobot
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
@@ -23,9 +26,10 @@ from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.prepare import make_latents
+from xwam.train.prepare import load_films, make_latents
 from xwam.train.sources import Mixture, fit, open_sources
 from xwam.train.vae import ClipShape, VaeTraining
+from xwam.view.export import load_prediction
 
 VAE = VaeTraining(
     shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
@@ -222,3 +226,36 @@ def test_what_does_not_go_together_is_refused(runs):
     sources = open_sources([root / "arm", root / "joints"], [str(root / "arm.json"), str(root / "wide.json")], [])
     with pytest.raises(ValueError, match="action_width=20"):
         fit(preset("debug"), sources)
+
+
+def test_a_checkpoint_is_measured_and_imagines_on_its_own_data(runs, tmp_path, capsys):
+    """Its robot.json explains the data set; views that the robot or the episode lacks are not scored."""
+    root, last, _ = runs
+    for name, robot in (("arm", []), ("joints", ["--robot", "joints"])):
+        report = tmp_path / f"{name}.json"
+        common = [str(last), "--data", str(root / name), *robot]
+        main(["evaluate", *common, "--clips", "1", "--out", str(report), "--no-report"])
+        assert json.loads(report.read_text())["psnr_db"] > 0
+        main(["imagine", *common, "--episode", "1", "--out", str(tmp_path / name)])
+    saved = load_prediction(tmp_path / "joints" / "world.npz")
+    assert [camera.name for camera in saved.prediction.cameras] == ["front"], "top is missing in episode 1"
+    assert len(saved.prediction.video) == len(saved.real.video) == 1
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(last), "--data", str(root / "joints"), "--robot", "nobody"])
+    assert "allowed: arm, joints" in capsys.readouterr().err
+
+
+def test_our_own_data_in_a_mixture_need_no_robot_json(runs, tmp_path):
+    _, last, _ = runs
+    shutil.copytree(last, tmp_path / "mixed")
+    (tmp_path / "mixed/robots/joints/robot.json").unlink()
+    assert load_policy(tmp_path / "mixed", with_world=False, robot="joints").absent == {"wrist"}, "as cameras.json says"
+
+
+def test_the_autoencoder_learns_at_the_size_that_it_will_encode(runs):
+    root, _, _ = runs
+    episodes = open_lerobot(root / "arm", robot=load_robot(root / "arm.json"))
+    colour, depth, *_ = load_films(episodes, [0], ["front"], height_px=16, width_px=20)
+    assert colour.shape == (24, 16, 20, 3)
+    assert colour.dtype == np.uint8
+    assert depth.shape == (24, 16, 20)

@@ -167,7 +167,7 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
     collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
     read = []
-    monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views: read.extend(indices) or [])
+    monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views, **size: read.extend(indices) or [])
     sources = open_sources([tmp_path / "data"], (), ())
     prepare.films_of(fit(preset("debug"), sources), sources)
     training, held_out = split_episodes(12)

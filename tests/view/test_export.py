@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.view.scene import LAYOUT
+from tests.view.scene import LAYOUT, make_real
+from xwam.imagine import write_world
 from xwam.records import Camera
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
 from xwam.view.points import PointCloud, camera_poses, fuse
@@ -126,3 +127,12 @@ def test_empty_clouds_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one point"):
         write_glb(tmp_path / "a.glb", [empty], 5.0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_calibration_what_needs_none_is_still_written(tmp_path):
+    real = make_real(num_steps=3, size=32)
+    bare = tuple(Camera(name=camera.name, width=camera.width, height=camera.height) for camera in real.cameras)
+    with pytest.warns(UserWarning, match="no page and no point clouds without depth and a calibrated camera"):
+        shown = write_world(tmp_path / "world", replace(real, cameras=bare), LAYOUT)
+    assert {path.name for path in (tmp_path / "world").iterdir()} == {"world.npz", "world.mp4"}
+    assert shown == tmp_path / "world" / "world.mp4"

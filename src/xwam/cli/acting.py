@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from xwam.evaluate.closed_loop import ClosedLoopConfig
     from xwam.policy import Policy
+    from xwam.robot.mapping import RobotConfig
 
 
 def demo(
@@ -40,6 +40,7 @@ def evaluate(
     clips: int = 32,
     depth_teacher: Path | None = None,
     report: bool = True,
+    robot: str | None = None,
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env metaworld --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -60,51 +61,54 @@ def evaluate(
         clips: held-out clips for the open loop.
         depth_teacher: folder of a depth model of transformers, to compare the imagined depth with.
         report: write the page with plots and with the best, median and worst episode in 4D.
+        robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         device: cpu, cuda, …
     """
     from xwam.policy import load_policy
+    from xwam.robot.stored import robot_for
 
     if (env is None) == (data is None):
         raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
-    policy = load_policy(checkpoint, device=device)
+    policy = load_policy(checkpoint, device=device, robot=robot)
     if data is not None:
-        numbers = _compare(policy, data, clips, seed, out, depth_teacher, report)
+        explained = robot_for(checkpoint, robot, data)
+        numbers = _compare(policy, data, clips, seed, out, depth_teacher, report, explained)
     else:
-        from xwam.evaluate.closed_loop import ClosedLoopConfig
-
-        config = ClosedLoopConfig(
-            tasks=tasks or ("button-press-topdown-v3",),
-            num_episodes=episodes,
-            seed=seed,
-            replan_every=replan_every,
-            max_steps=max_steps,
-            num_envs=envs,
-            is_blind=blind,
-            is_random=random,
-        )
-        numbers = _play(policy, config, out, report)
+        settings = {"seed": seed, "replan_every": replan_every, "max_steps": max_steps, "num_envs": envs}
+        settings |= {"tasks": tasks or ("button-press-topdown-v3",), "num_episodes": episodes}
+        numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
     if report and not random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
 
 
 def _compare(
-    policy: "Policy", data: Path, clips: int, seed: int, out: Path, depth_teacher: Path | None, report: bool
+    policy: "Policy",
+    data: Path,
+    clips: int,
+    seed: int,
+    out: Path,
+    depth_teacher: Path | None,
+    report: bool,
+    robot: "RobotConfig | None",
 ) -> dict[str, Any]:
     from xwam.evaluate.open_loop import evaluate_open_loop
     from xwam.model.depth_teacher import MonocularDepth
 
     teacher = None if depth_teacher is None else MonocularDepth(depth_teacher, device=str(policy.device))
-    numbers = evaluate_open_loop(policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report)
+    numbers = evaluate_open_loop(
+        policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report, robot=robot
+    )
     print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
     return numbers
 
 
-def _play(policy: "Policy", config: "ClosedLoopConfig", out: Path, report: bool) -> dict[str, Any]:
-    from xwam.evaluate.closed_loop import evaluate_closed_loop
+def _play(policy: "Policy", out: Path, report: bool, **settings: Any) -> dict[str, Any]:
+    from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
     from xwam.sim.metaworld import make_metaworld
 
+    config = ClosedLoopConfig(**settings)
     numbers = evaluate_closed_loop(policy, config, out)
     if report and not config.is_random:  # random actions come without an imagined world
         write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_metaworld)
@@ -120,6 +124,7 @@ def imagine(
     seed: int = 0,
     out: Path = Path("runs/imagined"),
     rerun: bool = False,
+    robot: str | None = None,
     device: str = "cpu",
 ) -> None:
     """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.
@@ -133,6 +138,7 @@ def imagine(
         seed: another seed, another imagination.
         out: folder for the results.
         rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
+        robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         device: cpu, cuda, …
     """
     from xwam.imagine import imagine_clip, imagine_saved
@@ -140,17 +146,16 @@ def imagine(
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
     if input is not None:
-        imagine_saved(checkpoint, input, out, seed=seed, device=device, has_rerun=rerun)
+        shown = imagine_saved(checkpoint, input, out, seed=seed, device=device, has_rerun=rerun, robot=robot)
     else:
         assert data is not None
         place = {"episode": episode, "frame": frame}
-        imagine_clip(checkpoint, data, out, **place, seed=seed, device=device, has_rerun=rerun)
-    print(out / "world.html")
+        shown = imagine_clip(checkpoint, data, out, **place, seed=seed, device=device, has_rerun=rerun, robot=robot)
+    print(shown)
 
 
 def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed"), rerun: bool = False) -> None:
     """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``); with --rerun also world.rrd."""
     from xwam.imagine import view_saved
 
-    view_saved(prediction, out, has_rerun=rerun)
-    print(out / "world.html")
+    print(view_saved(prediction, out, has_rerun=rerun))

@@ -46,6 +46,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
         "views": list(clips.view_names),
         "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
         "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],
+        "demonstrations": clips.demonstrations,
         "every": clips.every,
         "num_clips": len(clips),
         "num_variants": num_variants,
@@ -82,7 +83,7 @@ def build_cache(
     path = folder / "facts.json"
     if path.is_file() and (changed := _differences(json.loads(path.read_text()), facts)):
         if not rebuild:
-            raise ValueError(f"cache={folder} was made of something else ({changed}): rebuild it or use a new folder.")
+            raise ValueError(f"cache={folder} was made of something else ({changed}): delete it, or use a new folder.")
         for old in [path, *folder.glob("latents-*.safetensors")]:
             old.unlink()
     if not path.is_file():

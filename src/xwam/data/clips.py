@@ -22,7 +22,10 @@ VALIDATION_SHARE = 0.1  # of the episodes are held out
 
 
 def split_episodes(num_episodes: int, validation_share: float = VALIDATION_SHARE) -> tuple[list[int], list[int]]:
-    """Training and validation episodes: whole ones, by a fixed shuffle; at least one held out unless the share is 0."""
+    """Training and validation episodes: whole ones, by a fixed shuffle.
+
+    At least one is held out, unless there is only one or the share is 0.
+    """
     if not 0 <= validation_share < 1:
         raise ValueError(f"validation_share={validation_share}: must be at least 0 and below 1.")
     shuffled = sorted(range(num_episodes), key=lambda i: zlib.crc32(f"episode {i}".encode()))
@@ -85,6 +88,7 @@ class Clips:
         ends = {number: _demonstration_end(episodes, number) for number in numbers}
         self.numbers = [number for number in numbers if ends[number] or not demonstrations_only]
         self.num_demonstrations = sum(end > 0 for end in ends.values())
+        self.demonstrations = zlib.crc32(repr(ends).encode())  # changes with what is to be repeated
         span = 0 if padded else config.action_horizon
         lengths = {number: episodes.length(number) for number in self.numbers}
         starts = [max(0, min(length - span, ends[number] or length)) for number, length in lengths.items()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-TAIL_BYTES = 65536  # mp4 and parquet keep their index, which depends on all content, at the end
+TAIL_BYTES = 65536  # mp4 and parquet keep their index there: sizes and places of all content
 
 
 @contextmanager

@@ -78,10 +78,13 @@ class LeRobotEpisodes:
         """Hash of layout, cameras, and every file's size and end (where mp4 and parquet keep their index)."""
         if self._fingerprint is None:
             folders = [self.root / name for name in ("data", "videos", "meta/episodes", ANNOTATIONS)]
-            paths = [p for folder in folders for p in folder.rglob("*") if p.suffix in {".parquet", ".mp4"}]
+            kinds = {".parquet", ".mp4", ".json"}  # .json: the provenance of added depth
+            paths = [p for folder in folders for p in folder.rglob("*") if p.suffix in kinds]
             paths += [path for path in [self.root / form.OLD_EPISODES] if path.is_file()]
             cameras = [form.calibration(camera) for camera in self.cameras]
+            depth = [self._features[view.depth_key].get("info") for view in self.reading.views if view.depth_key]
             facts = (self.layout, cameras, self.num_episodes, self.action_hz, *self.reading.facts)
+            facts += (depth, form.DEMONSTRATED in self._features)
             self._fingerprint = fingerprint(self.root, paths, *facts)
         return self._fingerprint
 

@@ -102,6 +102,11 @@ class DatasetWriter:
             raise ValueError(f"root={self.root} has another layout than {self.layout.name!r}: write to a new folder.")
         depth_names = [c.name for c in self.cameras if form.depth_key(c.name) in info["features"]]
         expected = json.loads(json.dumps(form.features(self.layout, self.cameras, depth_names, fps)))
+        if form.DEMONSTRATED not in info["features"]:
+            raise ValueError(
+                f"root={self.root} was recorded before frames said {form.DEMONSTRATED!r}: record into a new folder and "
+                "train on both (--data OLD NEW)."
+            )
         for name in expected.keys() | info["features"].keys():
             if expected.get(name) != info["features"].get(name):
                 raise ValueError(

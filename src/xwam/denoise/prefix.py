@@ -1,8 +1,9 @@
 """Real-time chunking: the next chunk goes on from what the robot still plays of the last one (arXiv 2506.07339).
 
 The first ``committed`` actions will be played whatever the answer says; the rest of the old chunk is a good guess. A
-checkpoint trained with prefixes (arXiv 2512.05964) gets the committed ones clean, as ``Given.actions``. One that was
-not is steered: every call's velocity is bent so that the clean actions seen from it agree with the old chunk ::
+checkpoint trained with prefixes (arXiv 2512.05964) gets the committed ones clean, as ``Given.actions``; more of them
+than it was trained with, too: that costs no time and came nearer than steering (docs/log.md). One that was not is
+steered: every call's velocity is bent so that the clean actions seen from it agree with the old chunk ::
 
     clean    = action - sigma velocity
     velocity <- velocity - pull J^T (weight (old - clean))          J = d clean / d action, through the whole network
@@ -28,9 +29,9 @@ MAX_PULL = 5.0  # the published setting
 def begin(start: Noisy, given: Given, prefix: Prefix, max_prefix: int) -> tuple[Noisy, Given, Prefix | None]:
     """Where to start from, what is given there, and what steers the samples whose prefix is not (None: there is none).
 
-    ``max_prefix`` is the longest prefix that the checkpoint was trained with.
+    ``max_prefix`` is the longest prefix that the checkpoint was trained with; 0: it was trained with none.
     """
-    is_given = (prefix.committed <= max_prefix) & (max_prefix > 0) | (prefix.known == 0)
+    is_given = (prefix.known == 0) | (max_prefix > 0)
     rest = Prefix(prefix.action, *(torch.where(is_given, 0, count) for count in (prefix.known, prefix.committed)))
     is_steered, device = bool(rest.known.any()), start.action.device  # asked before anything goes to a GPU
     given = given._replace(actions=torch.where(is_given, prefix.committed, 0).to(device))

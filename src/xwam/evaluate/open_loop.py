@@ -6,7 +6,7 @@ the baselines; and a report that shows the best, the median and the worst clip.
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from xwam.evaluate.report_episode import latencies
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
+from xwam.robot.mapping import RobotConfig
 from xwam.view.html import write_page
 
 RANKED_BY = "psnr_db"  # what makes a clip the best one
@@ -48,12 +49,13 @@ def evaluate_open_loop(
     out: Path,
     teacher: DepthTeacher | None = None,
     has_report: bool = True,
+    robot: RobotConfig | None = None,
 ) -> dict[str, Any]:
     """Compare ``num_clips`` clips of the held-out episodes; write ``out`` (JSON) and, beside it, the report (HTML).
 
-    ``teacher``: a monocular depth estimator to compare the depth branch with.
+    ``teacher``: a monocular depth estimator to compare the depth branch with. ``robot``: explains foreign data.
     """
-    clips = held_out(data, policy.config)
+    clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
     chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
     why_not = metrics.lpips_missing()
     judged = []
@@ -77,11 +79,11 @@ def evaluate_open_loop(
     return report
 
 
-def held_out(data: Path, config: Config) -> Clips:
+def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, absent: Collection[str] = ()) -> Clips:
     """Whole clips of a data set's held-out demonstrations. Raises ValueError when there are none."""
     clips = Clips(
-        open_lerobot(data), config.clip, config.view_names,
-        split="validation", padded=False, demonstrations_only=True,
+        open_lerobot(data, robot=robot), config.clip, config.view_names,
+        split="validation", padded=False, demonstrations_only=True, absent=absent,
     )  # fmt: skip
     if len(clips) == 0:
         raise ValueError(
@@ -96,9 +98,20 @@ def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
 
 
 def imagine_clip(policy: Policy, clip: Clip, *, seed: int) -> tuple[Prediction, Prediction]:
-    """What the model imagines from a clip's first frame, and what really happened."""
+    """What the model imagines from a clip's first frame, and what really happened; only of views that were seen."""
     *_, imagined = policy.predict(observation_of(clip), seed=seed)
-    return imagined, reality(clip, imagined, policy.config.clip.crop)
+    real = reality(clip, imagined, policy.config.clip.crop)
+    seen = np.flatnonzero(clip.video_mask[:, 0]).tolist()
+    return only_views(imagined, seen), only_views(real, seen)
+
+
+def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
+    """A prediction's pictures of some cameras."""
+    if len(views) == len(world.cameras) or world.video is None:
+        return world
+    depth = None if world.depth is None else world.depth[list(views)]
+    cameras = tuple(world.cameras[view] for view in views)
+    return replace(world, video=world.video[list(views)], depth=depth, cameras=cameras)
 
 
 def observation_of(clip: Clip) -> Observation:
@@ -123,9 +136,10 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
 
 def _scores(policy: Policy, clip: Clip, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:
     """Of the actions, only those that are demonstrated count."""
-    taught = clip.action_mask
-    error = metrics.action_scores(imagined.action[taught], real.action[taught], policy.layout)
-    scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
+    taught, scores = clip.action_mask, {}
+    if taught.any():
+        error = metrics.action_scores(imagined.action[taught], real.action[taught], policy.layout)
+        scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
     return scores | compare_worlds(imagined, real, policy.layout, **asked)
 
 

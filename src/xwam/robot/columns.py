@@ -63,7 +63,7 @@ def read_action(robot: RobotConfig, columns: Columns) -> Float[np.ndarray, "M Da
             values = _read(robot, part, columns)
             if part.reference != "absolute":
                 values = _in_base(robot, part, values, columns)[: len(action) * every]
-                values = values.reshape(len(action), every, -1).sum(axis=1)
+                values = values.reshape(len(action), every, values.shape[-1]).sum(axis=1)
             elif part.what == "position":
                 values = values[last] - _read(robot, state[part.name], columns)[first]
             else:

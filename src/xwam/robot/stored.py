@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xwam.config import suggest
-from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER, load_robot
+from xwam.robot.calibration import load_cameras
+from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, load_robot
 
 
 def robot_folder(checkpoint: Path, robot: str | None) -> Path:
@@ -17,6 +18,14 @@ def robot_folder(checkpoint: Path, robot: str | None) -> Path:
 
 
 def absent_views(folder: Path, view_names: Sequence[str]) -> frozenset[str]:
-    """Views of the model that the robot lacks, if its robot.json says which cameras it has."""
+    """Views of the model that the robot lacks, as its robot.json, or else its cameras.json, says (neither: none)."""
     path = folder / ROBOT_FILE
-    return frozenset(view_names) - frozenset(load_robot(path).view_names) if path.is_file() else frozenset()
+    known = load_robot(path).view_names if path.is_file() else [c.name for c in load_cameras(folder / "cameras.json")]
+    return frozenset(view_names) - frozenset(known) if known else frozenset()
+
+
+def robot_for(checkpoint: Path, robot: str | None, data: Path) -> RobotConfig | None:
+    """The robot.json by which to read a data set: the checkpoint's, unless the data set explains itself (None)."""
+    path = robot_folder(checkpoint, robot) / ROBOT_FILE
+    explains_itself = (data / "meta" / "layout.json").is_file() or not path.is_file()
+    return None if explains_itself else load_robot(path)

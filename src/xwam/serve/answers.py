@@ -28,7 +28,7 @@ def metadata(policy: Policy, *, name: str, checkpoint_hash: str, queue: int, per
     """The server's first message: all that a robot must know, and compare with itself, before it moves."""
     config, clip, layout = policy.config, policy.config.clip, policy.layout
     cameras = [
-        policy.cameras.get(n) or Camera(name=n, width=clip.width_px, height=clip.height_px) for n in config.view_names
+        policy.cameras.get(n) or Camera(name=n, width=clip.width_px, height=clip.height_px) for n in policy.needed_views
     ]
     limits = {"message_bytes": LIMITS.message_bytes, "array_bytes": LIMITS.array_bytes}
     return {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
 LOG = logging.getLogger("xwam.serve")
+PROXY_MESSAGE_BYTES = 16 * 1024 * 1024  # Ray's proxy (uvicorn's default) ends a connection that sends a larger one
 GOING_AWAY, POLICY_VIOLATION = 1001, 1008  # of websocket's close codes
 
 
@@ -63,7 +64,7 @@ def read_arguments(arguments: Mapping[str, Any]) -> RayConfig:
 def build(arguments: Mapping[str, Any]) -> "Application":
     """The application, as ``serve run`` and KubeRay's ``import_path`` want it."""
     try:
-        from fastapi import FastAPI, Response, WebSocket  # pyright: ignore[reportMissingImports]
+        from fastapi import FastAPI, Request, Response, WebSocket  # pyright: ignore[reportMissingImports]
         from ray import serve  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         raise ImportError(f"{error.name} is not installed: pip install 'xwam[ray]'") from error
@@ -77,6 +78,7 @@ def build(arguments: Mapping[str, Any]) -> "Application":
             settings = ServeConfig(max_connections=config.max_connections)
             path = Path(config.checkpoint)
             self.service = load_service(path, settings, device=config.device, with_world=not config.actions_only)
+            self.service.metadata["limits"]["message_bytes"] = PROXY_MESSAGE_BYTES
             self.service.metadata["replica"] = serve.get_replica_context().replica_id.unique_id
             self.key = read_key(Path(config.api_key_file)) if config.api_key_file else None
             await self.service.start()  # Ray sends no robots before this returns
@@ -93,7 +95,9 @@ def build(arguments: Mapping[str, Any]) -> "Application":
             return Response("OK\n", media_type="text/plain")
 
         @app.get("/metrics")
-        async def metrics(self) -> Response:
+        async def metrics(self, request: Request) -> Response:
+            if not _may_enter(request.headers, self.key):
+                return Response("this server needs its key\n", 401, media_type="text/plain")
             return Response(self.service.metrics.text(), media_type="text/plain")
 
         @app.websocket("/")

@@ -26,17 +26,8 @@ GENEROUS = 10.0  # half spans (or units, where that is more) from the middle of 
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
 FLAT = "observation/"
-CAMERA_KEYS = (
-    "intrinsics",
-    "base_from_camera",
-    "hand_from_camera",
-    "width",
-    "height",
-    "near_m",
-    "far_m",
-    "hand",
-    "name",
-)
+CAMERA_KEYS = ("intrinsics", "base_from_camera", "hand_from_camera", "width", "height", "near_m", "far_m", "hand")
+CAMERA_KEYS += ("name",)
 RequestId = int | str | None
 
 
@@ -83,7 +74,7 @@ def read_session(message: Mapping[str, Any]) -> str | None:
 def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
     """Check everything; raise RefusedError with the rule that is broken."""
     fields = nested(message)
-    names = policy.config.view_names
+    names = policy.needed_views
     has_world = policy.networks.vae.vae.decoder is not None
     request_id, world = read_id(fields), _flag(fields, "world")
     if world and request_id is None:
@@ -93,7 +84,6 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
             "not_offered", "world=True: this server was started without the world; ask for actions only."
         )
     prefix, num_committed = _prefix(fields, policy)
-    max_prefix = policy.config.noise.max_prefix
     return Request(
         observation=Observation(
             images=_images(fields, names),
@@ -111,7 +101,7 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
         voxel_m=_number(fields, "voxel_m", 0.005, *VOXEL_M),
         prefix=prefix,
         num_committed=num_committed,
-        steered=prefix is not None and len(prefix) > 0 and not 0 < max_prefix >= num_committed,
+        steered=prefix is not None and len(prefix) > 0 and policy.config.noise.max_prefix == 0,
     )
 
 
@@ -216,7 +206,8 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
         biggest = 10.0 * MAX_SIDE_PX if is_lens else FAR_M
         fine = np.abs(value).max() <= biggest and np.allclose(value[-1], [0, 0, 0, 1][-len(value) :], atol=1e-6)
         turn = value[:3, :3]
-        fine &= bool(value.diagonal().min() >= 1) if is_lens else np.allclose(turn @ turn.T, np.eye(3), atol=1e-2)
+        is_turn = np.allclose(turn @ turn.T, np.eye(3), atol=1e-2) and np.linalg.det(turn) > 0
+        fine &= bool(value.diagonal().min() >= 1 if is_lens else is_turn)
         wanted = "focal lengths of a pixel or more" if is_lens else f"a rotation and metres within {FAR_M:g}"
         if not fine:
             raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: needs {wanted}, last row 0 .. 0 1.")

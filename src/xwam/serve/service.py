@@ -116,8 +116,7 @@ class Service:
     def _warm_up(self) -> None:
         """The whole way once with the world, and the largest batch of actions: memory errors show now."""
         if self.config.is_compiled:
-            sizes, has_prefix = self.config.batch_sizes, self.policy.config.noise.max_prefix > 0
-            warm = warm_up(compiled(self.policy), batch_sizes=sizes, with_prefix=has_prefix)
+            warm = warm_up(compiled(self.policy), batch_sizes=self.config.batch_sizes, with_prefix=True)
             LOG.info("compiled %d programs in %.0f s", warm.num_programs, warm.seconds)
             return
         observation, size = made_up_observation(self.policy), max(self.config.batch_sizes)

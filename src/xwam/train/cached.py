@@ -96,10 +96,12 @@ def train_from_cache(
 
 
 def first_of_each_task(episodes: Episodes, numbers: list[int], count: int) -> list[int]:
-    """The first ``count`` episodes of every task. Raises ValueError when a task has fewer."""
+    """The first ``count`` demonstrations of every task. Raises ValueError when a task has fewer."""
     by_task: dict[str, list[int]] = defaultdict(list)
     for number in numbers:
-        by_task[episodes.info(number).task].append(number)
+        demonstrated = episodes.demonstrated(number)
+        if demonstrated is None or demonstrated.any():
+            by_task[episodes.info(number).task].append(number)
     for task, found in by_task.items():
         if not 1 <= count <= len(found):
             raise ValueError(f"num_demonstrations={count}: task {task!r} has {len(found)} episodes to train on.")

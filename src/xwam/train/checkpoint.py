@@ -7,6 +7,7 @@ text/ manifest.json``. A training run adds ``training/``: raw weights, averages 
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,14 +110,20 @@ def load_training(folder: Path, state: TrainingState) -> int:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The last whole checkpoint of a run, if any."""
-    found = sorted(p for p in run.glob("step-*") if (p / "training" / "step.json").is_file())
+    found = _whole_checkpoints(run)
     return found[-1] if found else None
 
 
 def keep_newest(run: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints of a run."""
-    for old in sorted(run.glob("step-*"))[:-count]:
+    """Delete all but the newest ``count`` checkpoints of a run; what else lies there stays."""
+    for old in _whole_checkpoints(run)[:-count]:
         shutil.rmtree(old)
+
+
+def _whole_checkpoints(run: Path) -> list[Path]:
+    """Folders of the names that a run gives, with a whole training state, oldest first."""
+    named = [p for p in run.glob("step-*") if re.fullmatch(r"step-\d{7,}", p.name)]
+    return sorted(p for p in named if (p / "training" / "step.json").is_file())
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -32,7 +32,7 @@ def export_policy(source: Path, target: Path, *, dtype: torch.dtype = torch.bflo
 
     ``source``: a step-… folder of any run, or an adapter. ``base``: where the adapter's checkpoint lies now.
     """
-    _check(source)
+    _check(source, target)
     weights = _averaged(source, base)
     frozen = source if (source / "vae").is_dir() else _base_of(source, base)
 
@@ -49,7 +49,7 @@ def export_policy(source: Path, target: Path, *, dtype: torch.dtype = torch.bflo
 
 def export_adapter(source: Path, target: Path) -> None:
     """Write what LoRA learned (averaged, float32; peft's names) beside a reference to the checkpoint it belongs to."""
-    _check(source)
+    _check(source, target)
     stored = json.loads((source / "manifest.json").read_text())
     rank = stored.get("setup", {}).get("lora_rank", 0)
     if not rank:
@@ -71,7 +71,7 @@ def export_state(source: Path, target: Path) -> None:
 
     Also reads what earlier versions wrote (weights, average and optimiser in three files).
     """
-    _check(source)
+    _check(source, target)
 
     def fill(folder: Path) -> None:
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("training"), dirs_exist_ok=True)
@@ -83,9 +83,15 @@ def export_state(source: Path, target: Path) -> None:
     write_whole(target, fill)
 
 
-def _check(source: Path) -> None:
+def _check(source: Path, target: Path) -> None:
+    """Refuse a source that is no checkpoint, and a target that holds anything but one: it will be replaced."""
     if not (source / "config.json").is_file():
         raise FileNotFoundError(f"source={source}: no config.json there; give one step-… folder of a run.")
+    if source.resolve().is_relative_to(target.resolve()):
+        raise ValueError(f"target={target} holds source={source}: it would be replaced; give another folder.")
+    is_free = not target.exists() or (target.is_dir() and not any(target.iterdir()))
+    if not is_free and not (target / "config.json").is_file():
+        raise ValueError(f"target={target} is no checkpoint and would be replaced: give a new or an empty folder.")
 
 
 def _copy_settings(source: Path, folder: Path) -> None:

@@ -70,7 +70,12 @@ def check_resume(
                 f"{key}={facts[key]} differs from {stored[key]} of the run in {out}: "
                 "continue with the same data, or train into an empty folder."
             )
-    was = stored.get("setup", {})
+    was, begun = stored.get("setup", {}), (stored.get("start") or {}).get("weights")
+    if start is not None and begun != (now := weights_hash(start)):
+        raise ValueError(
+            f"start={start} has the weights {now}, the run in {out} began with {begun or 'fresh ones'}: "
+            "continue from the same checkpoint, or train into an empty folder."
+        )
     wanted: dict[str, Any] = {"lora_rank": how.lora_rank, "optimizer is muon": how.optimizer == "muon"}
     old: dict[str, Any] = {"lora_rank": was.get("lora_rank", 0), "optimizer is muon": was.get("optimizer") == "muon"}
     for part, settings in recipe(config).items():

@@ -12,17 +12,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from xwam.config import Config
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
+from xwam.data.episodes import Episodes, camera_named
 from xwam.data.files import fingerprint, whole_file
 from xwam.data.stats import normalizer_from
+from xwam.encode import depth_to_image
+from xwam.images import resize, resize_nearest, to_bytes
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.robot.layout import load_layout
@@ -31,7 +36,7 @@ from xwam.train.options import Precision, Setup
 from xwam.train.setup import matrix_precision
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
-from xwam.train.vae import Film, VaeTraining, load_films, train_vae
+from xwam.train.vae import Film, VaeTraining, fitting, train_vae
 from xwam.train.vae_decoder import train_decoder
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
@@ -42,7 +47,8 @@ def make_frozen(
 ) -> None:
     """Train the VAE and the text encoder on the data sets, unless they are there."""
     if not (frozen / "vae" / "config.json").is_file():
-        train_vae(config.vae, films_of(config, sources), vae, frozen, device=device, precision=how.precision)
+        recipe, films = fitting(vae, config.clip), films_of(config, sources)
+        train_vae(config.vae, films, recipe, frozen, device=device, precision=how.precision)
     if not (frozen / "text" / "config.json").is_file():
         wordings: dict[str, set[str]] = {}
         for source in sources:
@@ -72,8 +78,7 @@ def train_vae_alone(
     """
     first = None if start is None else start / "vae"
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
-    if first is not None:
-        recipe = replace(recipe, num_image_steps=0)
+    recipe = fitting(recipe if first is None else replace(recipe, num_image_steps=0), config.clip)
     if not decoder_only:
         return train_vae(config.vae, films_of(config, sources), recipe, out, start=first, **rest)
     if first is None:
@@ -87,7 +92,30 @@ def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:
     for source in sources:
         clips = clips_of(source, config)  # of the training split
         some = [clips.numbers[place] for place in spread(len(clips.numbers), EPISODES_FOR_VAE // len(sources))]
-        films += load_films(source.episodes, some, [camera.name for camera in clips.seen_cameras])
+        names, clip = [camera.name for camera in clips.seen_cameras], config.clip
+        films += load_films(source.episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
+    return films
+
+
+def load_films(
+    episodes: Episodes, indices: Sequence[int], view_names: Sequence[str], *, height_px: int, width_px: int
+) -> list[Film]:
+    """Colour and, where there is one, depth of these episodes and cameras, in memory (82 kB for a 128 px frame).
+
+    At the size of the transformer's clips, so that the autoencoder learns the scale that it will be asked to encode.
+    """
+    films: list[Film] = []
+    for index in tqdm(indices, desc="read", unit="episode"):
+        steps = np.arange(episodes.info(index).length)
+        for name in view_names:
+            frames = episodes.frames(index, name, steps)
+            if frames is not None:
+                films.append(to_bytes(resize(frames, height_px, width_px)))
+            metres = episodes.depth(index, name, steps)
+            if metres is not None:
+                camera = camera_named(episodes.cameras, name)
+                metres = resize_nearest(metres, height_px, width_px)
+                films.append(depth_to_image(metres, camera.near_m, camera.far_m).astype(np.float16))
     return films
 
 

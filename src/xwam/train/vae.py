@@ -26,9 +26,7 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xwam.config import VaeConfig
-from xwam.data.episodes import Episodes, camera_named
-from xwam.encode import depth_to_image
+from xwam.config import ClipConfig, VaeConfig
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
@@ -81,20 +79,10 @@ TINY_VAE = VaeTraining(
 )
 
 
-def load_films(episodes: Episodes, indices: Sequence[int], view_names: Sequence[str]) -> list[Film]:
-    """Colour and, where there is one, depth of these episodes and cameras, in memory (82 kB for a 128 px frame)."""
-    films: list[Film] = []
-    for index in tqdm(indices, desc="read", unit="episode"):
-        steps = np.arange(episodes.info(index).length)
-        for name in view_names:
-            frames = episodes.frames(index, name, steps)
-            if frames is not None:
-                films.append(frames)
-            metres = episodes.depth(index, name, steps)
-            if metres is not None:
-                camera = camera_named(episodes.cameras, name)
-                films.append(depth_to_image(metres, camera.near_m, camera.far_m).astype(np.float16))
-    return films
+def fitting(training: VaeTraining, clip: ClipConfig) -> VaeTraining:
+    """The same training, with crops that are no larger than the pictures."""
+    most = min(clip.height_px, clip.width_px)
+    return replace(training, shapes=tuple(s._replace(size_px=min(s.size_px, most)) for s in training.shapes))
 
 
 def train_vae(

@@ -14,7 +14,7 @@ from xwam.colours import IMAGINED_RGB, REAL_RGB, depth_range, depth_to_colours
 from xwam.data.files import whole_file
 from xwam.data.videos import write_rgb
 from xwam.records import Prediction
-from xwam.view.points import world
+from xwam.view.points import pictures_of
 
 TILE_PX = 256  # height of one picture
 GAP_PX = 6
@@ -31,14 +31,18 @@ def write_mosaic(path: Path, prediction: Prediction, *, real: Prediction | None 
 
 
 def mosaic_frames(prediction: Prediction, *, real: Prediction | None = None) -> UInt8[np.ndarray, "T height width 3"]:
-    """The frames of the mosaic. Raises ValueError without a world, ImportError without the ``view`` extra."""
-    video, depth = world(prediction)
-    ranges = [depth_range(view if real is None else world(real)[1][i]) for i, view in enumerate(depth)]
-    rows = [("imagined", IMAGINED_RGB, video), ("imagined depth", IMAGINED_RGB, _coloured(depth, ranges))]
-    if real is not None:
-        real_video, real_depth = world(real)
-        real_rows = [("real", REAL_RGB, real_video), ("real depth", REAL_RGB, _coloured(real_depth, ranges))]
-        rows = [row for pair in zip(real_rows, rows, strict=True) for row in pair]
+    """The frames of the mosaic; depth only where there is some.
+
+    Raises ValueError without a world, ImportError without the ``view`` extra.
+    """
+    worlds = [] if real is None else [("real", REAL_RGB, real)]
+    worlds += [("imagined", IMAGINED_RGB, prediction)]
+    seen = [(name, colour, pictures_of(known), known.depth) for name, colour, known in worlds]
+    deep = [(name, colour, depth) for name, colour, _, depth in seen if depth is not None]
+    ranges = [depth_range(view) for view in deep[0][2]] if deep else []
+    rows = [(name, colour, video) for name, colour, video, _ in seen]
+    rows += [(f"{name} depth", colour, _coloured(depth, ranges)) for name, colour, depth in deep]
+    video = pictures_of(prediction)
     width = round(TILE_PX * video.shape[3] / video.shape[2])
     still = _frame_of_names(prediction, [(name, colour) for name, colour, _ in rows], ranges, width)
     return np.stack([_filled(still, rows, step, width, prediction.frame_hz) for step in range(video.shape[1])])
@@ -63,6 +67,8 @@ def _frame_of_names(
     for view, camera in enumerate(prediction.cameras):
         left = LEFT_PX + view * (width + GAP_PX)
         draw.text((left + width / 2, TOP_PX - 14), camera.name, TEXT_RGB, font(16), anchor="mm")
+        if not ranges:
+            continue
         near, far = ranges[view]
         scale = 1 / np.linspace(1 / near, 1 / far, width - 120)
         bar = np.repeat(depth_to_colours(scale, near, far)[None], 12, axis=0)

@@ -128,14 +128,23 @@ def fuse(
 
 
 def world(prediction: Prediction) -> tuple[UInt8[np.ndarray, "V T H W 3"], Float[np.ndarray, "V T H W"]]:
-    """Video and depth of a prediction. Raises ValueError when it holds actions only, or when sizes disagree."""
-    video, depth = prediction.video, prediction.depth
-    if video is None or depth is None:
+    """Video and depth of a prediction. Raises ValueError when either is missing, or when sizes disagree."""
+    video, depth = pictures_of(prediction), prediction.depth
+    if depth is None:
+        raise ValueError("prediction.depth=None: there is no cloud without depth; use a model with a depth branch.")
+    return video, depth
+
+
+def pictures_of(prediction: Prediction) -> UInt8[np.ndarray, "V T H W 3"]:
+    """The video of a prediction. Raises ValueError when it holds actions only, or when sizes disagree."""
+    video = prediction.video
+    if video is None:
         raise ValueError("prediction.video=None: this answer holds actions only; take the second one, with the world.")
-    sizes = {"depth": depth.shape, "cameras": len(prediction.cameras), "state": len(prediction.state)}
+    depth = video.shape[:-1] if prediction.depth is None else prediction.depth.shape
+    sizes = {"depth": depth, "cameras": len(prediction.cameras), "state": len(prediction.state)}
     if sizes != {"depth": video.shape[:-1], "cameras": len(video), "state": video.shape[1]}:
         raise ValueError(f"prediction has video {video.shape} but {sizes}: one camera per view, one state per frame.")
-    return video, depth
+    return video
 
 
 def thinned(cloud: PointCloud, voxel_m: float) -> PointCloud:

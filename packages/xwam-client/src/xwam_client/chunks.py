@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -40,18 +41,13 @@ class Chunks:
     """One episode's play."""
 
     def __init__(
-        self,
-        ask: Callable[..., Future],
-        action_parts: Sequence[Mapping[str, Any]],
-        *,
-        play: str = "realtime",
-        replan_every: int,
-        seed: int = 0,
-        action_hz: float | None = None,
-    ) -> None:
+        self, ask: Callable[..., Future], action_parts: Sequence[Mapping[str, Any]], *, play: str = "realtime",
+        replan_every: int, seed: int | None = None, action_hz: float | None = None,
+    ) -> None:  # fmt: skip
         """``ask`` is called with an observation, ``seed`` and, in real-time play, ``prefix`` and ``num_committed``.
 
-        ``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``.
+        ``replan_every``: actions from one observation to the next. Request ``n`` has the seed ``seed + n``; such a
+        request is answered alone, to the same bytes. None: it may share a batch with other robots'.
 
         ``action_hz``: the control periods that pass in a second; None where time stands still in ``settle``.
         """
@@ -60,6 +56,7 @@ class Chunks:
         sizes = [part["size"] for part in action_parts]
         self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
         self.delays: list[int] = []  # of every answer, in control periods
+        self.trouble: Exception | None = None  # why the last question had no actions
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
         self._last = np.zeros(sum(sizes), np.float32)
@@ -91,17 +88,22 @@ class Chunks:
         self._played += 1
         return Command(self._last, False, is_first)
 
-    def settle(self, observe: Callable[[], Any], timeout_s: float | None = None) -> None:
+    def settle(self, observe: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Return when there is something to play: before an episode begins, and where time can be stopped.
 
-        Raises concurrent.futures.TimeoutError.
+        Asks again while it may help, for ``timeout_s`` in all. Then raises the last ConnectionError or RefusedError, or
+        concurrent.futures.TimeoutError when a question has had no answer at all.
         """
+        deadline = time.monotonic() + timeout_s
         while True:
             self._ask_when_due(observe)
             if self._answer is None or not self.is_waiting:
                 return
             asked_at = time.monotonic()
-            if self._answer.exception(timeout_s) is not None:
+            error = self._answer.exception(max(0.0, deadline - asked_at))
+            if error is not None:
+                if time.monotonic() + PAUSE_S > deadline:
+                    raise error
                 time.sleep(PAUSE_S)
             elif self.action_hz:
                 self._waited += math.ceil((time.monotonic() - asked_at) * self.action_hz)
@@ -112,7 +114,7 @@ class Chunks:
         if self._answer is not None or self._position < min(self.replan_every, len(self._chunk)):
             return
         observation = observe()
-        asked: dict[str, Any] = {"seed": self.seed + self.num_asked}
+        asked: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
             expected = max(self.delays[-DELAYS_LOOKED_AT:], default=0)
@@ -131,6 +133,8 @@ class Chunks:
         except (ConnectionError, RefusedError) as error:
             if isinstance(error, RefusedError) and error.rule not in TRY_AGAIN:
                 raise
+            self.trouble = error
             return
+        self.trouble = None
         self.delays.append(self._waited)
         self._position, self._is_new = self._played, True

@@ -11,8 +11,9 @@ import itertools
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
@@ -21,6 +22,7 @@ from websockets.sync.client import connect
 from xwam_client.protocol import DEFAULT_PORT, PROTOCOL, RefusedError, packb, unpackb
 
 COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
+CALIBRATION = ("width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand", "near_m", "far_m")
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0  # between two attempts to connect
 
 
@@ -30,6 +32,7 @@ class Observation(NamedTuple):
     images: Mapping[str, np.ndarray]  # H W 3, uint8, RGB
     state: np.ndarray
     instruction: str
+    cameras: Mapping[str, Any] | None = None  # calibrations that differ from the checkpoint's, by camera
 
 
 class Request(NamedTuple):
@@ -90,14 +93,9 @@ class Client(contextlib.AbstractContextManager):
     """One robot's connection. Safe to use from several threads; use it in a ``with`` block."""
 
     def __init__(
-        self,
-        host: str = "127.0.0.1",
-        port: int = DEFAULT_PORT,
-        *,
-        robot: Any | None = None,
-        api_key: str | None = None,
-        connect_seconds: float = 60.0,
-    ) -> None:
+        self, host: str = "127.0.0.1", port: int = DEFAULT_PORT, *,
+        robot: Any | None = None, api_key: str | None = None, connect_seconds: float = 60.0,
+    ) -> None:  # fmt: skip
         """Waits for the server; ``robot`` is checked on every connection. Raises ConnectionError or MismatchError.
 
         ``host`` may be a whole address (``wss://name/path``): a server behind a reverse proxy. ``port`` is then unused.
@@ -125,15 +123,9 @@ class Client(contextlib.AbstractContextManager):
         self._offer = check(self.metadata, offer_of(robot))
 
     def ask(
-        self,
-        observation: Any,
-        *,
-        seed: int | None = None,
-        prefix: np.ndarray | None = None,
-        num_committed: int | None = None,
-        world: bool = False,
-        world_format: str = "jpeg",
-    ) -> Request:
+        self, observation: Any, *, seed: int | None = None, prefix: np.ndarray | None = None,
+        num_committed: int | None = None, world: bool = False, world_format: str = "jpeg",
+    ) -> Request:  # fmt: skip
         """Send and return at once. The futures raise RefusedError, or ConnectionError when the connection is lost.
 
         ``prefix``, ``num_committed``: what the robot still plays (protocol.py). ``add_done_callback`` of the future
@@ -141,18 +133,25 @@ class Client(contextlib.AbstractContextManager):
         """
         images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
         message = {"images": images, "state": np.asarray(observation.state), "prompt": observation.instruction}
+        known = getattr(observation, "cameras", None) or {}
+        message["cameras"] = {
+            n: {k: getattr(known[n], k, None) for k in CALIBRATION} for n in images if n in known
+        } or None
         message.update(session_id=self.session_id, seed=seed, prefix=prefix, num_committed=num_committed)
         if world:
             message.update(world=True, world_format=world_format)
         return self._send({key: value for key, value in message.items() if value is not None}, world)
 
     def infer(self, observation: Any, **asked: Any) -> np.ndarray:
-        """The next actions ``Ta Da``, in the robot's units. Connects again and asks again when it must."""
+        """The next actions ``Ta Da``, in the robot's units. Connects again and asks again when it must.
+
+        Raises ConnectionError, or concurrent.futures.TimeoutError when no answer comes, after ``connect_seconds``.
+        """
         deadline = time.monotonic() + self.connect_seconds
         while True:
             self._wait_until_ready(deadline)
             with contextlib.suppress(ConnectionError):
-                return self.ask(observation, **asked).actions.result()["actions"]
+                return self.ask(observation, **asked).actions.result(deadline - time.monotonic())["actions"]
 
     def cancel(self, request: Request) -> None:
         """Drop what is unfinished of a request: its futures are refused with the rule ``cancelled``."""

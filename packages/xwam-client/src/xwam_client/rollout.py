@@ -26,36 +26,34 @@ class Episode(NamedTuple):
 
 
 def rollout(
-    env: Any,
-    client: Client,
-    *,
-    seed: int,
-    play: str = "realtime",
-    replan_every: int = 16,
-    max_steps: int | None = None,
-    keeps_time: bool = True,
-) -> Episode:
+    env: Any, client: Client, *, seed: int, play: str = "realtime", replan_every: int = 16,
+    max_steps: int | None = None, keeps_time: bool = True,
+) -> Episode:  # fmt: skip
     """Play one episode. Server and robot are compared before anything moves.
 
     ``keeps_time``: one action every ``1 / action_hz`` seconds, as a robot does. False: a simulator that stands still
-    while the server thinks. Raises MismatchError, RefusedError or ConnectionError.
+    while the server thinks; its questions name their seeds, so that it can be played again. Raises MismatchError,
+    RefusedError, or ConnectionError when no answer has come for ``client.connect_seconds``.
     """
     client.check(env)
     client.reset()
     env.reset(seed)
     chunks = Chunks(
         lambda observation, **asked: client.ask(observation, **asked).actions,
-        client.metadata["layout"]["action"], play=play, replan_every=replan_every, seed=1000 * seed,
-        action_hz=env.action_hz if keeps_time else None,
+        client.metadata["layout"]["action"], play=play, replan_every=replan_every,
+        seed=None if keeps_time else 1000 * seed, action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
-    due = time.monotonic()
+    due = moved_at = time.monotonic()
     while len(commands) < (env.max_steps if max_steps is None else max_steps) and not env.success:
         if not (keeps_time and commands):
-            chunks.settle(env.observe)
+            chunks.settle(env.observe, client.connect_seconds)
         command = chunks.next_action(env.observe)
         env.step(command.action)
         commands.append(command)
+        moved_at = moved_at if command.is_held else time.monotonic()
+        if time.monotonic() - moved_at > client.connect_seconds:
+            raise chunks.trouble or ConnectionError(f"{client.uri} has not answered for {client.connect_seconds:g} s")
         due = max(due + 1 / env.action_hz, time.monotonic() - 1 / env.action_hz)
         if keeps_time:
             time.sleep(max(0.0, due - time.monotonic()))
