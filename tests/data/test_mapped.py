@@ -60,6 +60,15 @@ def test_the_same_set_at_half_the_rate(foreign):
         slow.frames(0, "front", np.array([18]))
 
 
+def test_an_episode_that_is_shorter_than_one_action_has_none(foreign):
+    every = STEPS + 1
+    slowest = open_lerobot(foreign, robot=replace(ARM, action_hz=FPS / every, frames_per_action=every))
+    assert slowest.info(0).action.shape == (0, 14)
+    clip = Clips(slowest, replace(CLIP, action_hz=FPS / every), ("front",)).at(0, 0)
+    assert not clip.action_mask.any()
+    assert clip.video_mask.tolist() == [[True, False, False, False, False]]
+
+
 def test_their_marks_say_which_actions_count(foreign, tmp_path):
     """A column is_demonstration, as where a person corrects a policy; of two frames of one action both must count."""
     root = copy_of(foreign, tmp_path / "marked")

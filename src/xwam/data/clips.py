@@ -120,6 +120,7 @@ class Clips:
         demonstrated = self.episodes.demonstrated(episode)
         frames, is_real = self._steps(start, info.length)
         actions = start + np.arange(config.action_horizon)
+        rows = np.concatenate([info.action, np.zeros_like(info.action, shape=(1, info.action.shape[1]))])
         acts = actions < len(info.action)
         depth, has_depth = self._depth(episode, frames)
         video, is_seen = self._views(episode, start)
@@ -128,7 +129,7 @@ class Clips:
             video=to_bytes(video),
             depth=depth,
             state=info.state[frames],
-            action=np.where(acts[:, None], info.action[np.minimum(actions, len(info.action) - 1)], 0),
+            action=rows[np.minimum(actions, len(info.action))],
             video_mask=video_mask,
             depth_mask=video_mask & has_depth[:, None],
             state_mask=is_real,
