@@ -73,6 +73,10 @@ def test_how_much_teaches_how_to_act(planted):
     assert finding.text == f"{EPISODES} of {EPISODES} episodes, {total - STEPS // 2} of {total} actions"
     change_columns(planted, nothing)
     assert f"demonstrations: 0 of {EPISODES} episodes, 0 of {total} actions: it teaches what follows" in looks(planted)
+    info = json.loads((planted / "meta/info.json").read_text())
+    del info["features"]["is_demonstration"]
+    (planted / "meta/info.json").write_text(json.dumps(info))
+    assert "meta/info.json does not name it, so it is not read" in looks(planted)
 
 
 def test_rows_are_missing(planted):

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from xwam.data.clips import spread
 from xwam.data.lerobot import LeRobotEpisodes, open_lerobot
+from xwam.data.lerobot_format import DEMONSTRATED
 from xwam.data.lerobot_index import read_columns, read_info
 from xwam.data.videos import num_frames
 from xwam.robot.layout import Layout
@@ -179,6 +180,10 @@ def _check_demonstrations(episodes: LeRobotEpisodes) -> Finding:
     lengths = [episodes.length(number) for number in range(episodes.num_episodes)]
     counts = [n if mark is None else int(mark.sum()) for mark, n in zip(marks, lengths, strict=True)]
     words = f"{np.count_nonzero(counts)} of {len(counts)} episodes, {sum(counts)} of {sum(lengths)} actions"
+    is_declared = DEMONSTRATED in episodes.facts["features"]
+    if not is_declared and DEMONSTRATED in pq.read_schema(episodes.row(0).data).names:
+        why = f"the files have a column {DEMONSTRATED}, meta/info.json does not name it, so it is not read"
+        return Finding("look", "demonstrations", f"{words}: {why}")
     if not any(counts):
         return Finding("look", "demonstrations", f"{words}: it teaches what follows from actions, not how to act")
     return Finding("fine", "demonstrations", words)
