@@ -20,8 +20,9 @@ import numpy as np
 import tyro
 from xwam_client.chunks import Chunks
 
-from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.closed_loop import UNSEEN, identity
 from xwam.evaluate.metrics import wilson_interval
+from xwam.evaluate.study import write_json
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
 from xwam.sim.metaworld import MetaWorld, make_metaworld
@@ -119,8 +120,9 @@ def borders(episode: dict) -> np.ndarray:
 
 def comparable(done: dict[str, dict], settings: Settings) -> dict[str, dict]:
     """Placements that were played in every way: like is compared with like."""
-    names = [key.split("/", 1)[1] for key in done]
-    return {k: v for k, v in done.items() if names.count(k.split("/", 1)[1]) == len(settings.plays)}
+    wanted = {f"{task}/{number}" for task in settings.tasks for number in range(settings.episodes)}
+    whole = {name for name in wanted if all(f"{play}/{name}" in done for play in settings.plays)}
+    return {f"{play}/{name}": done[f"{play}/{name}"] for play in settings.plays for name in sorted(whole)}
 
 
 def summarize(rows: list[dict]) -> dict[str, float]:
@@ -193,23 +195,20 @@ def draw(done: dict[str, dict], settings: Settings, path: Path) -> None:
 
 
 def main(settings: Settings, out: Path, picture: Path | None = None) -> None:
-    facts = json.loads(json.dumps(asdict(settings) | {"checkpoint": str(settings.checkpoint)}))
+    policy = load_policy(settings.checkpoint, with_world=False)
+    facts = json.loads(json.dumps(asdict(settings) | {"checkpoint": str(settings.checkpoint)} | identity(policy)))
     stored = json.loads(out.read_text()) if out.is_file() else {"settings": facts, "episodes": {}}
     grows = ("episodes", "tasks", "plays")
-    if any(stored["settings"][key] != facts[key] for key in facts if key not in grows):
-        if picture is None:
-            raise ValueError(f"out={out} holds episodes of other settings {stored['settings']}: choose another file.")
-        settings = Settings(**{k: v for k, v in stored["settings"].items() if k not in ("checkpoint", *grows)})
+    if picture is None and any(stored["settings"].get(key) != facts[key] for key in facts if key not in grows):
+        raise ValueError(f"out={out} holds episodes of other settings {stored['settings']}: choose another file.")
     done: dict[str, dict] = stored["episodes"]
     wanted = [(s, t, p) for s in range(settings.episodes) for t in settings.tasks for p in settings.plays]
     missing = [(s, t, p) for s, t, p in wanted if f"{p}/{t}/{s}" not in done] if picture is None else []
-    policy = load_policy(settings.checkpoint, with_world=False) if missing else None
     for seed, task in dict.fromkeys((s, t) for s, t, _ in missing):
         env = make_metaworld(task, width_px=policy.config.clip.width_px, height_px=policy.config.clip.height_px)
         for play in (p for s, t, p in missing if (s, t) == (seed, task)):
             done[f"{play}/{task}/{seed}"] = play_episode(env, policy, play, UNSEEN + seed, settings)
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps({"settings": facts, "episodes": done}))
+            write_json(out, {"settings": facts, "episodes": done})
         env.close()
     done = comparable(done, settings)
     print(table(done, settings))

@@ -24,13 +24,13 @@ import tyro
 from tqdm import tqdm
 
 from xwam.config import ClipConfig
-from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.closed_loop import UNSEEN, identity
 from xwam.evaluate.dynamics import imagine_actions
 from xwam.evaluate.geometry_metrics import hand_path_scores
 from xwam.evaluate.metrics import MOVING_LEVELS, static_views, wilson_interval
 from xwam.evaluate.played import real_world
 from xwam.evaluate.report_plots import figure, interval_chart
-from xwam.evaluate.study import markdown_table, t_interval, write_json
+from xwam.evaluate.study import markdown_table, same_settings, t_interval, write_json
 from xwam.images import resize_and_centre_crop
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
@@ -60,6 +60,7 @@ class Truth:
 def run(settings: Truth, make_env: MakeEnv = make_metaworld) -> dict:
     """Play what is not played yet, judge, write the results."""
     policy = load_policy(settings.checkpoint, device=settings.device)
+    same_settings(settings.out / "settings.json", {"chunks": settings.chunks} | identity(policy))
     size = {"width_px": policy.config.clip.width_px, "height_px": policy.config.clip.height_px}
     for index, task in enumerate(tqdm(settings.tasks, desc="truth", unit="task")):
         env = make_env(task, **size)
@@ -181,7 +182,9 @@ def save_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def judge_paths(settings: Truth) -> dict[str, float]:
     """Mean distance of the hand from where it really went: imagined, and if it had stayed; one number per episode."""
-    episodes = [episode for task in settings.tasks for episode in _load(settings.out / "episodes", task)]
+    episodes = [
+        episode for task in settings.tasks for episode in _load(settings.out / "episodes", task, settings.episodes)
+    ]
     result = {"episodes": float(len(episodes))}
     for name, key in (("imagined_m", "path"), ("still_m", "still")):
         values = [float(episode[key].mean()) for episode in episodes]
@@ -194,7 +197,7 @@ def judge_success(settings: Truth) -> dict[str, list[int]]:
     """How often the probe says "solved" of three pictures, when it was so and when not: [times, cases]."""
     counts = {f"{picture}_{truth}": [0, 0] for picture in ("imagined", "last", "first") for truth in ("solved", "open")}
     for task in settings.tasks:
-        episodes = _load(settings.out / "episodes", task)
+        episodes = _load(settings.out / "episodes", task, settings.episodes)
         for index, episode in enumerate(episodes):
             others = episodes[:index] + episodes[index + 1 :]
             judge = fit_probe(others)
@@ -233,7 +236,12 @@ def fit_probe(episodes: Sequence[dict[str, np.ndarray]]) -> Callable[[np.ndarray
 
 def judge_swaps(settings: Truth) -> dict[str, float]:
     """How often the imagined video is nearer to its own real one, and what changes it more, actions or seed."""
-    rows = [row for task in settings.tasks for row in _load(settings.out / "swaps", task) if row["pixels"][0]]
+    rows = [
+        row
+        for task in settings.tasks
+        for row in _load(settings.out / "swaps", task, settings.swaps)
+        if row["pixels"][0]
+    ]
     if not rows:
         return {"nearer": 0, "videos": 0}
     own, wrong = (np.concatenate([row[name] for row in rows]) for name in ("own", "wrong"))
@@ -272,8 +280,8 @@ def write_results(out: Path, result: dict) -> None:
     (out / "truth.svg").write_text(figure([interval_chart(bars)]))
 
 
-def _load(folder: Path, task: str) -> list[dict[str, np.ndarray]]:
-    return [dict(np.load(path)) for path in sorted(folder.glob(f"{task}-[0-9][0-9][0-9].npz"))]
+def _load(folder: Path, task: str, count: int) -> list[dict[str, np.ndarray]]:
+    return [dict(np.load(folder / f"{task}-{number:03d}.npz")) for number in range(count)]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from xwam.config import DenoiseConfig
 from xwam.policy import Policy, load_policy, start_noise
 from xwam.presets import preset
 from xwam.train.export import export_policy
+from xwam.train.options import changed
 
 CONFIG = preset("debug")
 
@@ -100,11 +101,12 @@ def test_noise_of_a_request_does_not_depend_on_its_neighbours():
         assert torch.equal(one[0], two[1])
 
 
-def test_prompts_are_encoded_once(policy):
-    policy.encode_prompts(["reach the goal", "reach the goal"])
-    kept = policy.encode_prompts(["reach the goal"])
-    assert kept.data_ptr() != 0
-    assert sum(text == "reach the goal" for text in policy._prompts) == 1
+def test_prompts_are_encoded_once(policy, monkeypatch):
+    asked, encode = [], policy.text.encode
+    monkeypatch.setattr(policy.text, "encode", lambda texts: asked.extend(texts) or encode(texts))
+    first = policy.encode_prompts(["reach this goal", "reach this goal"])
+    assert torch.equal(policy.encode_prompts(["reach this goal"])[0], first[1])
+    assert asked == ["reach this goal"]
 
 
 def test_without_the_world_depth_and_decoder_stay_on_disk(folder, policy):
@@ -177,3 +179,26 @@ def test_more_prompts_than_are_remembered(folder, policy, tmp_path, monkeypatch)
     alone = load_policy(copy)
     alone.encode_prompts([f"another {number}" for number in range(5)])
     assert set(texts) <= set(alone._prompts), "those that came with the checkpoint stay"
+
+
+def test_a_quaternion_is_read_as_the_rotation_it_is(policy):
+    observation = make_observation(CONFIG)
+    where = policy.layout.state_slice("left_rotation")
+    turned = observation.state.copy()
+    turned[where] = -turned[where]
+    found, expected = (
+        next(policy.predict(seen, seed=5, actions_only=True)).action
+        for seen in (replace(observation, state=turned), observation)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_only_what_was_trained_for_is_answered(policy):
+    acting = Policy(replace(CONFIG, modes=("policy",)), policy.normalizer, policy.cameras, policy.networks)
+    assert len(list(acting.predict(make_observation(CONFIG), actions_only=True))) == 1
+    with pytest.raises(ValueError, match="not trained for 'joint'"):
+        next(acting.predict(make_observation(CONFIG)))
+    assert "forward_dynamics" in changed(CONFIG, {"clean_action_ratio": 0.2}).modes
+    assert "forward_dynamics" not in changed(CONFIG, {"clean_action_ratio": 0.0}).modes
+    with pytest.raises(ValueError, match="guidance=0"):
+        replace(CONFIG.denoise, guidance=0.0)

@@ -1,8 +1,11 @@
 """The whole stream on the debug preset: simulator, data, training, saving, resuming, acting, imagining, showing."""
 
 import json
+import multiprocessing
 import shutil
+import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from xwam.cli import main
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
+from xwam.evaluate import closed_loop
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop, held_out, observation_of, score_clip
@@ -213,3 +217,55 @@ def test_actions_that_nobody_should_repeat_are_not_scored(world):
     assert scores[0]["action_position_m"] == scores[1]["action_position_m"]
     everything = score_clip(policy, replace(clip, action=moved), seed=0)
     assert everything["action_position_m"] > scores[0]["action_position_m"] + 0.1
+
+
+def test_success_ends_an_episode_and_a_blind_policy_sees_grey(world, monkeypatch):
+    """What the success columns rest on: the simulator's side of the pipe, and what is put before the policy."""
+    _, last = world
+    policy = load_policy(last)
+    monkeypatch.setattr("xwam.sim.metaworld.make_metaworld", make_fake)
+    here, there = multiprocessing.Pipe()
+    worker = threading.Thread(target=closed_loop._simulate, args=(there, 24, 24, 60))
+    worker.start()
+    expert = make_fake("fake-reach", width_px=24, height_px=24)
+    expert.reset(7)
+    here.send(("reset", ("fake-reach", 7)))
+    observation, success, steps, is_over = here.recv()
+    assert (success, steps, is_over) == (False, 0, False)
+    np.testing.assert_array_equal(observation.state, expert.observe().state)
+    chunk = []
+    while not expert.success:
+        chunk.append(expert.expert_action())
+        expert.step(chunk[-1])
+    here.send(("play", np.stack([*chunk, *chunk])))  # more than it takes
+    assert here.recv()[1:] == (True, len(chunk), True)
+    here.close()
+    worker.join(10)
+
+    asked = []
+    monkeypatch.setattr(policy, "predict_batch", lambda seen, **_: asked.extend(seen) or iter([[chunk_of(policy)]]))
+    config = ClosedLoopConfig(
+        tasks=("fake-reach",), num_episodes=1, seed=0, replan_every=3, max_steps=9, num_envs=1, is_blind=True
+    )
+    here, there = multiprocessing.Pipe()
+    closed_loop._answer(policy, config, [(there, observation)], {there: {"seed": 1, "seconds": []}})
+    assert all((image == 127).all() for image in asked[0].images.values())
+    assert here.recv()[1].shape == (3, 14), "only so many are played"
+
+
+def chunk_of(policy):
+    clip = policy.config.clip
+    action = np.zeros((clip.action_horizon, 14), np.float32)
+    return SimpleNamespace(action=action, seconds={"actions": 0.1})
+
+
+def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
+    pytest.importorskip("metaworld")
+    _, last = world
+    words = ["--env", "metaworld", "--tasks", "reach-v3", "--episodes", "1", "--max-steps", "4", "--envs", "1"]
+    words += ["--replan-every", "4", "--no-report"]
+    main(["evaluate", str(last), *words, "--out", str(tmp_path / "closed.json")])
+    report = json.loads((tmp_path / "closed.json").read_text())
+    asked = report["settings"]
+    assert (asked["tasks"], asked["num_episodes"], asked["max_steps"], asked["replan_every"]) == (["reach-v3"], 1, 4, 4)
+    assert "mean_success" in capsys.readouterr().out

@@ -130,6 +130,10 @@ class DenoiseConfig:
                 f"num_action_steps={self.num_action_steps} must be in 1..num_video_steps={self.num_video_steps}: "
                 "actions may finish before the video, never after it."
             )
+        if self.guidance <= 0:
+            raise ValueError(
+                f"guidance={self.guidance}: must be above 0; 1 is the plain pass (the release writes 0 for it)."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

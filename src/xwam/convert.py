@@ -35,6 +35,12 @@ WAN_VAE = "Wan2.2_VAE.pth"
 WAN_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = Path("google") / "umt5-xxl"
 SPARE_BYTES = 100 * 10**6  # disk for the small files, and to leave some free
+NOT_IN_THE_RELEASE = (
+    "the release has no calibration: pass cameras with each observation, or fill cameras.json.",
+    "the release does not say which metres its depth covers: 0.1 to 10 are assumed; set the cameras' near_m and far_m.",
+    "RoboCasa's actions are its controller's commands, and its hand is turned by 90 degrees about z (robot/frames.py); "
+    "RoboTwin's gripper action is a change of the opening.",
+)
 
 
 class Conversion(NamedTuple):
@@ -73,7 +79,7 @@ def plan_release(
     notes = [f"dropped: entry {name!r} beside {CHECKPOINT_ENTRY!r}" for name in dropped]
     if normalizer is None:
         notes.append("no statistics found, so no normalizer.json: run `xwam stats DATASET` and copy it there.")
-    notes.append("the release has no calibration: pass cameras with each observation, or fill cameras.json.")
+    notes += NOT_IN_THE_RELEASE
     return Conversion(
         kind="release",
         fingerprint=fingerprint(path.parent, [path], robot),

@@ -20,6 +20,7 @@ from xwam.images import GREY, centre_window, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
+from xwam.robot.rotations import positive_w
 
 FAR_MARGIN = 0.02  # depth images within this of -1 mean "far away or unknown": no point is made of them
 FRAMES_PER_LATENT = 4  # the VAE's stride in time
@@ -189,7 +190,11 @@ def encode_observation(
         else resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
         for name in view_names
     ]
-    state = normalizer.normalize_state(observation.state)
+    state = np.array(observation.state)
+    for part in (part for part in normalizer.layout.state if part.kind == "quat_wxyz" and part.is_used):
+        where = normalizer.layout.state_slice(part.name)
+        state[where] = positive_w(state[where])  # as in training; -q is the same rotation
+    state = normalizer.normalize_state(state)
     return video_to_tensor(np.stack(images)[:, None]), torch.from_numpy(state)
 
 

@@ -131,6 +131,8 @@ class Policy:
         steps = steps or self.config.denoise
         if not actions_only and self.networks.vae.vae.decoder is None:
             raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
+        if (needed := "policy" if actions_only else "joint") not in self.config.modes:
+            raise ValueError(f"modes={self.config.modes}: this checkpoint was not trained for {needed!r}.")
         clock = Clock(self.device)
         first, start = self._start(observations, seeds)
         start, given, steered_by = self._go_on(start, prefixes, num_committed)
@@ -277,8 +279,6 @@ def load_policy(
     FileNotFoundError or ValueError that names the file at fault.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"folder={folder}: no config.json there; a checkpoint folder is expected.")
     config = load(Config, folder / "config.json")
     about = robot_folder(folder, robot)
     layout = load_layout(about / "layout.json")

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import curves
 from benchmarks.curves import Curves
-from xwam.evaluate.closed_loop import UNSEEN, ClosedLoopConfig, EpisodeResult
+from xwam.evaluate.closed_loop import UNSEEN, ClosedLoopConfig, EpisodeResult, identity
 from xwam.evaluate.study import Trial, measure, t_interval, write_json
 from xwam.policy import load_policy
 
@@ -58,8 +58,8 @@ def test_a_point_counts_the_episodes_that_were_played(trained, tmp_path):
     )  # fmt: skip
     episode = EpisodeResult(task="reach-v3", seed=UNSEEN, success=True, num_steps=5, action_seconds=0.1)
     episodes = [asdict(episode), asdict(replace(episode, seed=UNSEEN + 1, success=False))]
-    write_json(tmp_path / "closed.json", {"settings": asdict(settings), "episodes": episodes})
     policy = load_policy(last)
+    write_json(tmp_path / "closed.json", {"settings": asdict(settings) | identity(policy), "episodes": episodes})
     assert measure(policy, tmp_path, trial) == {"wins": 1, "episodes": 2}
     with pytest.raises(ValueError, match="other settings"):
         measure(policy, tmp_path, replace(trial, replan_every=4))

@@ -259,3 +259,12 @@ def test_the_autoencoder_learns_at_the_size_that_it_will_encode(runs):
     assert colour.shape == (24, 16, 20, 3)
     assert colour.dtype == np.uint8
     assert depth.shape == (24, 16, 20)
+
+
+def test_the_verb_trains_from_a_checkpoint(runs, tmp_path):
+    root, last, _ = runs
+    common = ["train", "debug", "--data", str(root / "arm"), "--robot", str(root / "arm.json"), "--start", str(last)]
+    main([*common, "--steps", "1", "--every", "6", "--validate-every", "0", "--out", str(tmp_path / "tuned")])
+    policy = load_policy(tmp_path / "tuned/step-0000001")
+    assert policy.config.view_names == ("front", "wrist")
+    assert policy.config.train.num_steps == 1

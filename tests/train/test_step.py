@@ -12,6 +12,8 @@ from xwam.denoise.noise import Given
 from xwam.model.xwam import XWAM, init_weights
 from xwam.presets import preset
 from xwam.train import step
+from xwam.train.checkpoint import TrainingState
+from xwam.train.state import update_average
 
 CONFIG = preset("debug")
 WITHOUT = replace(CONFIG, noise=replace(CONFIG.noise, max_prefix=0))
@@ -102,3 +104,26 @@ def test_clips_that_are_no_demonstrations_teach_the_video_alone(model):
     assert terms["action"].count == terms["state"].count == 0
     assert terms["video"].count > 0
     assert torch.equal(wandering.action, BATCH.action[::2]), "the actions themselves are there to be read"
+
+
+@torch.no_grad()
+def test_dropped_words_become_the_empty_prompt_and_no_others(model):
+    drawn = step.draw(BATCH, CONFIG, step.generator_for(0, 3))
+    dropped = torch.arange(8) % 2 == 0
+    found = step.predict(model, BATCH, drawn._replace(text_is_dropped=dropped), DATA.empty_prompt)
+    words = BATCH.prompt.clone()
+    words[dropped] = DATA.empty_prompt
+    by_hand = BATCH._replace(prompt=words) if hasattr(BATCH, "_replace") else replace(BATCH, prompt=words)
+    expected = step.predict(model, by_hand, drawn._replace(text_is_dropped=torch.zeros(8).bool()), DATA.empty_prompt)
+    assert torch.equal(found.action, expected.action)
+    assert not torch.equal(BATCH.prompt[0], words[0])
+
+
+def test_the_average_moves_a_little_towards_the_weights():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 3.0)
+    state = TrainingState(network, {"weight": torch.ones(1, 1)}, torch.optim.SGD(network.parameters()))
+    update_average(state, 0.9, 10_000)
+    assert state.average["weight"].item() == pytest.approx(0.9 * 1 + 0.1 * 3)
+    update_average(state, 0.9, 0)  # a young run: decay (1 + 0) / (10 + 0)
+    assert state.average["weight"].item() == pytest.approx(0.1 * 1.2 + 0.9 * 3)

@@ -5,6 +5,7 @@ really happened). Every point of a study plays the same placements and imagines 
 differences between points are paired.
 """
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,9 +43,10 @@ class Trial:
 
 
 def with_steps(policy: Policy, **changes: Any) -> Policy:
-    """The same networks with other settings of inference (fields of DenoiseConfig)."""
-    config = replace(policy.config, denoise=replace(policy.config.denoise, **changes))
-    return Policy(config, policy.normalizer, policy.cameras, policy.networks, device=str(policy.device))
+    """The same policy with other settings of inference (fields of DenoiseConfig)."""
+    other = copy.copy(policy)
+    other.config = replace(policy.config, denoise=replace(policy.config.denoise, **changes))
+    return other
 
 
 def measure(policy: Policy, folder: Path, trial: Trial) -> Point:
@@ -66,7 +68,7 @@ def _closed_loop(trial: Trial) -> ClosedLoopConfig:
 
 def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
     """Means over clips with Student's t interval (``…_low``, ``…_high``); every finished clip is kept."""
-    clips = held_out(trial.data, policy.config)
+    clips = held_out(trial.data, policy.config, absent=policy.absent)
     asked = json.loads(json.dumps({"data": clips.episodes.fingerprint, "seed": trial.seed} | identity(policy)))
     stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
     if stored["asked"] != asked:
@@ -99,6 +101,15 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
         return float("nan"), float("nan")
     half = student.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
     return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def same_settings(path: Path, asked: dict[str, Any]) -> None:
+    """Remember how a study was made, in ``path``. Raises ValueError when it was begun in another way."""
+    asked = json.loads(json.dumps(asked))
+    stored = json.loads(path.read_text()) if path.is_file() else asked
+    if stored != asked:
+        raise ValueError(f"path={path} holds {stored}, not {asked}: choose another folder.")
+    write_json(path, asked)
 
 
 def write_json(path: Path, content: Any) -> None:

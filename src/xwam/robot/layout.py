@@ -103,9 +103,11 @@ def load_layout(path: Path) -> Layout:
 def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, raw_gripper: bool = False) -> Layout:
     """The layout of the published model: per arm pose and gripper, deltas as actions; left arm first.
 
-    ``single_arm`` leaves the right arm unused. ``raw_gripper``: the action's last slot is the controller's own
-    command in [-1, 1] with the opposite sign (RoboCasa), passed on unscaled.
+    ``single_arm`` leaves the right arm unused. ``raw_gripper``: actions are the controller's own commands in [-1, 1]
+    (RoboCasa): no metres and radians, and the gripper has the opposite sign and is passed on unscaled. Otherwise the
+    published gripper action is the change of the opening.
     """
+    units = ("1", "1") if raw_gripper else ("m", "rad")
     state: list[Part] = []
     action: list[Part] = []
     for arm in ("left", "right"):
@@ -129,8 +131,8 @@ def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, 
             part("gripper", "gripper", 1, "1", "quantile"),
         ]
         action += [
-            part("position", "delta_position", 3, "m", "symmetric"),
-            part("rotation", "delta_rotation", 3, "rad", "symmetric"),
+            part("position", "delta_position", 3, units[0], "symmetric"),
+            part("rotation", "delta_rotation", 3, units[1], "symmetric"),
             part("gripper", "gripper_command", 1, "1", *(("identity", -1) if raw_gripper else ("symmetric", 1))),
         ]
     return Layout(name=name, state=tuple(state), action=tuple(action))

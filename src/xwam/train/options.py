@@ -85,10 +85,13 @@ class Changes:
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """``config`` with some fields of its TrainConfig and NoiseConfig set anew."""
+    """``config`` with some fields of TrainConfig and NoiseConfig set anew; modes that these never draw are left out."""
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
-    return replace(config, noise=replace(config.noise, **of_noise), train=replace(config.train, **of_train))
+    noise = replace(config.noise, **of_noise)
+    has_clean_actions = noise.draw == "decoupled" or (noise.draw == "asynchronous" and noise.clean_action_ratio > 0)
+    modes = tuple(mode for mode in config.modes if has_clean_actions or mode != "forward_dynamics")
+    return replace(config, noise=noise, train=replace(config.train, **of_train), modes=modes)
 
 
 @dataclass(frozen=True, kw_only=True)
