@@ -1,5 +1,7 @@
 """Truth: a perfect imagination is called perfect, a deaf one is found out, and the whole runs on a small checkpoint."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from benchmarks.truth import Truth
 from tests.examples import make_observation
 from tests.sim.fake_env import FakeEnv
 from xwam.evaluate.dynamics import imagine_actions
+from xwam.evaluate.study import same_settings
 from xwam.images import resize_and_centre_crop
 from xwam.policy import load_policy
 
@@ -58,7 +61,7 @@ def write_episodes(settings: Truth, imagine) -> None:
 
 
 def test_the_probe_tells_true_from_false_imagination(tmp_path):
-    honest, hopeful = settings_for("", tmp_path / "honest"), settings_for("", tmp_path / "hopeful")
+    honest, hopeful = (replace(settings_for("", tmp_path / name), episodes=6) for name in ("honest", "hopeful"))
     write_episodes(honest, lambda real: real)
     write_episodes(hopeful, lambda real: np.where(np.arange(20) == 0, 4, real).astype(np.float32))
     counts = truth.judge_success(honest)
@@ -76,7 +79,7 @@ def test_the_probe_is_not_asked_without_both_classes():
 
 @pytest.mark.parametrize(("own", "nearer"), [(1.0, 2), (9.0, 0)])
 def test_following_is_counted_video_by_video(tmp_path, own, nearer):
-    settings = Truth(checkpoint=tmp_path, tasks=("fake-reach",), out=tmp_path)
+    settings = Truth(checkpoint=tmp_path, tasks=("fake-reach",), out=tmp_path, swaps=1)
     arrays = {"own": np.full(2, own), "wrong": np.full(2, 4.0), "pixels": np.array([7])}
     arrays |= {name: np.array([25.0]) for name in ("by_action", "by_seed", "by_action_real")}
     truth.save_whole(tmp_path / "swaps" / "fake-reach-000.npz", arrays)
@@ -110,3 +113,10 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
     assert not np.array_equal(moved.video, still.video)
     with pytest.raises(ValueError, match="3 actions, 5 states: give 16 actions and 5 states"):
         imagine_actions(policy, observation, action[:3], state)
+
+
+def test_results_of_another_checkpoint_are_not_taken(tmp_path):
+    same_settings(tmp_path / "settings.json", {"chunks": 1, "weights": "a"})
+    same_settings(tmp_path / "settings.json", {"chunks": 1, "weights": "a"})
+    with pytest.raises(ValueError, match="choose another folder"):
+        same_settings(tmp_path / "settings.json", {"chunks": 1, "weights": "b"})
