@@ -114,7 +114,7 @@ def test_without_a_prefix_steering_changes_no_bit():
     ("max_prefix", "committed", "given", "steered"),
     [
         (8, (3, 0), [3, 0], None),  # trained so: all is given
-        (2, (3, 2), [0, 2], [6, 0]),  # longer than it was trained with: steered
+        (2, (3, 2), [3, 2], None),  # longer than it was trained with: given, too
         (0, (3, 0), [0, 0], [6, 4]),  # not trained so: the soft part steers even where nothing is committed
     ],
 )
