@@ -1,5 +1,6 @@
 """The command line: one verb, one function. Nothing heavy is imported until a verb runs."""
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``xwam`` command. User mistakes end in one line and exit code 2."""
+    # diffusers imports it, and it then warns of 4-bit kernels that nothing here uses
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
     except (ValueError, FileNotFoundError) as error:
