@@ -195,25 +195,34 @@ def draw(done: dict[str, dict], settings: Settings, path: Path) -> None:
 
 
 def main(settings: Settings, out: Path, picture: Path | None = None) -> None:
+    """Play what is not played yet and print the table; with ``picture`` play nothing and draw what ``out`` holds."""
+    if picture is None:
+        done = comparable(play_missing(settings, out), settings)
+    else:
+        stored = json.loads(out.read_text())
+        settings = replace(settings, **{key: stored["settings"][key] for key in ("delay", "replan_every", "max_steps")})
+        done = comparable(stored["episodes"], settings)
+        draw(done, settings, picture)
+    print(table(done, settings))
+
+
+def play_missing(settings: Settings, out: Path) -> dict[str, dict]:
+    """All episodes, by ``play/task/number``. Raises ValueError when ``out`` was made in another way."""
     policy = load_policy(settings.checkpoint, with_world=False)
     facts = json.loads(json.dumps(asdict(settings) | {"checkpoint": str(settings.checkpoint)} | identity(policy)))
     stored = json.loads(out.read_text()) if out.is_file() else {"settings": facts, "episodes": {}}
-    grows = ("episodes", "tasks", "plays")
-    if picture is None and any(stored["settings"].get(key) != facts[key] for key in facts if key not in grows):
+    if any(stored["settings"].get(key) != facts[key] for key in facts if key not in ("episodes", "tasks", "plays")):
         raise ValueError(f"out={out} holds episodes of other settings {stored['settings']}: choose another file.")
     done: dict[str, dict] = stored["episodes"]
     wanted = [(s, t, p) for s in range(settings.episodes) for t in settings.tasks for p in settings.plays]
-    missing = [(s, t, p) for s, t, p in wanted if f"{p}/{t}/{s}" not in done] if picture is None else []
+    missing = [(s, t, p) for s, t, p in wanted if f"{p}/{t}/{s}" not in done]
     for seed, task in dict.fromkeys((s, t) for s, t, _ in missing):
         env = make_metaworld(task, width_px=policy.config.clip.width_px, height_px=policy.config.clip.height_px)
         for play in (p for s, t, p in missing if (s, t) == (seed, task)):
             done[f"{play}/{task}/{seed}"] = play_episode(env, policy, play, UNSEEN + seed, settings)
             write_json(out, {"settings": facts, "episodes": done})
         env.close()
-    done = comparable(done, settings)
-    print(table(done, settings))
-    if picture is not None:
-        draw(done, settings, picture)
+    return done
 
 
 if __name__ == "__main__":

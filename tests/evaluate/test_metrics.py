@@ -99,6 +99,7 @@ def test_static_views_are_those_without_a_hand():
     wrist = Camera(name="wrist", width=4, height=4, hand_from_camera=np.eye(4))
     fixed = Camera(name="left", width=4, height=4, base_from_camera=np.eye(4))
     assert static_views([fixed, wrist, Camera(name="bare", width=4, height=4)]) == [0, 2]
+    assert static_views([wrist, wrist]) == [0, 1], "a robot with wrist cameras alone is scored by them"
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class LeRobotEpisodes:
         self._rows = read_rows(root, info, keys, optional=optional, instruction=reading.instruction)
         self.annotated = AnnotatedDepth(root)
         self._recent = Recent[dict[int, dict[str, np.ndarray]]]()
-        self._marks = Recent[dict[int, dict[str, np.ndarray]]]()
+        self._marks = Recent[dict[int, dict[str, np.ndarray]]](most=10_000)  # small, and asked for at every start
         self._fingerprint: str | None = None
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from xwam.data.files import whole_file
 from xwam.evaluate.metrics import wilson_interval
 from xwam.policy import Policy
 from xwam.records import Observation
@@ -70,8 +71,8 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
         for result in _play(policy, config, workers, waiting):
             done[result.task, result.seed] = result
             bar.update()
-            bar.set_postfix_str(f"success {np.mean([r.success for r in done.values()]):.0%}")
-            _write(out, settings, done, asked)
+            rates = _write(out, settings, done, asked)
+            bar.set_postfix_str(f"success {rates['overall']['success']:.0%}")
     finally:
         bar.close()
         for connection, process in workers:
@@ -87,7 +88,8 @@ def identity(policy: Policy) -> dict[str, Any]:
     digest = hashlib.sha256()
     for network in (policy.networks.transformer, policy.networks.vae):
         for value in network.state_dict().values():
-            digest.update(np.array([value.double().sum().item(), value.double().abs().sum().item()]).tobytes())
+            wide = value.double()
+            digest.update(np.array([wide.sum().item(), wide.abs().sum().item()]).tobytes())
     return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise)}
 
 
@@ -236,8 +238,6 @@ def _write(
     results = [result for key, result in done.items() if key in asked]
     others = [asdict(result) for key, result in done.items() if key not in asked]
     report = {"settings": settings, **summarize(results), "episodes": [asdict(r) for r in results], "others": others}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".tmp-{out.name}")
-    temporary.write_text(json.dumps(report, indent=1) + "\n")
-    temporary.rename(out)
+    with whole_file(out) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n")
     return report

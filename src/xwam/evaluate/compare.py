@@ -39,7 +39,7 @@ def compare_worlds(
     """Scores of one imagined future. Raises ValueError when there is no world in the prediction."""
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
-    static = metrics.static_views(imagined.cameras) or list(range(len(imagined.cameras)))
+    static = metrics.static_views(imagined.cameras)
     video, truth = imagined.video[static], real.video[static]
     scores = _image_scores(video, truth, "", has_lpips) | _image_scores(
         metrics.copy_last_frame(truth), truth, "_copy", has_lpips

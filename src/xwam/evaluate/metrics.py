@@ -47,8 +47,9 @@ class ActionScores(NamedTuple):
 
 
 def static_views(cameras: Sequence[Camera]) -> list[int]:
-    """Which views stand still (everything but wrist cameras)."""
-    return [i for i, camera in enumerate(cameras) if camera.hand_from_camera is None]
+    """Which views stand still (everything but wrist cameras); all of them where none does."""
+    static = [i for i, camera in enumerate(cameras) if camera.hand_from_camera is None]
+    return static or list(range(len(cameras)))
 
 
 # --- images -----------------------------------------------------------------------------------------------------

@@ -217,7 +217,7 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
     count = min(imagined.video.shape[1], real.video.shape[1])
     if count < 2 or imagined.video.shape[2:] != real.video.shape[2:] or len(imagined.video) != len(real.video):
         return {}
-    static = metrics.static_views(imagined.cameras) or list(range(len(imagined.cameras)))
+    static = metrics.static_views(imagined.cameras)
     video, truth = imagined.video[static][:, :count], real.video[static][:, :count]
     scores: dict[str, Any] = {
         "psnr_db": metrics.psnr(video, truth)[:, 1:].mean(axis=0),

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
+from xwam.data.files import whole_file
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
 from xwam.policy import Policy
@@ -114,10 +115,8 @@ def same_settings(path: Path, asked: dict[str, Any]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.rename(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
