@@ -43,6 +43,18 @@ def test_actions_come_first_then_the_world(policy):
     assert set(later.seconds) == {"encode", "text", "actions", "world", "decode"}
 
 
+def test_steps_are_those_that_were_asked_for(folder, policy):
+    observation = make_observation(CONFIG)
+    fewer = load_policy(folder, action_steps=1, video_steps=3)
+    assert (fewer.config.denoise.num_action_steps, fewer.config.denoise.num_video_steps) == (1, 3)
+    expected = policy.predict(observation, seed=1, steps=replace(CONFIG.denoise, num_action_steps=1, num_video_steps=3))
+    for found, answer in zip(fewer.predict(observation, seed=1), expected, strict=True):
+        np.testing.assert_array_equal(found.action, answer.action)
+    assert load_policy(folder, video_steps=2).config.denoise.num_action_steps == CONFIG.denoise.num_action_steps
+    with pytest.raises(ValueError, match=r"num_action_steps=2 must be in 1..num_video_steps=1"):
+        load_policy(folder, video_steps=1)
+
+
 def test_the_first_frame_is_what_was_seen(policy):
     from xwam.images import resize_and_centre_crop
 

@@ -204,6 +204,13 @@ class Config:
                 raise ValueError(f"{left}={left_value} must equal {right}={right_value}.")
 
 
+def with_steps(config: Config, action_steps: int | None, video_steps: int | None) -> Config:
+    """The same system that spends so many denoising steps on an answer; None: as it says itself."""
+    given = {"num_action_steps": action_steps, "num_video_steps": video_steps}
+    changes: dict[str, Any] = {name: steps for name, steps in given.items() if steps is not None}
+    return dataclasses.replace(config, denoise=dataclasses.replace(config.denoise, **changes))
+
+
 def to_json(settings: Any) -> str:
     """A dataclass as JSON text, ending in a newline."""
     return json.dumps(dataclasses.asdict(settings), indent=2) + "\n"

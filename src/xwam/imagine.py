@@ -34,9 +34,11 @@ def imagine_clip(
     device: str = "cpu",
     has_rerun: bool = False,
     robot: str | None = None,
+    action_steps: int | None = None,
+    video_steps: int | None = None,
 ) -> Path:
-    """Imagine what follows step ``frame`` of an episode, beside what really followed. ``robot``: see load_policy."""
-    policy = load_policy(checkpoint, device=device, robot=robot)
+    """Imagine what follows step ``frame`` of an episode, beside what really followed. The rest: see load_policy."""
+    policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     clips = Clips(
         open_lerobot(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
         split="all", validation_share=0.0, absent=policy.absent,
@@ -57,10 +59,12 @@ def imagine_saved(
     device: str = "cpu",
     has_rerun: bool = False,
     robot: str | None = None,
+    action_steps: int | None = None,
+    video_steps: int | None = None,
 ) -> Path:
     """Imagine what follows an observation that was saved as a file (data/observations.py)."""
     observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
-    policy = load_policy(checkpoint, device=device, robot=robot)
+    policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     *_, imagined = policy.predict(observation, seed=seed)
     return write_world(out, imagined, policy.layout, has_rerun=has_rerun)
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xwam import encode
-from xwam.config import Config, DenoiseConfig, load
+from xwam.config import Config, DenoiseConfig, load, with_steps
 from xwam.denoise.guidance import Denoiser
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
 from xwam.denoise.prefix import begin
@@ -270,16 +270,16 @@ class Policy:
 
 def load_policy(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True,
-    robot: str | None = None,
+    robot: str | None = None, action_steps: int | None = None, video_steps: int | None = None,
 ) -> Policy:  # fmt: skip
     """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's.
 
     ``robot``: one of those in its folder ``robots``, when it learned from several; None: its first one.
-    ``with_world=False`` leaves depth branch and decoder on disk: such a policy answers actions only. Raises
-    FileNotFoundError or ValueError that names the file at fault.
+    ``with_world=False`` leaves depth branch and decoder on disk: such a policy answers actions only. ``action_steps``,
+    ``video_steps``: instead of its own. Raises FileNotFoundError or ValueError that names what is at fault.
     """
     folder = Path(folder)
-    config = load(Config, folder / "config.json")
+    config = with_steps(load(Config, folder / "config.json"), action_steps, video_steps)
     about = robot_folder(folder, robot)
     layout = load_layout(about / "layout.json")
     for name in ("state_width", "action_width"):

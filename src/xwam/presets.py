@@ -47,8 +47,8 @@ _TINY = Config(
         frames_per_latent=4,
     ),
     vae=VaeConfig(
-        base_width=16,
-        decoder_base_width=16,
+        base_width=24,
+        decoder_base_width=24,
         latent_channels=32,
         width_multipliers=(1, 2, 4, 4),
         num_res_blocks=1,

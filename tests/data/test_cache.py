@@ -1,4 +1,7 @@
-"""The latent cache holds what encoding on the fly gives, continues after an interruption, and refuses stale content."""
+"""The latent cache holds what encoding on the fly gives, continues after an interruption, and refuses stale content.
+
+Held in memory, it answers as its files do.
+"""
 
 import shutil
 import threading
@@ -16,12 +19,15 @@ from xwam.data import cache as cache_module
 from xwam.data.augment import augment, centre_crop
 from xwam.data.cache import LatentCache, build_cache
 from xwam.data.clips import Clips
+from xwam.data.held import HeldCache
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.data.stats import normalizer_from
 from xwam.encode import encode_clips, encode_views
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
+from xwam.train.sources import Mixture
 
+CPU = torch.device("cpu")
 PROMPTS = {f"push button {number}": torch.full((2, 3), float(number)) for number in range(2)}
 CONFIG = ClipConfig(
     num_frames=5, height_px=SIZE, width_px=SIZE, action_horizon=16, actions_per_frame=4, action_hz=20.0, crop=0.9
@@ -196,3 +202,47 @@ def test_a_file_of_another_cache_is_never_taken_for_ones_own(
     (tmp_path / "mine" / name).unlink()
     build(tmp_path / "mine", clips)
     LatentCache(tmp_path / "mine", normalizer).batch(np.array([6]), PROMPTS)
+
+
+# --- held in memory ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> LatentCache:
+    build(tmp_path, clips)
+    return LatentCache(tmp_path, normalizer)
+
+
+@pytest.mark.parametrize("visit", [0, 1, 2])
+def test_every_clip_and_variant_is_the_same(cache: LatentCache, visit: int) -> None:
+    held, order = HeldCache.of(cache, CPU), np.array([11, 0, 7, 7, 3])
+    assert len(held) == len(cache) == 12
+    for found, expected in zip(held.batch(order, PROMPTS, visit), cache.batch(order, PROMPTS, visit), strict=True):
+        assert found.dtype == expected.dtype
+        assert torch.equal(found, expected)
+
+
+def test_it_is_known_by_the_same_facts(cache: LatentCache) -> None:
+    held = HeldCache.of(cache, CPU)
+    assert (held.fingerprint, held.facts, held.instructions()) == (cache.fingerprint, cache.facts, cache.instructions())
+
+
+def test_other_prompts_are_taken(cache: LatentCache) -> None:
+    held, some = HeldCache.of(cache, CPU), np.array([0, 9])
+    first = held.batch(some, PROMPTS).prompt
+    assert torch.equal(held.batch(some, {text: prompt + 5 for text, prompt in PROMPTS.items()}).prompt, first + 5)
+
+
+def test_a_mixture_of_held_latents_is_the_mixture(cache: LatentCache) -> None:
+    """Rows come in the order that was asked for, whatever data set each is from."""
+    prompts = {"": torch.zeros(2, 3)} | PROMPTS
+    files = Mixture(["a", "b"], [cache, cache], [3.0, 1.0], prompts)
+    held = Mixture(["a", "b"], [HeldCache.of(cache, CPU)] * 2, [3.0, 1.0], prompts)
+    order = np.random.default_rng(0).permutation(len(files))[:9]
+    assert len(set(files.sources(order).tolist())) == 2
+    whole = files.batch(order, 1)
+    for found, expected in zip(held.batch(order, 1), whole, strict=True):
+        assert torch.equal(found, expected)
+    for row, index in enumerate(order):
+        alone = files.batch(np.array([index]), 1)
+        assert all(torch.equal(found[row], expected[0]) for found, expected in zip(whole, alone, strict=True))

@@ -47,6 +47,27 @@ def test_small_directions_of_a_gradient_are_learned_as_fast_as_large_ones():
     assert {"patch_embedding.weight", "action_encoder.0.weight", "blocks.0.modulation", "head.head.weight"} <= same
 
 
+def test_its_numbers_are_those_of_torch():
+    """Tall, wide and square matrices, with weight decay and momentum, over three steps."""
+    mine, theirs = make_model(), make_model()
+    optimizer = make_optimizer(mine, CONFIG.train, "muon")
+    matrices = {n: w for n, w in theirs.named_parameters() if is_block_matrix(n, w)}
+    reference = torch.optim.Muon(
+        matrices.values(), lr=1e-3, weight_decay=CONFIG.train.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    before = {n: w.detach().clone() for n, w in matrices.items()}
+    for seed in range(3):
+        give_gradients(mine, seed)
+        give_gradients(theirs, seed)
+        take_step(mine, optimizer, 1e-3)
+        reference.step()
+    found = dict(mine.named_parameters())
+    assert {w.shape for w in matrices.values()} >= {(32, 32), (64, 32), (32, 64)}
+    for name, weight in matrices.items():
+        moved = (weight - before[name]).abs().max()
+        assert (found[name] - weight).abs().max() < 0.02 * moved, name  # products in bf16
+
+
 def test_one_learning_rate_serves_both():
     sizes = {}
     for rate in (1e-3, 2e-3):

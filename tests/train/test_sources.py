@@ -17,6 +17,7 @@ from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
 from xwam.cli import main
 from xwam.data.cache import LatentCache
 from xwam.data.lerobot import open_lerobot
+from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
@@ -132,7 +133,7 @@ def test_a_mixture_keeps_its_shares_and_goes_through_everything(runs):
 
         def batch(self, indices, prompts, visit):
             self.asked += [(visit, int(index)) for index in indices]
-            return tuple(torch.tensor(indices) for _ in range(9))
+            return Batch(*(torch.tensor(indices) for _ in range(9)))
 
     caches = [Counting(10), Counting(6)]
     mixture = Mixture(["a", "b"], caches, [3.0, 1.0], {"": torch.zeros(1, 1)})
@@ -234,8 +235,11 @@ def test_a_checkpoint_is_measured_and_imagines_on_its_own_data(runs, tmp_path, c
     for name, robot in (("arm", []), ("joints", ["--robot", "joints"])):
         report = tmp_path / f"{name}.json"
         common = [str(last), "--data", str(root / name), *robot]
-        main(["evaluate", *common, "--clips", "1", "--out", str(report), "--no-report"])
-        assert json.loads(report.read_text())["psnr_db"] > 0
+        few = ["--action-steps", "1", "--video-steps", "2"]
+        main(["evaluate", *common, "--clips", "1", "--out", str(report), "--no-report", *few])
+        numbers = json.loads(report.read_text())
+        assert numbers["psnr_db"] > 0
+        assert (numbers["settings"]["action_steps"], numbers["settings"]["video_steps"]) == (1, 2)
         main(["imagine", *common, "--episode", "1", "--out", str(tmp_path / name)])
     saved = load_prediction(tmp_path / "joints" / "world.npz")
     assert [camera.name for camera in saved.prediction.cameras] == ["front"], "top is missing in episode 1"
@@ -257,7 +261,7 @@ def test_the_autoencoder_learns_at_the_size_that_it_will_encode(runs):
     episodes = open_lerobot(root / "arm", robot=load_robot(root / "arm.json"))
     colour, depth, *_ = load_films(episodes, [0], ["front"], height_px=16, width_px=20)
     assert colour.shape == (24, 16, 20, 3)
-    assert colour.dtype == np.uint8
+    assert colour.dtype == torch.uint8
     assert depth.shape == (24, 16, 20)
 
 
@@ -268,3 +272,6 @@ def test_the_verb_trains_from_a_checkpoint(runs, tmp_path):
     policy = load_policy(tmp_path / "tuned/step-0000001")
     assert policy.config.view_names == ("front", "wrist")
     assert policy.config.train.num_steps == 1
+    main([*common, "--steps", "1", "--every", "6", "--validate-every", "0", "--out", str(tmp_path / "held"), "--hold"])
+    files, held = (load_file(tmp_path / name / "step-0000001/model.safetensors") for name in ("tuned", "held"))
+    assert all(torch.equal(held[name], value) for name, value in files.items()), "from memory as from files"

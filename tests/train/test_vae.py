@@ -15,7 +15,7 @@ from xwam.presets import preset
 from xwam.sim.collect import collect
 from xwam.train import prepare
 from xwam.train.sources import fit, open_sources
-from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, learning_rate_at, train_vae
+from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, in_larger_batches, learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
 
 CONFIG = preset("debug").vae
@@ -30,11 +30,12 @@ TRAINING = replace(
 
 
 @pytest.fixture(scope="module")
-def films() -> list[np.ndarray]:
+def films() -> list[torch.Tensor]:
     """Two colour films and one of depth, with moving edges."""
     rows = np.add.outer(np.arange(7) * 3, np.arange(40))[:, :, None] + np.arange(48)
     colour = np.stack([(rows * k) % 256 for k in (2, 3, 5)], axis=-1).astype(np.uint8)
-    return [colour, colour[:, ::-1].copy(), (rows % 100 / 50 - 1).astype(np.float16)]
+    films = [colour, colour[:, ::-1].copy(), (rows % 100 / 50 - 1).astype(np.float16)]
+    return [torch.from_numpy(film) for film in films]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -164,6 +165,16 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     assert "they must be the same" in capsys.readouterr().err
 
 
+def test_a_gpu_gets_larger_batches(films, tmp_path, capsys):
+    larger = in_larger_batches(TRAINING, 3)
+    clips = draw_clips(films, larger, np.random.default_rng(0), TRAINING.num_image_steps)
+    assert len(clips) in {3 * shape.batch_size for shape in TRAINING.shapes}
+    assert replace(larger, shapes=TRAINING.shapes) == TRAINING
+    with pytest.raises(SystemExit):
+        main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), "--batch-factor", "0"])
+    assert "batch_factor=0: must be 1 or more" in capsys.readouterr().err
+
+
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
     collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
     read = []
@@ -173,3 +184,7 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
     training, held_out = split_episodes(12)
     assert held_out
     assert sorted(read) == training
+    read.clear()
+    prepare.films_of(fit(preset("debug"), sources), sources, 3)
+    assert len(read) == 3
+    assert set(read) <= set(training)

@@ -1,9 +1,10 @@
 """Verbs that use a policy: demo, evaluate, imagine, view."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 if TYPE_CHECKING:
     from xwam.policy import Policy
@@ -24,6 +25,16 @@ def demo(
     print(f"{sum(result['success'])} of {episodes} episodes solved. Open {out / 'report.html'} in a browser.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Denoising steps of an answer: fewer are faster."""
+
+    action_steps: int | None = None
+    """Until the actions are finished; by default as the checkpoint says."""
+    video_steps: int | None = None
+    """Until the world is finished, the actions' steps included; by default as the checkpoint says."""
+
+
 def evaluate(
     checkpoint: Annotated[Path, Positional],
     env: str | None = None,
@@ -41,6 +52,7 @@ def evaluate(
     depth_teacher: Path | None = None,
     report: bool = True,
     robot: str | None = None,
+    steps: Annotated[Steps, arg(name="")] = Steps(),
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env metaworld --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -62,6 +74,7 @@ def evaluate(
         depth_teacher: folder of a depth model of transformers, to compare the imagined depth with.
         report: write the page with plots and with the best, median and worst episode in 4D.
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
+        steps: denoising steps of an answer.
         device: cpu, cuda, …
     """
     from xwam.policy import load_policy
@@ -69,7 +82,7 @@ def evaluate(
 
     if (env is None) == (data is None):
         raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
-    policy = load_policy(checkpoint, device=device, robot=robot)
+    policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
         numbers = _compare(policy, data, clips, seed, out, depth_teacher, report, explained)
@@ -125,6 +138,7 @@ def imagine(
     out: Path = Path("runs/imagined"),
     rerun: bool = False,
     robot: str | None = None,
+    steps: Annotated[Steps, arg(name="")] = Steps(),
     device: str = "cpu",
 ) -> None:
     """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.
@@ -139,18 +153,19 @@ def imagine(
         out: folder for the results.
         rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
+        steps: denoising steps of an answer.
         device: cpu, cuda, …
     """
     from xwam.imagine import imagine_clip, imagine_saved
 
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
+    asked: dict[str, Any] = {"seed": seed, "device": device, "has_rerun": rerun, "robot": robot, **vars(steps)}
     if input is not None:
-        shown = imagine_saved(checkpoint, input, out, seed=seed, device=device, has_rerun=rerun, robot=robot)
+        shown = imagine_saved(checkpoint, input, out, **asked)
     else:
         assert data is not None
-        place = {"episode": episode, "frame": frame}
-        shown = imagine_clip(checkpoint, data, out, **place, seed=seed, device=device, has_rerun=rerun, robot=robot)
+        shown = imagine_clip(checkpoint, data, out, episode=episode, frame=frame, **asked)
     print(shown)
 
 

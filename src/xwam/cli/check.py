@@ -12,6 +12,7 @@ def check(
     robot: Path | None = None,
     preset_name: Annotated[str, arg(name="preset")] = "tiny",
     out: Path = Path("runs/check"),
+    device: str = "cpu",
 ) -> None:
     """``data DIR``: find a data set's mistakes; ``golden DIR``: published numbers again; ``memory PRESET``.
 
@@ -21,11 +22,12 @@ def check(
         robot: the robot.json that says what the data set's numbers mean; our own need none.
         preset_name: for data, at which size the model sees the pictures.
         out: for data, where the page with pictures and plots goes.
+        device: for golden, where the networks run.
     """
     if what == "data":
         return _check_data(Path(target), robot, preset_name, out)
     if what == "golden":
-        return _check_golden(target)
+        return _check_golden(target, device)
     from xwam.evaluate.memory import markdown
     from xwam.presets import preset
 
@@ -59,11 +61,11 @@ def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> 
         raise SystemExit(1)
 
 
-def _check_golden(folder: str) -> None:
+def _check_golden(folder: str, device: str) -> None:
     from xwam.evaluate.golden import check_golden
 
     failed = total = 0
-    for case in check_golden(Path(folder)):
+    for case in check_golden(Path(folder), device=device):
         total += 1
         failed += case.verdict == "FAIL"
         note = f" (bound {case.bound:.0e}): {case.note}" if case.verdict == "FAIL" else ""

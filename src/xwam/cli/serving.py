@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
+
+from xwam.cli.acting import Steps
 
 
 def serve(
@@ -15,6 +17,7 @@ def serve(
     compile: bool = False,
     quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
     robot: str | None = None,
+    steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
     actions_only: bool = False,
     max_queue: int = 32,
     max_batch: int = 8,
@@ -33,6 +36,7 @@ def serve(
         compile: compile every shape before the first robot (half a minute for each batch size 1, 2, 4, …).
         quantize: fewer bits for the blocks (needs torchao).
         robot: which one, when the checkpoint learned from several.
+        steps: denoising steps of an answer.
         actions_only: leave the depth branch and the VAE's decoder on disk; worlds are refused.
         max_queue: unfinished requests of all robots; beyond it new ones are refused at once.
         max_batch: requests computed together; 1 switches batching off.
@@ -59,8 +63,9 @@ def serve(
     config = ServeConfig(**limits, batch_window_ms=batch_window_ms, is_compiled=compile)
     dtype: torch.dtype = getattr(torch, precision)
     service = load_service(
-        checkpoint, config, device=device, dtype=dtype, quantize=quantize, with_world=not actions_only, robot=robot
-    )
+        checkpoint, config, device=device, dtype=dtype, quantize=quantize, with_world=not actions_only, robot=robot,
+        **vars(steps),
+    )  # fmt: skip
     asyncio.run(run(service, host, port, api_key=api_key))
 
 

@@ -84,6 +84,8 @@ def train_vae(
     decoder_only: bool = False,
     steps: int = 5200,
     learning_rate: float = 4e-3,
+    batch_factor: int = 1,
+    episodes: int = 140,
     precision: Precision = "auto",
     minutes: float | None = None,
     device: str = "cpu",
@@ -101,6 +103,8 @@ def train_vae(
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         steps: how many.
         learning_rate: the highest; 3e-3 served well for going on.
+        batch_factor: times as many clips per step; a GPU wants about 8.
+        episodes: of how many to keep all frames in memory (82 kB for each, camera and depth, at 128 px).
         precision: of matrix products.
         minutes: stop (and save) after this long; there is no vae before all steps are done.
         device: cpu, cuda, cuda:1, …
@@ -110,16 +114,18 @@ def train_vae(
     from xwam.presets import preset as preset_named
     from xwam.train.prepare import train_vae_alone
     from xwam.train.sources import fit, open_sources
-    from xwam.train.vae import TINY_VAE
+    from xwam.train.vae import TINY_VAE, in_larger_batches
 
+    recipe = in_larger_batches(replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate), batch_factor)
     opened = open_sources(list(data), robot, ())
     made = train_vae_alone(
         fit(preset_named(preset), opened),
         opened,
         out,
-        replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate),
+        recipe,
         start=start,
         decoder_only=decoder_only,
+        num_episodes=episodes,
         precision=precision,
         max_minutes=minutes,
         device=device,

@@ -33,6 +33,8 @@ from xwam.robot.normalizer import Normalizer
 
 CLIPS_PER_SHARD = 64
 WAIT_S = 0.5
+_LATENTS = ("video", "depth")
+_LABELS = ("state", "action", "video_mask", "depth_mask", "state_mask", "action_mask")
 _FORMAT = 1  # counts up when the content of a shard changes
 
 
@@ -180,6 +182,12 @@ class LatentCache:
         shards = range(_num_shards(self.facts))
         return sorted({text for shard in shards for text in _instructions(self._file(shard))})
 
+    def columns(self) -> tuple[dict[str, Tensor], list[str]]:
+        """Everything in the cache, clip after clip (latents with all their variants), and each clip's instruction."""
+        files = [self._file(shard) for shard in range(_num_shards(self.facts))]
+        columns = {name: torch.cat([file.get_tensor(name) for file in files]) for name in (*_LATENTS, *_LABELS)}
+        return columns, [text for file in files for text in _instructions(file)]
+
     def _file(self, shard: int) -> Any:
         return self._open.get(_shard_path(self.folder, shard), self._opened)
 
@@ -193,9 +201,8 @@ class LatentCache:
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: the cache has {len(self)} clips.")
         file, place = self._file(index // CLIPS_PER_SHARD), index % CLIPS_PER_SHARD
-        row: dict[str, Any] = {name: file.get_slice(name)[place, variant] for name in ("video", "depth")}
-        labels = ("state", "action", "video_mask", "depth_mask", "state_mask", "action_mask")
-        row |= {name: file.get_slice(name)[place] for name in labels}
+        row: dict[str, Any] = {name: file.get_slice(name)[place, variant] for name in _LATENTS}
+        row |= {name: file.get_slice(name)[place] for name in _LABELS}
         return row | {"instruction": _instructions(file)[place]}
 
 

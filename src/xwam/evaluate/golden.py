@@ -21,7 +21,7 @@ from xwam.evaluate.golden_vae import check_vae
 from xwam.model.vae import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 
 Verdict = Literal["ok", "FAIL", "differs on purpose", "not compared"]
-Check = Callable[[Path, str], Iterator[tuple[str, float]]]
+Check = Callable[..., Iterator[tuple[str, float]]]
 """Maps a folder and a file's name (without ending) to names ``CASE/TENSOR`` and errors."""
 
 BOUND = 1e-5
@@ -40,15 +40,20 @@ class Case(NamedTuple):
     note: str = ""
 
 
-def check_golden(folder: Path) -> Iterator[Case]:
-    """Every case below ``folder``, one after the other. Raises when there is no such folder or nothing golden in it."""
+def check_golden(folder: Path, *, device: str = "cpu") -> Iterator[Case]:
+    """Every case below ``folder``, one after the other; networks run on ``device``, in full float32 (no TF32).
+
+    Raises FileNotFoundError or ValueError when there is no such folder or nothing golden in it.
+    """
+    torch.backends.cudnn.allow_tf32 = False  # convolutions; products are in float32 unless somebody asks
     if not folder.is_dir():
         raise FileNotFoundError(f"folder={folder}: no such folder; give one with golden files ({', '.join(CHECKS)}).")
     files = [(path, check) for pattern, check in CHECKS.items() for path in sorted(folder.rglob(pattern))]
     if not files:
         raise ValueError(f"folder={folder}: has no golden files; they are called {', '.join(CHECKS)}.")
     for path, check in files:
-        yield from _cases(str(path.relative_to(folder).with_suffix("")), check(path.parent, path.stem))
+        where = {"device": device} if check in ON_DEVICE else {}
+        yield from _cases(str(path.relative_to(folder).with_suffix("")), check(path.parent, path.stem, **where))
 
 
 def _cases(name: str, errors: Iterator[tuple[str, float]]) -> Iterator[Case]:
@@ -82,9 +87,9 @@ def _case(name: str, tensors: dict[str, float]) -> Case:
     return Case(name, error, bound, "differs on purpose" if ON_PURPOSE & set(tensors) else "ok", worst)
 
 
-def _check_both_precisions(folder: Path, name: str) -> Iterator[tuple[str, float]]:
-    yield from check_model(folder, name)
-    yield from check_model(folder, name, dtype=torch.float64)
+def _check_both_precisions(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
+    yield from check_model(folder, name, device=device)
+    yield from check_model(folder, name, dtype=torch.float64, device=device)
 
 
 def _check_latent_statistics(folder: Path, name: str) -> Iterator[tuple[str, float]]:
@@ -105,3 +110,4 @@ CHECKS: dict[str, Check] = {
     "data_*.json": check_data,
     "policy*.json": check_policy,
 }
+ON_DEVICE = {check_text, check_vae, _check_both_precisions, check_sampler, check_training}  # these run a network

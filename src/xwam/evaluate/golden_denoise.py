@@ -94,7 +94,7 @@ def _statistics_error(values: np.ndarray, golden: Mapping[str, Any]) -> float:
 # --- whole runs -------------------------------------------------------------------------------------------------
 
 
-def check_sampler(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def check_sampler(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
     """Every tensor of every run, with our largest error relative to its peak. 1e-5 is the bound to ask for.
 
     Runs with fewer video than action steps are refused by us: they yield ``CASE/refused``, 0 when we do.
@@ -105,7 +105,7 @@ def check_sampler(folder: Path, name: str) -> Iterator[tuple[str, float]]:
         if numbers["steps"] < numbers["action_steps"] and numbers["decoupled"]:
             yield f"{case}/refused", float(_accepts(numbers))
             continue
-        model = golden_model(model_settings, scale=numbers["scale"])
+        model = golden_model(model_settings, scale=numbers["scale"]).to(device)
         yield from _check_run(case, numbers, golden, model)
 
 
@@ -120,13 +120,14 @@ def _check_run(
     case: str, numbers: Mapping[str, Any], golden: Mapping[str, np.ndarray], model: XWAM
 ) -> Iterator[tuple[str, float]]:
     noise = f"{case}/noise" if f"{case}/noise_latents" in golden else "input/noise"
-    start = _noisy(golden, f"{noise}_latents", f"{noise}_proprios", f"{noise}_actions")
-    observed = start._replace(
-        video=torch.from_numpy(golden["input/cond_latents"]), state=torch.from_numpy(golden["input/cond_proprio"])
-    )
+    device = next(model.parameters()).device
+    keys = [f"{noise}_{name}" for name in ("latents", "proprios", "actions")]
+    keys += ["input/cond_latents", "input/cond_proprio", "input/context"]
+    *noises, first_video, first_state, contexts = (torch.from_numpy(golden[key]).to(device) for key in keys)
+    start = Noisy(*noises)
+    observed = start._replace(video=first_video, state=first_state)
     start = keep_given(start, observed, GIVEN)
-    context = torch.from_numpy(golden["input/context"]).split(len(start.video))
-    prompts = [model.prompt_keys_values(part) for part in context]
+    prompts = [model.prompt_keys_values(part) for part in contexts.split(len(start.video))]
     calls: list[Call] = []
 
     def answer(prompt: PromptKeysValues, noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
@@ -165,7 +166,7 @@ def _check_events(
         for ours, found in event._asdict().items():
             key = f"{case}/out/{theirs[ours]}"
             if key in golden and found is not None:
-                yield f"{key} of {type(event).__name__}", relative_error(found.numpy(), golden[key])
+                yield f"{key} of {type(event).__name__}", relative_error(found.cpu().numpy(), golden[key])
 
 
 def _check_calls(case: str, calls: list[Call], golden: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
@@ -174,10 +175,10 @@ def _check_calls(case: str, calls: list[Call], golden: Mapping[str, np.ndarray])
         if f"{prefix}/x" not in golden:
             return
         for ours, theirs in (("video", "x"), ("state", "proprios"), ("action", "actions")):
-            yield f"{prefix}/{theirs}", relative_error(getattr(noisy, ours).numpy(), golden[f"{prefix}/{theirs}"])
+            yield f"{prefix}/{theirs}", relative_error(getattr(noisy, ours).cpu().numpy(), golden[f"{prefix}/{theirs}"])
         for theirs, level in (("t", levels.video), ("t_actions", levels.action), ("t_proprios", levels.action)):
             golden_timesteps = golden[f"{prefix}/{theirs}"][:, -1]
-            yield f"{prefix}/{theirs}", float(np.abs(1000 * level.numpy() - golden_timesteps).max())
+            yield f"{prefix}/{theirs}", float(np.abs(1000 * level.cpu().numpy() - golden_timesteps).max())
 
 
 def _denoise_config(numbers: Mapping[str, Any]) -> DenoiseConfig:
@@ -209,7 +210,7 @@ class GoldenDraw(NamedTuple):
     given: Given = GIVEN
 
 
-def check_training(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def check_training(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
     """Noisy inputs, losses and gradient norms of every case, relative errors. 1e-5 is the bound to ask for.
 
     Gradient norms are relative to the largest one. Cases with the frequency-domain action loss, which no published
@@ -218,14 +219,16 @@ def check_training(folder: Path, name: str) -> Iterator[tuple[str, float]]:
     golden = read_tensors(folder, name)
     model_settings = _model_settings(folder, name.removeprefix("train_"))
     for case, numbers in read_json(folder, name).items():
-        model = golden_model(model_settings, scale=numbers["scale"])
+        model = golden_model(model_settings, scale=numbers["scale"]).to(device)
         yield from _check_training_step(case, numbers, golden, model)
 
 
 def _check_training_step(
     case: str, numbers: Mapping[str, Any], golden: Mapping[str, np.ndarray], model: XWAM
 ) -> Iterator[tuple[str, float]]:
-    tensors = {key.removeprefix(f"{case}/"): torch.from_numpy(golden[key]) for key in golden if key.startswith(case)}
+    device = next(model.parameters()).device
+    mine = [key for key in golden if key.startswith(case)]
+    tensors = {key.removeprefix(f"{case}/"): torch.from_numpy(golden[key]).to(device) for key in mine}
     batch, drawn = _golden_batch(tensors), _golden_draw(tensors)
     clean = Noisy(batch.video, batch.state, batch.action)
     levels = drawn.levels
@@ -235,7 +238,7 @@ def _check_training_step(
     ]
     noisy = keep_given(Noisy(*mixed), clean, GIVEN)
     for ours, theirs in NOISE_NAMES.items():
-        yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).numpy(), golden[f"{case}/xt_{theirs}"])
+        yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).cpu().numpy(), golden[f"{case}/xt_{theirs}"])
 
     prompt = model.prompt_keys_values(batch.prompt)
     depth = numbers["run_depth"] and model.config.num_depth_blocks > 0
@@ -265,7 +268,7 @@ def _check_training_step(
 def _golden_batch(tensors: Mapping[str, Tensor]) -> Batch:
     """A golden case as a batch; all its pictures are real."""
     batch_size, _, num_latents, num_views = tensors["latents"].shape[:4]
-    all_real = torch.ones(batch_size, num_latents, num_views, dtype=torch.bool)
+    all_real = torch.ones(batch_size, num_latents, num_views, dtype=torch.bool, device=tensors["latents"].device)
     return Batch(
         video=tensors["latents"],
         depth=tensors["depth_latents"],
@@ -283,10 +286,6 @@ def _golden_draw(tensors: Mapping[str, Tensor]) -> GoldenDraw:
     """Timesteps of frames and steps as one level per sample: the last one is never given."""
     levels = NoiseLevels(video=tensors["t"][:, -1].double() / 1000, action=tensors["t_actions"][:, -1].double() / 1000)
     return GoldenDraw(levels, Noisy(*(tensors[f"noise_{theirs}"] for theirs in NOISE_NAMES.values())))
-
-
-def _noisy(golden: Mapping[str, np.ndarray], video: str, state: str, action: str) -> Noisy:
-    return Noisy(*(torch.from_numpy(golden[key]) for key in (video, state, action)))
 
 
 def _model_settings(folder: Path, name: str) -> dict[str, Any]:

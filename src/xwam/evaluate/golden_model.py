@@ -34,14 +34,16 @@ class Levels(NamedTuple):
     given_actions: int
 
 
-def check_model(folder: Path, name: str, *, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, float]]:
+def check_model(
+    folder: Path, name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Iterator[tuple[str, float]]:
     """Every golden tensor's name and our largest error, relative to its peak. 1e-5 is the bound to ask for.
 
     In float64 the answers are held against those that the published code gave in float64.
     """
     kind = {torch.float32: "out", torch.float64: "out64"}[dtype]
     settings, golden = read_json(folder, name), read_tensors(folder, name)
-    model = golden_model(settings).to(dtype)
+    model = golden_model(settings).to(dtype).to(device)
     inputs = {k: v.astype(np.float64) if dtype == torch.float64 else v for k, v in golden.items() if "input/" in k}
     for prefix in sorted({tuple(k.split("/")[:4]) for k in golden if k.startswith(f"{kind}/")}):
         _, case, guidance, branch = prefix
@@ -51,7 +53,7 @@ def check_model(folder: Path, name: str, *, dtype: torch.dtype = torch.float32) 
         for theirs, ours in MODALITIES.items():
             key = "/".join((*prefix, theirs))
             if key in golden:
-                yield key, relative_error(getattr(output, ours).numpy(), golden[key])
+                yield key, relative_error(getattr(output, ours).cpu().numpy(), golden[key])
     if dtype == torch.float32:
         yield from _check_intermediates(model, golden)
 
@@ -114,15 +116,17 @@ def _level(timesteps: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _run(model: XWAM, golden: Mapping[str, np.ndarray], case: str, *, guidance: float, depth: bool) -> Output:
     """Our answer for a case. Depth is never guided."""
+    device = next(model.parameters()).device
     video, state, action, context = (
-        torch.from_numpy(golden[f"input/{name}"]) for name in ("x", "proprios", "actions", "context")
+        torch.from_numpy(golden[f"input/{name}"]).to(device) for name in ("x", "proprios", "actions", "context")
     )
     levels = case_levels(golden, case)
+    sigmas = levels.video_sigma.to(device), levels.action_sigma.to(device)
 
     def answer(context: Tensor, depth: bool) -> Output:
         prompt = model.prompt_keys_values(context)
         given = {name: number for name, number in levels._asdict().items() if name.startswith("given")}
-        return model(video, state, action, levels.video_sigma, levels.action_sigma, prompt, **given, depth=depth)
+        return model(video, state, action, *sigmas, prompt, **given, depth=depth)
 
     conditional = answer(context[: len(video)], depth)
     if guidance == 0:
@@ -149,12 +153,15 @@ def _check_intermediates(model: XWAM, golden: Mapping[str, np.ndarray]) -> Itera
             _run(model, golden, "async", guidance=0.0, depth=model.config.num_depth_blocks > 0)
             grid = _grid(model, golden)
             for name in ("time_embedding", "time_projection"):  # ours has three rows per sample, theirs one per token
-                seen[name] = tokens.per_token(seen[name], _token_levels(golden, grid))
+                seen[name] = tokens.per_token(seen[name].cpu(), _token_levels(golden, grid))
     for hook in hooks:
         hook.remove()
     for key in sorted(golden):
         if key.startswith(prefix) and key.removeprefix(prefix) in seen:
-            yield key, relative_error(seen[key.removeprefix(prefix)].numpy().reshape(golden[key].shape), golden[key])
+            yield (
+                key,
+                relative_error(seen[key.removeprefix(prefix)].cpu().numpy().reshape(golden[key].shape), golden[key]),
+            )
     if "intermediate/rope_angle" in golden:
         found = rope.angles(
             rope.positions(_grid(model, golden), FRAMES_PER_LATENT, model.config.actions_per_frame),

@@ -15,7 +15,7 @@ from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error,
 from xwam.model.text import TextEncoder, transformers_name
 
 
-def check_text(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def check_text(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
     """Our largest error at real and at padded positions, relative to the peak. 1e-5 is the bound to ask for."""
     settings = read_json(folder, name)
     golden = read_tensors(folder, name)
@@ -36,9 +36,10 @@ def check_text(folder: Path, name: str) -> Iterator[tuple[str, float]]:
         num_heads=numbers["num_heads"],
     )
     named = {transformers_name(key): torch.from_numpy(value) for key, value in drawn.items()}
-    encoder = TextEncoder.from_weights(config, settings["seq"], named)
+    encoder = TextEncoder.from_weights(config, settings["seq"], named).to(device)
     with torch.inference_mode():
-        found = encoder(torch.from_numpy(golden["ids"]), torch.from_numpy(golden["mask"])).numpy()
+        ids, mask = (torch.from_numpy(golden[key]).to(device) for key in ("ids", "mask"))
+        found = encoder(ids, mask).cpu().numpy()
     is_real = golden["mask"].astype(bool)
     yield "real positions", relative_error(found[is_real], golden["out"][is_real])
     yield "padded positions", relative_error(found[~is_real], golden["out"][~is_real])

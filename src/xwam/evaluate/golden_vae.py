@@ -14,7 +14,7 @@ from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error,
 from xwam.model.vae import VideoVae, diffusers_name
 
 
-def check_vae(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def check_vae(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
     """Every golden tensor's name and our largest error, relative to its peak. 1e-5 is the bound to ask for."""
     settings = read_json(folder, name)
     golden = read_tensors(folder, name)
@@ -29,9 +29,12 @@ def check_vae(folder: Path, name: str) -> Iterator[tuple[str, float]]:
         num_res_blocks=settings["num_res_blocks"],
     )
     statistics = {"latent_mean": torch.from_numpy(golden["mean"]), "latent_std": torch.from_numpy(golden["std"])}
-    vae = VideoVae.from_weights(config, named | statistics)
-    video = torch.from_numpy(golden["video"])
+    vae = VideoVae.from_weights(config, named | statistics).to(device)
+    video, latents = (torch.from_numpy(golden[key]).to(device) for key in ("video", "latents_in"))
     with torch.inference_mode():
-        yield "encode", relative_error(vae.encode(video).numpy(), golden["encode"])
-        yield "encode/first_frame", relative_error(vae.encode(video[:, :, :1]).numpy(), golden["encode"][:, :, :1])
-        yield "decode", relative_error(vae.decode(torch.from_numpy(golden["latents_in"])).numpy(), golden["decode"])
+        yield "encode", relative_error(vae.encode(video).cpu().numpy(), golden["encode"])
+        yield (
+            "encode/first_frame",
+            relative_error(vae.encode(video[:, :, :1]).cpu().numpy(), golden["encode"][:, :, :1]),
+        )
+        yield "decode", relative_error(vae.decode(latents).cpu().numpy(), golden["decode"])

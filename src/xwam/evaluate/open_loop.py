@@ -69,6 +69,8 @@ def evaluate_open_loop(
         "num_clips": len(judged),
         "seed": seed,
         "data": clips.episodes.fingerprint,
+        "action_steps": policy.config.denoise.num_action_steps,
+        "video_steps": policy.config.denoise.num_video_steps,
         "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
         "lpips_network": "AlexNet" if why_not is None else why_not,
     }

@@ -76,7 +76,7 @@ def token_levels(
     given = given_actions[:, None] if isinstance(given_actions, Tensor) else given_actions
     frame, action, state = (torch.arange(n, device=device)[None] for n in (grid.frames, grid.actions, grid.states))
     view_level = torch.where(given_frames > frame.T, CLEAN_LEVEL, VIDEO_LEVEL).expand(-1, grid.views)
-    video_level = view_level.reshape(1, -1).repeat_interleave(grid.rows * grid.columns, dim=1)
+    video_level = view_level.reshape(1, -1, 1).expand(-1, -1, grid.rows * grid.columns).flatten(1)
     action_level = torch.where(action < given, CLEAN_LEVEL, ACTION_LEVEL)
     state_level = torch.where(state < given_states, CLEAN_LEVEL, ACTION_LEVEL)
     video_level, state_level = (level.expand(len(action_level), -1) for level in (video_level, state_level))

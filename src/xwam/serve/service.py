@@ -134,9 +134,14 @@ def load_service(
     quantize: str | None = None,
     with_world: bool = True,
     robot: str | None = None,
+    action_steps: int | None = None,
+    video_steps: int | None = None,
 ) -> Service:
     """A service for a checkpoint folder, not yet warm. ``quantize``: a kind of ``xwam.quantize``, for its blocks."""
-    policy = load_policy(checkpoint, device=device, dtype=dtype, with_world=with_world, robot=robot)
+    policy = load_policy(
+        checkpoint, device=device, dtype=dtype, with_world=with_world, robot=robot, action_steps=action_steps,
+        video_steps=video_steps,
+    )  # fmt: skip
     if quantize is not None:
         from xwam.quantize import quantized
 

@@ -54,9 +54,9 @@ def compute_gradients(
             terms = loss_terms(output, rows, draws)
             losses = {name: term.sum / counts[name] for name, term in terms.items()}
         total = step.total_loss(losses, config)
-        if not torch.isfinite(total):
-            raise ValueError(f"loss={total.item()}: lower learning_rate or check the data for wild values.")
         total.backward()
+        if not torch.isfinite(total):  # asked late: a GPU has its work by then
+            raise ValueError(f"loss={total.item()}: lower learning_rate or check the data for wild values.")
         for name, loss in losses.items():
             found.by_modality[name] = found.by_modality.get(name, 0) + loss.detach()
         if sources is not None:

@@ -168,7 +168,7 @@ def _my_batch(
 
 def _my_draw(batch: Batch, config: Config, world: setup.World, now: int) -> step.Draw:
     """Draw for the global batch, keep this process's rows: the same noise whatever the number of processes."""
-    generator = step.generator_for(config.train.seed, now)
+    generator = step.generator_for(config.train.seed, now, batch.video.device)
     shapes = Batch(*(x.new_empty((config.train.batch_size, *x.shape[1:])) for x in batch))
     return step.only_taught(step.share(step.draw(shapes, config, generator), world.rank, world.num_ranks), batch)
 

@@ -51,6 +51,8 @@ class Sources:
     """How many processes encode clips; the same command elsewhere on the same folder helps too."""
     every: int = 4
     """A clip starts at every n-th step of an episode."""
+    hold: bool = False
+    """Keep all latents in the training device's memory: a small model on a GPU is faster than files can be read."""
     variants: int = 1
     """Random crops and colourings of each clip."""
     statistics: Literal["data", "start"] = "data"

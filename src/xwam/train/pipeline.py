@@ -12,7 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from xwam.config import Config
+from xwam.data.held import HeldCache
+from xwam.encode import Batch
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
 from xwam.train.adapt import adapted
@@ -86,7 +90,8 @@ def _prepare(
         config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
         processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
-    data = mixture_of(config, opened, caches, frozen, out / "prompts.safetensors")
+    mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if sources.hold else caches
+    data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors")
     robots = [
         Robot(cache.normalizer, tuple(c for c in source.episodes.cameras if c.name in config.view_names), source.robot)
         for source, cache in zip(opened, caches, strict=True)
@@ -121,4 +126,5 @@ def _show_first_batch(path: Path, clips: Mixture, config: Config, frozen: Path) 
     """A picture of what the network sees first, once per run."""
     if not path.is_file():
         numbers, visit = batch_indices(len(clips), config.train.batch_size, config.train.seed, 0)
-        write_first_batch(path, clips.batch(numbers[:4], visit), VideoVae.load(frozen / "vae"))
+        first = Batch(*(tensor.cpu() for tensor in clips.batch(numbers[:4], visit)))
+        write_first_batch(path, first, VideoVae.load(frozen / "vae"))

@@ -25,6 +25,7 @@ from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shard
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes, camera_named
 from xwam.data.files import fingerprint, whole_file
+from xwam.data.held import HeldCache
 from xwam.data.stats import normalizer_from
 from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
@@ -67,6 +68,7 @@ def train_vae_alone(
     *,
     start: Path | None,
     decoder_only: bool,
+    num_episodes: int = EPISODES_FOR_VAE,
     precision: Precision,
     max_minutes: float | None,
     device: str,
@@ -79,19 +81,20 @@ def train_vae_alone(
     first = None if start is None else start / "vae"
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
     recipe = fitting(recipe if first is None else replace(recipe, num_image_steps=0), config.clip)
-    if not decoder_only:
-        return train_vae(config.vae, films_of(config, sources), recipe, out, start=first, **rest)
-    if first is None:
+    if decoder_only and first is None:
         raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
-    return train_decoder(config.vae, films_of(config, sources), recipe, out, start=first, **rest)
+    films = films_of(config, sources, num_episodes)
+    if first is None or not decoder_only:
+        return train_vae(config.vae, films, recipe, out, start=first, **rest)
+    return train_decoder(config.vae, films, recipe, out, start=first, **rest)
 
 
-def films_of(config: Config, sources: Sequence[Source]) -> list[Film]:
-    """What an autoencoder is trained on: films of EPISODES_FOR_VAE episodes, none held out, from all cameras."""
+def films_of(config: Config, sources: Sequence[Source], num_episodes: int = EPISODES_FOR_VAE) -> list[Film]:
+    """What an autoencoder is trained on: films of so many episodes, none held out, from all cameras."""
     films = []
     for source in sources:
         clips = clips_of(source, config)  # of the training split
-        some = [clips.numbers[place] for place in spread(len(clips.numbers), EPISODES_FOR_VAE // len(sources))]
+        some = [clips.numbers[place] for place in spread(len(clips.numbers), num_episodes // len(sources))]
         names, clip = [camera.name for camera in clips.seen_cameras], config.clip
         films += load_films(source.episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
     return films
@@ -110,12 +113,13 @@ def load_films(
         for name in view_names:
             frames = episodes.frames(index, name, steps)
             if frames is not None:
-                films.append(to_bytes(resize(frames, height_px, width_px)))
+                films.append(torch.from_numpy(to_bytes(resize(frames, height_px, width_px))))
             metres = episodes.depth(index, name, steps)
             if metres is not None:
                 camera = camera_named(episodes.cameras, name)
                 metres = resize_nearest(metres, height_px, width_px)
-                films.append(depth_to_image(metres, camera.near_m, camera.far_m).astype(np.float16))
+                images = depth_to_image(metres, camera.near_m, camera.far_m)
+                films.append(torch.from_numpy(images.astype(np.float16)))
     return films
 
 
@@ -167,7 +171,7 @@ def statistics_for(source: Source, checkpoint: Path) -> Normalizer:
 
 
 def mixture_of(
-    config: Config, sources: Sequence[Source], caches: Sequence[LatentCache], frozen: Path, at: Path
+    config: Config, sources: Sequence[Source], caches: Sequence[LatentCache | HeldCache], frozen: Path, at: Path
 ) -> Mixture:
     """The latents with their prompts, ready to train on."""
     words = {text for cache in caches for text in cache.instructions()}

@@ -19,6 +19,7 @@ from xwam.config import Config
 from xwam.data.cache import LatentCache
 from xwam.data.clips import Clips, Split
 from xwam.data.episodes import Episodes, camera_named
+from xwam.data.held import HeldCache
 from xwam.data.lerobot import open_lerobot
 from xwam.encode import Batch
 from xwam.robot.mapping import RobotConfig, load_robot
@@ -109,7 +110,7 @@ class Mixture:
     def __init__(
         self,
         names: Sequence[str],
-        caches: Sequence[LatentCache],
+        caches: Sequence[LatentCache | HeldCache],
         weights: Sequence[float | None],
         prompts: Mapping[str, Float[Tensor, "P Dt"]],
     ) -> None:
@@ -133,7 +134,8 @@ class Mixture:
     def batch(self, indices: Int[np.ndarray, " B"], visit: int) -> Batch:
         """Clips by number; ``visit`` says which of a data set's clips, and which augmented variant, it is this time."""
         chosen = self.sources(indices)
-        rows: list[Batch | None] = [None] * len(indices)
+        parts: list[Batch] = []
+        places: list[Int[np.ndarray, " n"]] = []
         for place, cache in enumerate(self.caches):
             mine = np.flatnonzero(chosen == place)
             first = int(self._ends[place] - self.counts[place])
@@ -143,7 +145,7 @@ class Mixture:
                 order = drawn[drawn // len(cache) == passed] % len(cache)
                 if self.counts[place] != len(cache):  # in an order of its own, so that half a pass is a fair sample
                     order = np.random.default_rng((place, passed)).permutation(len(cache))[order]
-                found = cache.batch(order, self.prompts, passed)
-                for row, at in enumerate(some.tolist()):
-                    rows[at] = Batch(*(tensor[row] for tensor in found))
-        return Batch(*(torch.stack(column) for column in zip(*(row for row in rows if row is not None), strict=True)))
+                parts.append(cache.batch(order, self.prompts, passed))
+                places.append(some)
+        back = torch.from_numpy(np.argsort(np.concatenate(places))).to(parts[0].video.device)
+        return Batch(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))

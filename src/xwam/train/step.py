@@ -26,6 +26,8 @@ from xwam.denoise.noise import (
 from xwam.encode import Batch
 from xwam.model.xwam import XWAM
 
+CPU = torch.device("cpu")
+
 
 class Draw(NamedTuple):
     """What is random in one step."""
@@ -45,9 +47,12 @@ class _Anything(NamedTuple):
     action: Tensor
 
 
-def generator_for(seed: int, step: int) -> torch.Generator:
-    """The random source of one step (CPU): a function of the seed and the step alone."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) % (2**63))
+def generator_for(seed: int, step: int, device: torch.device = CPU) -> torch.Generator:
+    """The random source of one step: a function of the seed, the step and the kind of device alone.
+
+    A GPU draws its own numbers: to draw a large batch's noise on the CPU takes longer than the step.
+    """
+    return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % (2**63))
 
 
 def draw(batch: Batch, config: Config, generator: torch.Generator) -> Draw:
@@ -55,11 +60,11 @@ def draw(batch: Batch, config: Config, generator: torch.Generator) -> Draw:
     batch_size, device = len(batch.video), batch.video.device
 
     def normal(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=generator).to(device)
+        return torch.randn(like.shape, generator=generator, device=generator.device).to(device)
 
     levels = draw_levels(batch_size, config.noise, generator)
     noise = Noisy(video=normal(batch.video), state=normal(batch.state), action=normal(batch.action))
-    text_is_dropped = torch.rand(batch_size, generator=generator) < config.train.text_dropout
+    text_is_dropped = torch.rand(batch_size, generator=generator, device=generator.device) < config.train.text_dropout
     prefix = draw_prefix(batch_size, config.noise.max_prefix, generator)
     return Draw(
         levels=NoiseLevels(*(level.to(device) for level in levels)),

@@ -33,7 +33,7 @@ from xwam.train.manifest import weights_hash
 from xwam.train.setup import Precision, matrix_precision
 from xwam.train.vae_saving import go_on, write_training
 
-Film = UInt8[np.ndarray, "N H W 3"] | Float16[np.ndarray, "N H W"]
+Film = UInt8[Tensor, "N H W 3"] | Float16[Tensor, "N H W"]
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
 
 
@@ -85,6 +85,13 @@ def fitting(training: VaeTraining, clip: ClipConfig) -> VaeTraining:
     return replace(training, shapes=tuple(s._replace(size_px=min(s.size_px, most)) for s in training.shapes))
 
 
+def in_larger_batches(training: VaeTraining, factor: int) -> VaeTraining:
+    """The same training with ``factor`` times as many clips per step, for a GPU. Raises ValueError below 1."""
+    if factor < 1:
+        raise ValueError(f"batch_factor={factor}: must be 1 or more.")
+    return replace(training, shapes=tuple(s._replace(batch_size=factor * s.batch_size) for s in training.shapes))
+
+
 def train_vae(
     config: VaeConfig,
     films: Sequence[Film],
@@ -130,10 +137,11 @@ def descend(
     recipe = _recipe(training, start)
     done = go_on(saved, state, recipe) if saved.is_dir() else 0
     device = next(state.model.parameters()).device
+    films = [film.to(device) for film in films]
     started = time.perf_counter()
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
     for now in range(done, training.num_steps):
-        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now).to(device)
+        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now)
         numbers = train_step(state, video, training, now, precision)
         bar.update()
         done = now + 1
@@ -167,9 +175,9 @@ def train_step(
         rebuilt = vae.reconstruct(mean + training.latent_noise * noise).float()
     kl = 0.5 * mean.square().mean()
     loss = reconstruction_loss(rebuilt, video) + training.kl_weight * kl
-    if not torch.isfinite(loss):
-        raise ValueError(f"loss={loss.item()} at step {now}: lower learning_rate={training.learning_rate}.")
     loss.backward()
+    if not torch.isfinite(loss):  # asked late: a GPU has its work by then
+        raise ValueError(f"loss={loss.item()} at step {now}: lower learning_rate={training.learning_rate}.")
     torch.nn.utils.clip_grad_norm_(vae.parameters(), training.max_gradient_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(now, training)
@@ -203,7 +211,7 @@ def learning_rate_at(now: int, training: VaeTraining) -> float:
 def draw_clips(
     films: Sequence[Film], training: VaeTraining, generator: np.random.Generator, now: int
 ) -> Float[Tensor, "B 3 T size size"]:
-    """A batch of random crops of random clips, all of one shape, in [-1, 1]; ``now`` is the step."""
+    """Random crops of random clips, all of one shape, in [-1, 1], where the films are; ``now`` is the step."""
     shapes = training.shapes
     if now < training.num_image_steps:
         shapes = tuple(shape for shape in shapes if shape.num_frames == 1) or shapes
@@ -211,25 +219,25 @@ def draw_clips(
     shape = shapes[generator.choice(len(weights), p=weights / weights.sum())]
     chosen = generator.integers(len(films), size=shape.batch_size)
     clips = [_cut_clip(films[index], shape, training.frame_stride, generator) for index in chosen.tolist()]
-    return torch.from_numpy(np.stack(clips)).contiguous(memory_format=torch.channels_last_3d)
+    return torch.stack(clips).contiguous(memory_format=torch.channels_last_3d)
 
 
 def _cut_clip(
     film: Film, shape: ClipShape, frame_stride: int, generator: np.random.Generator
-) -> Float[np.ndarray, "3 T size size"]:
+) -> Float[Tensor, "3 T size size"]:
     """One crop, over time the same. Beyond the film's end the last frame repeats, as in the transformer's clips."""
     num_frames, height, width = film.shape[:3]
     if min(height, width) < shape.size_px:
         raise ValueError(f"size_px={shape.size_px}: the pictures are only {width} x {height}; use smaller crops.")
     steps = generator.integers(num_frames) + frame_stride * np.arange(shape.num_frames)
     top, left = generator.integers(height - shape.size_px + 1), generator.integers(width - shape.size_px + 1)
-    window = (slice(top, top + shape.size_px), slice(left, left + shape.size_px))
-    pixels = film[(np.minimum(steps, num_frames - 1), *window)].astype(np.float32)
+    frames = torch.from_numpy(np.minimum(steps, num_frames - 1)).to(film.device)
+    pixels = film[:, top : top + shape.size_px, left : left + shape.size_px][frames].float()
     if film.ndim == 3:
-        return np.broadcast_to(pixels, (3, *pixels.shape))
+        return pixels.expand(3, *pixels.shape)
     # Colours vary a little, as the transformer's augmentation makes them vary.
-    gain, offset = generator.uniform(0.8, 1.2, 3), generator.uniform(-0.15, 0.15)
-    return np.clip((pixels / 127.5 - 1) * gain + offset, -1, 1).astype(np.float32).transpose(3, 0, 1, 2)
+    gain, offset = generator.uniform(0.8, 1.2, 3).astype(np.float32), generator.uniform(-0.15, 0.15)
+    return ((pixels / 127.5 - 1) * torch.from_numpy(gain).to(film.device) + offset).clamp(-1, 1).movedim(-1, 0)
 
 
 @torch.no_grad()
