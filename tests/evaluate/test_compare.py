@@ -10,7 +10,7 @@ from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import compare_worlds, summarize
 from xwam.model.depth_teacher import Alignment, MonocularDepth, to_metres
-from xwam.view.points import fuse
+from xwam.view.points import base_points, fuse
 
 STEPS = 3
 
@@ -51,6 +51,19 @@ def test_pixels_and_depth_count_over_static_views_only(real, scores):
     for name in ("psnr_db", "ssim", "abs_rel", "abs_rel_aligned", "coverage"):
         np.testing.assert_array_equal(found[name], scores[name], err_msg=name)
     assert (found["chamfer_m"] != scores["chamfer_m"]).all(), "clouds are fused from all views"
+
+
+def test_near_the_hand_counts_what_is_near_the_hand(real, scores):
+    """Spoil the depth of all that is further than 60 cm from the hand: the whole cloud suffers, the near one does not."""
+    imagined = make_imagined(real)
+    hand = real.state[:, LAYOUT.state_slice("left_position")]
+    far = np.linalg.norm(base_points(real, LAYOUT) - hand[:, None, None], axis=-1) > 0.6
+    assert 0.02 < far.mean() < 0.98
+    moved = replace(imagined, depth=np.where(far, imagined.depth * 1.2, imagined.depth).astype(np.float32))
+    found = compare_worlds(moved, real, LAYOUT)
+    assert (found["chamfer_m"] > 1.03 * scores["chamfer_m"]).all()
+    np.testing.assert_allclose(found["near_chamfer_m"], scores["near_chamfer_m"], rtol=0.05)
+    assert (compare_worlds(real, real, LAYOUT)["near_chamfer_m"] == 0).all()
 
 
 def test_copying_is_scored_with_true_first_depth(real, scores):

@@ -42,7 +42,7 @@ class HeldCache:
         fingerprint: str,
         device: torch.device,
     ) -> None:
-        """``instructions``: of each clip. Everything moves to ``device`` (8 kB per latent frame of 128 x 128 px)."""
+        """``instructions``: of each clip. Everything moves to ``device`` (74 kB per clip of three 128-px cameras)."""
         layout = normalizer.layout
         self.normalizer, self.facts, self.fingerprint = normalizer, facts, fingerprint
         self.num_variants = latents.video.shape[1]

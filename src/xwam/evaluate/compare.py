@@ -3,7 +3,7 @@
 Images and depth count over the static cameras and the future frames only, as in the X-WAM paper (arXiv 2604.26694);
 clouds are fused from all calibrated views. Names end in what they are compared with:
 
-- no ending: the imagined world;
+- no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are);
 - ``_copy``: the last frame seen, again and again (with its true depth): what a model that imagines nothing gets;
 - ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
 - ``_teacher``, ``_teacher_aligned``: a monocular estimator on the **imagined** pictures in place of the depth branch;
@@ -100,6 +100,7 @@ class _Truth:
         self.has_clouds = all(camera.is_calibrated for camera in real.cameras)
         self.steps = range(1, real.depth.shape[1])
         self.clouds = [fuse(real, layout, k).points for k in self.steps] if self.has_clouds else []
+        self.hands = geometry_metrics.hand_positions(real.state, layout)
 
     def depth_scores(self, world: Prediction, ending: str) -> Scores:
         """Depth errors over the static views, and distances of the fused clouds where every view is calibrated."""
@@ -108,9 +109,18 @@ class _Truth:
         scores = _by_name([metrics.depth_scores(depth[:, k], truth[:, k]) for k in self.steps], ending)
         if self.has_clouds:
             clouds = [fuse(world, self.layout, k).points for k in self.steps]
-            pairs = zip(clouds, self.clouds, strict=True)
+            pairs = list(zip(clouds, self.clouds, strict=True))
             scores |= _by_name([geometry_metrics.cloud_scores(*pair) for pair in pairs], ending)
+            if self.hands.shape[1]:
+                scores[f"near_chamfer{ending}_m"] = np.array(
+                    [self._near_chamfer(*pair, k) for k, pair in zip(self.steps, pairs, strict=True)]
+                )
         return scores
+
+    def _near_chamfer(self, cloud: np.ndarray, truth: np.ndarray, step: int) -> float:
+        """Around where the hands really are then."""
+        near = [geometry_metrics.near_hands(points, self.hands[step]) for points in (cloud, truth)]
+        return geometry_metrics.cloud_scores(*near).chamfer_m
 
 
 def _aligned_scores(

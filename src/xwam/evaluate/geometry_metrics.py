@@ -18,6 +18,7 @@ from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 MAX_POINTS = 20_000  # points of each cloud that enter a comparison
 F_THRESHOLDS_M = (0.005, 0.010, 0.020)
+NEAR_M = 0.4  # from a hand: the part of the scene that the task is about
 EDGE_RATIO = 1.1  # neighbouring depths further apart than this lie on two surfaces
 
 
@@ -66,6 +67,21 @@ def cloud_scores(
         precision, recall = np.mean(to_b < threshold), np.mean(to_a < threshold)
         scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
     return CloudScores(float((to_b.mean() + to_a.mean()) / 2), *scores)
+
+
+def near_hands(
+    points: Float[np.ndarray, "N 3"], hands: Float[np.ndarray, "hands 3"], *, radius_m: float = NEAR_M
+) -> Float[np.ndarray, "_N 3"]:
+    """The points within ``radius_m`` of any hand."""
+    distance = np.linalg.norm(points[:, None] - hands, axis=-1)
+    return points[(distance < radius_m).any(axis=1)]
+
+
+def hand_positions(state: Float[np.ndarray, "Ts Ds"], layout: Layout) -> Float[np.ndarray, "Ts hands 3"]:
+    """Where every arm's hand is, in the order of the layout; no hands for a robot that tells joint angles alone."""
+    parts = [part.name for part in layout.state if part.kind == "position" and part.is_used]
+    found = [state[:, layout.state_slice(name)].astype(np.float64) for name in parts]
+    return np.stack(found, axis=1) if found else np.zeros((len(state), 0, 3))
 
 
 def view_consistency(

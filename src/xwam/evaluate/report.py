@@ -27,6 +27,7 @@ NUMBERS = {
     "lpips": ("Image, LPIPS", 1, ".3f", "", "0 is equal"),
     "abs_rel": ("Depth error", 100, ".1f", "%", "mean, of the true depth"),
     "chamfer_m": ("Point cloud", 1000, ".1f", "mm", "Chamfer distance to the real one"),
+    "near_chamfer_m": ("Cloud near the hand", 1000, ".1f", "mm", "Chamfer distance within 40 cm"),
     "f_10mm": ("Cloud, F-score", 1, ".2f", "", "at 10 mm; 1 is equal"),
     "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, among the imagined ones"),
     "path_m": ("Hand path", 100, ".1f", "cm", "imagined from executed"),

@@ -38,6 +38,7 @@ ROWS = {
     "delta3": ("delta 3", 1, ".3f", ""),
     "coverage": ("known depth", 1, ".1%", ""),
     "chamfer_m": ("Chamfer distance", 1000, ".1f", "mm"),
+    "near_chamfer_m": ("Chamfer distance within 40 cm of the hand", 1000, ".1f", "mm"),
     "f_5mm": ("F-score at 5 mm", 1, ".3f", ""),
     "f_10mm": ("F-score at 10 mm", 1, ".3f", ""),
     "f_20mm": ("F-score at 20 mm", 1, ".3f", ""),
