@@ -54,7 +54,7 @@ def test_pixels_and_depth_count_over_static_views_only(real, scores):
 
 
 def test_near_the_hand_counts_what_is_near_the_hand(real, scores):
-    """Spoil the depth of all that is further than 60 cm from the hand: the whole cloud suffers, the near one does not."""
+    """Spoil the depth of all that is further than 60 cm from it: the whole cloud suffers, the near one does not."""
     imagined = make_imagined(real)
     hand = real.state[:, LAYOUT.state_slice("left_position")]
     far = np.linalg.norm(base_points(real, LAYOUT) - hand[:, None, None], axis=-1) > 0.6
