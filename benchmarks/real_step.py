@@ -1,6 +1,7 @@
 """A real training step of any size on random weights and latents: samples per second, and memory against the plan.
 
     python benchmarks/real_step.py wan22_5b --lora-rank 16 --recompute --optimizer adamw_8bit --batch-size 4
+    python benchmarks/real_step.py tiny --optimizer muon --batch-size 512 --compile
 
 No data and no checkpoint are needed. On CUDA the peak is what torch's allocator handed out; ``xwam train … --plan``
 says the same number beforehand. On a CPU only time is measured (memory: tests/train/test_plan.py). Prints a table and
@@ -43,6 +44,7 @@ class RealStep:
     preset: Annotated[str, Positional] = "wan22_5b"
     batch_size: int = 4
     steps: int = 5  # that are timed, after two that are not
+    compile: bool = False  # of the blocks; the first step takes as long as it takes
     device: str = "cuda"
     out: Path = Path("runs/bench/step.json")
     how: Annotated[Setup, arg(name="")] = field(default_factory=Setup)
@@ -72,25 +74,31 @@ def random_batch(config: Config, device: torch.device) -> Batch:
 def run(settings: RealStep) -> dict:
     """Time the steps, read the memory, write the numbers."""
     config, how, device = preset(settings.preset), settings.how, torch.device(settings.device)
-    config = replace(config, train=replace(config.train, batch_size=settings.batch_size, compile=False))
+    config = replace(config, train=replace(config.train, batch_size=settings.batch_size, compile=settings.compile))
     state, batch = random_state(config, how, device), random_batch(config, device)
     seconds = []
     for now in range(settings.steps + 2):
-        drawn = step.draw(batch, config, step.generator_for(0, now))
         _wait_for(device)
         began = time.perf_counter()
+        drawn = step.draw(batch, config, step.generator_for(0, now, device))
         compute_gradients(state.model, batch, drawn, batch.prompt[0], config, ALONE, how)
         descend(state, config, ALONE, now)
         _wait_for(device)
         seconds.append(time.perf_counter() - began)
     rate = settings.batch_size / median(seconds[2:])
     limit = samples_per_second_limit(config, device, in_bfloat16=setup.is_bfloat16(device, how.precision))
-    found = {"samples_per_second": rate, "matrix_rate_share": rate / limit}
+    found = {"seconds": median(seconds[2:]), "samples_per_second": rate, "matrix_rate_share": rate / limit}
     found["planned_peak_gb"] = make_plan(config, how, device=settings.device).peak / 1e9
     if device.type == "cuda":
         found["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
     machine = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    told = {"preset": config.name, "batch_size": settings.batch_size, "machine": machine, "setup": asdict(how)}
+    told = {
+        "preset": config.name,
+        "batch_size": settings.batch_size,
+        "compile": settings.compile,
+        "machine": machine,
+        "setup": asdict(how),
+    }
     write_json(settings.out, told | found)
     return told | found
 
