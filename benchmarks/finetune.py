@@ -52,7 +52,7 @@ class Finetune:
     steps: int = 600
     batch_size: int = 16
     full_rate: float = 2e-4
-    lora_rate: float = 2e-3
+    lora_rate: float = 5e-3
     scratch_rate: float = 1e-3
     lora_rank: int = 16
     action_loss_weight: float = 4.0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.examples import make_observation
 from tests.train.encoded import write_checkpoint
 from xwam.config import DenoiseConfig
+from xwam.evaluate.closed_loop import identity
 from xwam.policy import Policy, load_policy, start_noise
 from xwam.presets import preset
 from xwam.train.export import export_policy
@@ -53,6 +55,26 @@ def test_steps_are_those_that_were_asked_for(folder, policy):
     assert load_policy(folder, video_steps=2).config.denoise.num_action_steps == CONFIG.denoise.num_action_steps
     with pytest.raises(ValueError, match=r"num_action_steps=2 must be in 1..num_video_steps=1"):
         load_policy(folder, video_steps=1)
+
+
+def test_a_policy_is_known_whatever_computes_its_digest():
+    """The number of threads and the order of the memory must not matter; one bit of one weight must."""
+    policy = load_policy(Path(__file__).parents[1] / "checkpoints/tiny")  # large enough for threads to share out sums
+    for parameter in policy.networks.transformer.parameters():
+        parameter.data += 1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    known, num_threads = identity(policy), torch.get_num_threads()
+    weight = next(p for p in policy.networks.vae.parameters() if p.ndim == 5 and p.shape[1] > 1)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert identity(policy) == known
+    finally:
+        torch.set_num_threads(num_threads)
+    weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+    assert identity(policy) == known
+    with torch.no_grad():
+        weight[0, 0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0, 0], torch.tensor(9.0))
+    assert identity(policy) != known
 
 
 def test_the_first_frame_is_what_was_seen(policy):
