@@ -6,7 +6,7 @@ TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 win
 DEVICE ?= cpu
 FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --lora-rate 5e-3 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
-TINY_TRAINING := --vae-steps 15000 --every 14 --batch-size 16 --steps 11500 --action-loss-weight 4 --precision bfloat16
+TINY_TRAINING := --vae-steps 15000 --every 14 --batch-size 16 --steps 11500 --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
 TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
 .PHONY: help demo test test-extras bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
@@ -41,11 +41,11 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (DEVICE=cuda: data 75 min on 2 cores, the rest in about an hour; on a CPU the last stage alone takes a day)
+reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (never run as a whole; data 75 min on 2 cores; DEVICE=cuda, or the last stage takes a day on a CPU)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes 240 --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes 480 --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes 150 --out runs/tiny/wander
-	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING) --device $(DEVICE)
+	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
 	mkdir -p runs/tiny/look runs/tiny/act runs/tiny/world/latents
 	cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/act && cp -r runs/tiny/run/latents runs/tiny/world/latents/data
 	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/look --start $$(ls -d runs/tiny/run/step-* | tail -1) \
@@ -69,8 +69,8 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 		--action-loss-weight 8 --clean-action-ratio 0.1 --precision bfloat16 --optimizer muon --validate-every 0 --device $(DEVICE)
 	rm -r runs/tiny/checkpoint
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/final/step-* | tail -1) runs/tiny/checkpoint
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --out runs/tiny/closed.json
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --out runs/tiny/open.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 --out runs/tiny/open.json
 
 reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trainings of preset mini (about 2 hours on one core)
 	$(BIN)/xwam collect metaworld --tasks $(MINI_TASKS) --episodes 80 --out runs/ablation/data

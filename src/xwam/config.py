@@ -204,9 +204,11 @@ class Config:
                 raise ValueError(f"{left}={left_value} must equal {right}={right_value}.")
 
 
-def with_steps(config: Config, action_steps: int | None, video_steps: int | None) -> Config:
-    """The same system that spends so many denoising steps on an answer; None: as it says itself."""
-    given = {"num_action_steps": action_steps, "num_video_steps": video_steps}
+def with_denoise_steps(
+    config: Config, num_action_steps: int | None = None, num_video_steps: int | None = None
+) -> Config:
+    """The same system with so many steps for an answer; None: as it has them. Raises ValueError as DenoiseConfig."""
+    given = {"num_action_steps": num_action_steps, "num_video_steps": num_video_steps}
     changes: dict[str, Any] = {name: steps for name, steps in given.items() if steps is not None}
     return dataclasses.replace(config, denoise=dataclasses.replace(config.denoise, **changes))
 

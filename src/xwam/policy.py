@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from xwam import encode
-from xwam.config import Config, DenoiseConfig, load, with_steps
+from xwam.config import Config, DenoiseConfig, load, with_denoise_steps
 from xwam.denoise.guidance import Denoiser
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
 from xwam.denoise.prefix import begin
@@ -279,7 +279,7 @@ def load_policy(
     ``video_steps``: instead of its own. Raises FileNotFoundError or ValueError that names what is at fault.
     """
     folder = Path(folder)
-    config = with_steps(load(Config, folder / "config.json"), action_steps, video_steps)
+    config = with_denoise_steps(load(Config, folder / "config.json"), action_steps, video_steps)
     about = robot_folder(folder, robot)
     layout = load_layout(about / "layout.json")
     for name in ("state_width", "action_width"):

@@ -158,10 +158,8 @@ def _check_intermediates(model: XWAM, golden: Mapping[str, np.ndarray]) -> Itera
         hook.remove()
     for key in sorted(golden):
         if key.startswith(prefix) and key.removeprefix(prefix) in seen:
-            yield (
-                key,
-                relative_error(seen[key.removeprefix(prefix)].cpu().numpy().reshape(golden[key].shape), golden[key]),
-            )
+            found = seen[key.removeprefix(prefix)].cpu().numpy()
+            yield key, relative_error(found.reshape(golden[key].shape), golden[key])
     if "intermediate/rope_angle" in golden:
         found = rope.angles(
             rope.positions(_grid(model, golden), FRAMES_PER_LATENT, model.config.actions_per_frame),

@@ -8,7 +8,7 @@ differences between points are paired.
 import copy
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
+from xwam.config import with_denoise_steps
 from xwam.data.files import whole_file
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
@@ -43,10 +44,10 @@ class Trial:
     num_envs: int = 2
 
 
-def with_steps(policy: Policy, **changes: Any) -> Policy:
-    """The same policy with other settings of inference (fields of DenoiseConfig)."""
+def with_steps(policy: Policy, **steps: int) -> Policy:
+    """The same policy with other numbers of steps; see with_denoise_steps."""
     other = copy.copy(policy)
-    other.config = replace(policy.config, denoise=replace(policy.config.denoise, **changes))
+    other.config = with_denoise_steps(policy.config, **steps)
     return other
 
 

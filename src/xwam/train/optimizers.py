@@ -71,13 +71,15 @@ class Muon(torch.optim.Optimizer):
         by_shape: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = {}
         for matrix in self.matrices:
             if matrix.grad is not None:
-                memory = self.state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+                if not self.state[matrix]:
+                    self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+                memory = self.state[matrix]["momentum_buffer"]
                 memory.lerp_(matrix.grad, 1 - MOMENTUM)
                 by_shape.setdefault(matrix.shape, []).append((matrix, matrix.grad.lerp(memory, MOMENTUM)))
-        for shape, pairs in by_shape.items():
-            directions = orthogonal(torch.stack([ahead for _, ahead in pairs]))
+        for shape, alike in by_shape.items():
+            directions = orthogonal(torch.stack([ahead for _, ahead in alike]))
             size = settings["lr"] * ADAMW_SIZE * max(shape) ** 0.5
-            for (matrix, _), direction in zip(pairs, directions, strict=True):
+            for (matrix, _), direction in zip(alike, directions, strict=True):
                 matrix.mul_(1 - settings["lr"] * settings["weight_decay"]).add_(direction, alpha=-size)
         self.adamw.step()
 
