@@ -3,6 +3,7 @@
 import json
 import shutil
 import struct
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -33,6 +34,26 @@ def test_the_closed_loop_is_played_with_the_averaged_weights(tmp_path):
     assert kept["episodes"][0]["num_steps"] == 8 or kept["episodes"][0]["success"]
 
 
+def test_tensorboard_has_every_number_and_its_thread_is_gone(tmp_path):
+    pytest.importorskip("tensorboard", reason="pip install 'xwam[train]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def run():
+        with open_log(tmp_path / "run") as log:
+            for step in range(1, 8):
+                log({"loss/video": 1 / step}, step)
+            raise RuntimeError("something happened on the way")
+
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="on the way"):
+        run()
+    assert set(threading.enumerate()) == before
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    found = [(event.step, event.value) for event in board.Scalars("loss/video")]
+    assert found == [(step, pytest.approx(1 / step)) for step in range(1, 8)]
+
+
 def wandb_records(data: bytes) -> Iterator[bytes]:
     """The records of W&B's file: LevelDB's log format (blocks of 32 KiB, pieces with a header of 7 bytes)."""
     at, joined = 7, b""  # behind the file's own header
@@ -57,21 +78,20 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("DATA_DIR", "CONFIG_DIR", "CACHE_DIR"):
         monkeypatch.setenv(f"WANDB_{name}", str(tmp_path / "elsewhere"))
-    log = open_log(tmp_path / "run", wandb_project="xwam", settings={"seed": 3})
-    log({"loss/video": 0.5}, 1)
-    log({"loss/video": 0.25}, 2)
-    import wandb
-
-    wandb.finish()
+    with open_log(tmp_path / "run", wandb_project="xwam", settings={"seed": 3}) as log:
+        log({"loss/video": 0.5}, 1)
+        log({"loss/video": 0.25}, 2)
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    history, settings = [], {}
+    history, settings, exit_code = [], {}, None
     for data in wandb_records(path.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)
         history += [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}]
+        exit_code = record.exit.exit_code if record.HasField("exit") else exit_code
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
     rows = [row for row in history if "loss/video" in row]
     assert [(row["_step"], row["loss/video"]) for row in rows] == [(1, 0.5), (2, 0.25)]
     assert settings["seed"] == 3
+    assert exit_code == 0
 
 
 def test_a_run_of_the_earlier_layout_is_exported_and_goes_on(tmp_path):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,28 @@ Log = Callable[[dict[str, float], int], None]
 """Called with numbers and the step."""
 
 
-def open_log(out: Path, *, wandb_project: str | None = None, settings: Mapping[str, Any] | None = None) -> Log:
+@contextmanager
+def open_log(
+    out: Path, *, wandb_project: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Iterator[Log]:
     """Numbers go to ``log.jsonl``, to TensorBoard's files when it is installed, and to a W&B project when one is named.
 
-    W&B needs ``pip install 'xwam[wandb]'``; it works without network too (``WANDB_MODE=offline``).
+    At the end of the context all are written and closed, whatever ended it. W&B needs ``pip install 'xwam[wandb]'``;
+    it works without network too (``WANDB_MODE=offline``).
     """
     out.mkdir(parents=True, exist_ok=True)
-    boards = [_file(out / "log.jsonl")]
-    try:
-        from torch.utils.tensorboard import SummaryWriter
+    with ExitStack() as opened:
+        boards = [_file(out / "log.jsonl")]
+        if (board := _tensorboard(out / "tensorboard", opened)) is not None:
+            boards.append(board)
+        if wandb_project is not None:
+            boards.append(_wandb(out, wandb_project, settings or {}, opened))
 
-        boards.append(_tensorboard(SummaryWriter(str(out / "tensorboard"))))
-    except ImportError:
-        pass
-    if wandb_project is not None:
-        boards.append(_wandb(out, wandb_project, settings or {}))
+        def log(numbers: dict[str, float], finished: int) -> None:
+            for board in boards:
+                board(numbers, finished)
 
-    def log(numbers: dict[str, float], finished: int) -> None:
-        for board in boards:
-            board(numbers, finished)
-
-    return log
+        yield log
 
 
 class Meter:
@@ -72,7 +73,14 @@ def _file(path: Path) -> Log:
     return log
 
 
-def _tensorboard(writer: Any) -> Log:
+def _tensorboard(folder: Path, opened: ExitStack) -> Log | None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    writer = SummaryWriter(str(folder))
+    opened.callback(writer.close)  # also ends its thread
+
     def log(numbers: dict[str, float], finished: int) -> None:
         for name, value in numbers.items():
             writer.add_scalar(name, value, finished)
@@ -80,7 +88,7 @@ def _tensorboard(writer: Any) -> Log:
     return log
 
 
-def _wandb(out: Path, project: str, settings: Mapping[str, Any]) -> Log:
+def _wandb(out: Path, project: str, settings: Mapping[str, Any], opened: ExitStack) -> Log:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -88,6 +96,7 @@ def _wandb(out: Path, project: str, settings: Mapping[str, Any]) -> Log:
     # One id per folder: a continued run goes on in the same curve.
     identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
     run = wandb.init(project=project, dir=out, name=out.name, id=identity, resume="allow", config=dict(settings))
+    opened.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
 
     def log(numbers: dict[str, float], finished: int) -> None:
         run.log(dict(numbers), step=finished)

@@ -6,6 +6,7 @@ goes on with any other number of them.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,7 +23,7 @@ from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM
 from xwam.train import checkpoint, manifest, setup, sharding, step
 from xwam.train.descend import Losses, compute_gradients, descend, global_losses
-from xwam.train.log import Meter, open_log
+from xwam.train.log import Log, Meter, open_log
 from xwam.train.options import Setup
 from xwam.train.saving import Saver, load_state
 from xwam.train.state import averaged_weights, make_state
@@ -99,13 +100,12 @@ def train(
     done = 0 if newest is None else load_state(newest, state)
     facts = run.manifest | manifest.of_run(config, how, world, start)
     if world.is_main:
-        log = open_log(run.out, wandb_project=run.wandb_project, settings=facts)
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
     last, meter = run.out / f"step-{done:07d}", _meter(config, how, world, target, newest)
-    with StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
+    with _log(run, facts, world) as log, StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
         for now in range(done, config.train.num_steps):
             finished = now + 1
             is_logged = finished % config.train.log_every == 0
@@ -120,9 +120,8 @@ def train(
             saver.poll()
             if is_logged:
                 numbers = _numbers(losses, norm, config, world, now, meter)
-                if world.is_main:
-                    log(numbers, finished)
-                    bar.set_postfix_str(_shown(numbers))
+                log(numbers, finished)
+                bar.set_postfix_str(_shown(numbers))
             if validate and config.train.validate_every and finished % config.train.validate_every == 0:
                 average = averaged_weights(state, world)
                 if world.is_main:
@@ -137,6 +136,13 @@ def train(
     if stop.was_interrupted:
         raise KeyboardInterrupt
     return last
+
+
+def _log(run: Run, facts: dict[str, Any], world: setup.World) -> AbstractContextManager[Log]:
+    """The log of the main process; the others say nothing."""
+    if world.is_main:
+        return open_log(run.out, wandb_project=run.wandb_project, settings=facts)
+    return nullcontext(lambda numbers, finished: None)
 
 
 def _numbers(

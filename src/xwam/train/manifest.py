@@ -48,6 +48,7 @@ def recipe(config: Config) -> dict[str, Any]:
 
 def write_start(out: Path, facts: dict[str, Any], done: int) -> None:
     """Add this start to ``run.json``."""
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "run.json"
     starts = json.loads(path.read_text()) if path.is_file() else []
     now = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": done, "host": socket.gethostname()}
