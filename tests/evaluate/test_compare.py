@@ -54,10 +54,10 @@ def test_pixels_and_depth_count_over_static_views_only(real, scores):
 
 
 def test_near_the_hand_counts_what_is_near_the_hand(real, scores):
-    """Spoil the depth of all that is further than 60 cm from it: the whole cloud suffers, the near one does not."""
+    """Spoil the depth of all that is further than 50 cm from it: the whole cloud suffers, the near one does not."""
     imagined = make_imagined(real)
     hand = real.state[:, LAYOUT.state_slice("left_position")]
-    far = np.linalg.norm(base_points(real, LAYOUT) - hand[:, None, None], axis=-1) > 0.6
+    far = np.linalg.norm(base_points(real, LAYOUT) - hand[:, None, None], axis=-1) > 0.5
     assert 0.02 < far.mean() < 0.98
     moved = replace(imagined, depth=np.where(far, imagined.depth * 1.2, imagined.depth).astype(np.float32))
     found = compare_worlds(moved, real, LAYOUT)

@@ -131,11 +131,23 @@ def test_flying_pixels_hang_between_two_surfaces(ramp, expected):
     assert sorted(set(np.nonzero(flying_pixels(unproject(step_edge(ramp).T, pinhole(24, 20))))[0])) == expected
 
 
+@pytest.mark.parametrize(("ramp", "expected"), [([], []), ([1.1], [10]), ([1.0, 1.3], [10, 11])])
+def test_an_edge_that_fades_into_the_unknown_flies(ramp, expected):
+    depth = step_edge(ramp)
+    depth[:, 10 + len(ramp) :] = 0
+    for picture in (depth, depth[:, ::-1]):
+        flying = flying_pixels(unproject(picture, pinhole(24, 20)))
+        found = np.nonzero(flying if picture is depth else flying[:, ::-1])[1]
+        assert sorted(set(found)) == expected
+
+
 def test_thin_things_and_unknown_pixels_do_not_fly():
     depth = np.full((24, 24), 1.5)
     depth[:, 12] = 0.8  # a pole, one pixel wide
     assert not flying_pixels(unproject(depth, pinhole(24))).any()
     depth[5:9] = 0
+    assert not flying_pixels(unproject(depth, pinhole(24))).any()
+    depth[:, :12], depth[:, 13:] = 0, 0  # the pole before nothing
     assert not flying_pixels(unproject(depth, pinhole(24))).any()
 
 

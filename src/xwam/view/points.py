@@ -17,7 +17,7 @@ from xwam.records import Camera, Prediction
 from xwam.robot.actions import base_from_hand
 from xwam.robot.layout import Layout
 
-MIN_ANGLE_DEG = 10.0  # surfaces seen flatter than this are not measured, they are smeared
+MIN_ANGLE_DEG = 15.0  # surfaces seen flatter than this are not measured, they are smeared
 
 
 class PointCloud(NamedTuple):
@@ -71,8 +71,9 @@ def flying_pixels(
     """True for pixels that hang between two surfaces: camera-frame points on a slope too steep to be seen.
 
     The segment to each neighbour makes an angle with the line of sight; below ``min_angle_deg`` on both sides of a
-    row or column, with depth going the same way, the pixel mixes near and far. The last pixel before a clean jump is
-    steep on one side only, and a thin object is nearer than both sides: both stay.
+    row or column, with depth going the same way, the pixel mixes near and far. Unknown depth counts as far away: that
+    is where an imagined edge fades to. The last pixel before a clean jump is steep on one side only, and a thin object
+    is nearer than both sides: both stay.
     """
     flying = np.zeros(points.shape[:-1], dtype=bool)
     for axis in (-2, -1):  # along columns, then along rows
@@ -82,8 +83,8 @@ def flying_pixels(
         across = np.linalg.norm(np.cross(segment, sight), axis=-1)
         longest = np.linalg.norm(segment, axis=-1) * np.linalg.norm(sight, axis=-1)
         is_steep = across < np.sin(np.radians(min_angle_deg)) * longest
-        is_known = (first[..., 2] > 0) & (second[..., 2] > 0)
-        slope = np.sign(segment[..., 2]) * (is_steep & is_known)
+        known, next_known = first[..., 2] > 0, second[..., 2] > 0
+        slope = np.where(known & next_known, np.sign(segment[..., 2]) * is_steep, known.astype(int) - next_known)
         np.moveaxis(flying, axis, 0)[1:-1] |= (slope[:-1] != 0) & (slope[:-1] == slope[1:])
     return flying
 
