@@ -17,10 +17,18 @@ from xwam.cli import main
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
+from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate import closed_loop
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
-from xwam.evaluate.open_loop import evaluate_open_loop, held_out, observation_of, score_clip
+from xwam.evaluate.open_loop import (
+    evaluate_open_loop,
+    held_out,
+    imagine_clip,
+    observation_of,
+    score_clip,
+    through_autoencoder,
+)
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
@@ -133,10 +141,26 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     assert report["psnr_db"] > 0
     assert len(report["per_step"]["psnr_db"]) == 4
     assert {"abs_rel_aligned", "delta3_copy", "f_20mm", "consistency_m", "path_m"} <= set(report["per_step"])
+    assert {"psnr_vae_db", "delta1_vae", "near_chamfer_vae_m"} <= set(report["per_step"]), "what the VAE alone loses"
     page = (tmp_path / "open.html").read_text()
     assert page.count('type="application/gzip"') == 2, "the best and the worst of two clips, each with its 4D page"
     assert "LPIPS needs" in page, "it says why a number is missing"
     assert json.loads((tmp_path / "open.json").read_text()) == json.loads(json.dumps(report))
+
+
+def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):
+    root, last = world
+    policy = load_policy(last)
+    clip = held_out(root / "data", policy.config)[0]
+    _, real = imagine_clip(policy, clip, seed=0)
+    recoded = through_autoencoder(policy, real)
+    np.testing.assert_array_equal(recoded.state, real.state)
+    pictures = video_to_tensor(real.video)
+    with torch.no_grad():
+        expected = tensor_to_video(policy.networks.vae.decode(policy.networks.vae.encode(pictures[1:2])))[0]
+    np.testing.assert_array_equal(recoded.video[1], expected)
+    assert recoded.depth.shape == real.depth.shape
+    assert np.abs(recoded.depth - real.depth).max() > 0
 
 
 def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):

@@ -66,6 +66,16 @@ def test_near_the_hand_counts_what_is_near_the_hand(real, scores):
     assert (compare_worlds(real, real, LAYOUT)["near_chamfer_m"] == 0).all()
 
 
+def test_what_the_autoencoder_loses_is_scored_as_an_imagination_would_be(real, scores):
+    imagined = make_imagined(real)
+    found = compare_worlds(real, real, LAYOUT, recoded=imagined)
+    names = {"psnr_vae_db", "moving_psnr_vae_db", "ssim_vae", "abs_rel_vae", "chamfer_vae_m", "f_5mm_vae"}
+    assert names <= found.keys() - scores.keys()
+    for name in names:
+        np.testing.assert_array_equal(found[name], scores[name.replace("_vae", "")], err_msg=name)
+    assert (found["psnr_db"] > found["psnr_vae_db"]).all(), "the imagined world is not touched"
+
+
 def test_copying_is_scored_with_true_first_depth(real, scores):
     still = np.broadcast_to(real.depth[:2, :1], real.depth[:2].shape)
     expected = [metrics.depth_scores(still[:, k].copy(), real.depth[:2, k]).abs_rel for k in (1, 2)]

@@ -5,6 +5,7 @@ clouds are fused from all calibrated views. Names end in what they are compared 
 
 - no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are);
 - ``_copy``: the last frame seen, again and again (with its true depth): what a model that imagines nothing gets;
+- ``_vae``: what really happened, through the model's autoencoder and back: the most that any imagination of it can get;
 - ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
 - ``_teacher``, ``_teacher_aligned``: a monocular estimator on the **imagined** pictures in place of the depth branch;
   a relative one has no metres of its own, so it only appears aligned, in scale and shift.
@@ -33,10 +34,14 @@ def compare_worlds(
     real: Prediction,
     layout: Layout,
     *,
+    recoded: Prediction | None = None,
     teacher: DepthTeacher | None = None,
     has_lpips: bool = False,
 ) -> Scores:
-    """Scores of one imagined future. Raises ValueError when there is no world in the prediction."""
+    """Scores of one imagined future. Raises ValueError when there is no world in the prediction.
+
+    ``recoded``: ``real`` through the model's autoencoder, for the scores that end in ``_vae``.
+    """
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
     static = metrics.static_views(imagined.cameras)
@@ -44,6 +49,8 @@ def compare_worlds(
     scores = _image_scores(video, truth, "", has_lpips) | _image_scores(
         metrics.copy_last_frame(truth), truth, "_copy", has_lpips
     )
+    if recoded is not None and recoded.video is not None:
+        scores |= _image_scores(recoded.video[static], truth, "_vae", has_lpips)
     paths = geometry_metrics.hand_path_scores(imagined.state, real.state, layout)
     if paths:
         scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
@@ -60,6 +67,8 @@ def compare_worlds(
     )
     truth = _Truth(real, layout)
     scores |= truth.depth_scores(imagined, "") | truth.depth_scores(frozen, "_copy")
+    if recoded is not None and recoded.depth is not None:
+        scores |= truth.depth_scores(recoded, "_vae")
     scores |= _aligned_scores(imagined.depth[static], real.depth[static], _scaled, "_aligned")
     scores |= _consistency(imagined, layout)
     return scores if teacher is None else scores | _teacher_scores(teacher, imagined, truth)

@@ -1,7 +1,7 @@
 """Open loop: on clips of held-out episodes, is what the model imagines what really happened?
 
 Every number of evaluate/compare.py, as means over clips and per horizon step (how fast does imagination decay?), beside
-the baselines; and a report that shows the best, the median and the worst clip.
+the baselines and what the autoencoder alone loses; and a report that shows the best, the median and the worst clip.
 """
 
 import json
@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
+from xwam import encode
 from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
@@ -62,7 +65,8 @@ def evaluate_open_loop(
     for index in tqdm(chosen, desc="open loop", unit="clip"):
         clip = clips[index]
         imagined, real = imagine_clip(policy, clip, seed=index)
-        scores = _scores(policy, clip, imagined, real, teacher=teacher, has_lpips=why_not is None)
+        recoded = through_autoencoder(policy, real)
+        scores = _scores(policy, clip, imagined, real, recoded=recoded, teacher=teacher, has_lpips=why_not is None)
         judged.append(Judged(index, scores, latencies(imagined)))
     report = summarize([row.scores for row in judged])
     report["settings"] = {
@@ -134,6 +138,22 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
     return replace(
         like, action=clip.action, state=clip.state, video=seen.video, depth=seen.depth, cameras=seen.cameras, seconds={}
     )
+
+
+@torch.no_grad()
+def through_autoencoder(policy: Policy, world: Prediction) -> Prediction:
+    """A world encoded and decoded by the policy's autoencoder: what it loses, no imagination can have."""
+    vae = policy.networks.vae
+
+    def recoded(pictures: Tensor) -> Tensor:
+        return torch.cat([vae.decode(vae.encode(view.to(policy.device))) for view in pictures.split(1)])
+
+    video, depth = world.video, world.depth
+    if video is not None:
+        video = encode.tensor_to_video(recoded(encode.video_to_tensor(video)))
+    if depth is not None:
+        depth = encode.tensor_to_depth(recoded(encode.depth_to_tensor(depth, world.cameras)), world.cameras)
+    return replace(world, video=video, depth=depth)
 
 
 def _scores(policy: Policy, clip: Clip, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:

@@ -10,7 +10,7 @@ from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.report_plots import IMAGINED, Line, histogram, interval_chart, line_chart
 
 FEW = 4  # decisions; fewer make no histogram
-GREY, GREEN = "#5b6472", "#009e73"
+GREY, GREEN, VIOLET = "#5b6472", "#009e73", "#7b3294"
 DECAYS = {
     "psnr_db": ("PSNR (dB)", 1, "How fast the images decay (static cameras)."),
     "abs_rel": ("depth error, AbsRel (%)", 100, "How fast the depth decays (static cameras)."),
@@ -21,6 +21,7 @@ DECAYS = {
 ENDINGS = {
     "": "imagined",
     "_copy": "last frame copied",
+    "_vae": "reality through the autoencoder",
     "_aligned": "imagined, scale aligned",
     "_teacher": "estimator on imagined pictures",
     "_teacher_aligned": "estimator, aligned",
@@ -72,9 +73,10 @@ def charts(totals: Totals) -> str:
         lines = [
             Line(label, _curve(totals.per_step[key], totals.frame_hz, factor), colour, dashed)
             for ending, label, colour, dashed in (
-                ("", "imagined", IMAGINED, False),
-                ("_copy", "last frame copied", GREY, True),
-                ("_teacher_aligned", "estimator, aligned", GREEN, True),
+                ("", ENDINGS[""], IMAGINED, False),
+                ("_copy", ENDINGS["_copy"], GREY, True),
+                ("_vae", ENDINGS["_vae"], VIOLET, True),
+                ("_teacher_aligned", ENDINGS["_teacher_aligned"], GREEN, True),
             )
             if (key := ended(name, ending)) in totals.per_step
         ]
