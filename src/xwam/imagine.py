@@ -9,8 +9,8 @@ import warnings
 from pathlib import Path
 
 from xwam.data.clips import Clips
-from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import load_observation
+from xwam.data.opening import open_data
 from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
 from xwam.policy import load_policy
 from xwam.records import Prediction
@@ -40,7 +40,7 @@ def imagine_clip(
     """Imagine what follows step ``frame`` of an episode, beside what really followed. The rest: see load_policy."""
     policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     clips = Clips(
-        open_lerobot(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
+        open_data(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
         split="all", validation_share=0.0, absent=policy.absent,
     )  # fmt: skip
     if not 0 <= episode < clips.episodes.num_episodes:

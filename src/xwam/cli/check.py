@@ -39,10 +39,13 @@ def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> 
 
     from xwam.data.check import check_data, is_wrong
     from xwam.data.lerobot import open_lerobot
+    from xwam.data.opening import is_published
     from xwam.evaluate.data_report import write_data_report
     from xwam.presets import preset
     from xwam.robot.mapping import load_robot
 
+    if is_published(root):
+        raise ValueError(f"data={root}: a published data set, which says itself what it holds; checked are LeRobot's.")
     mapping = None if robot is None else load_robot(robot)
     findings = check_data(root, mapping)
     can_be_read = not any(

@@ -87,19 +87,20 @@ def stats(
     """Derive the normaliser's statistics from a data set, as training does: from the episodes that are not held out.
 
     Args:
-        data: a LeRobot data set.
+        data: a data set (LeRobot's format, or a published X-WAM one).
         out: file to write; by default meta/normalizer.json in the data set.
         processes: how many read the data at the same time.
         robot: the robot.json that says what the data set's numbers mean; our own need none.
     """
     from xwam.data.clips import split_episodes
-    from xwam.data.lerobot import open_lerobot
+    from xwam.data.opening import open_data
     from xwam.data.stats import normalizer_from
     from xwam.robot.mapping import load_robot
 
-    episodes = open_lerobot(data, robot=None if robot is None else load_robot(robot))
+    episodes = open_data(data, robot=None if robot is None else load_robot(robot))
     training, _ = split_episodes(episodes.num_episodes)
     normalizer = normalizer_from(episodes, only=training, num_processes=processes, progress=True)
     path = out or data / "meta" / "normalizer.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     normalizer.save(path)
     print(f"{path} (fingerprint {normalizer.fingerprint()})")

@@ -30,7 +30,7 @@ def train(
 
     Args:
         preset: debug, tiny, small, …
-        data: LeRobot data sets, one or several.
+        data: data sets, one or several (LeRobot's format, or the published X-WAM ones).
         sources: what they mean, and how they are mixed and encoded.
         out: folder of the run; a run that is there already is continued exactly, by any number of processes.
         minutes: stop (and save) the transformer's training after this long.
@@ -96,7 +96,7 @@ def train_vae(
 
     Args:
         preset: debug, tiny, small, …; its sizes.
-        data: LeRobot data sets, one or several.
+        data: data sets, one or several (LeRobot's format, or the published X-WAM ones).
         out: folder to write.
         robot: what their numbers mean, as in train.
         start: a checkpoint whose autoencoder goes on learning, instead of a new one.

@@ -20,10 +20,13 @@ from xwam.data.files import Recent, fingerprint
 from xwam.data.videos import read_frames
 from xwam.records import Camera
 from xwam.robot.actions import deltas_between
-from xwam.robot.layout import Layout
+from xwam.robot.calibration import load_cameras
+from xwam.robot.layout import Layout, two_arm_layout
+from xwam.robot.published import ROBOTS
 from xwam.robot.rotations import quat_from_matrix, quat_from_vector
 
 ARMS = ("left", "right")
+METADATA_FILE, CAMERAS_FILE = "metadata.json", "cameras.json"
 
 
 class XwamJsonEpisodes:
@@ -171,7 +174,7 @@ def open_xwam_json(
     depth range, where known. ``action_skip``: an action lasts this many frames (only every such frame is a step,
     beginning with ``first_step``); not with ``raw_actions``, whose commands cannot be added up.
     """
-    path = root / "metadata.json"
+    path = root / METADATA_FILE
     if not path.is_file():
         raise FileNotFoundError(f"root={root}: no metadata.json there; check the path.")
     if raw_actions and action_skip != 1:
@@ -191,6 +194,42 @@ def open_xwam_json(
             camera_named(episodes.cameras, camera.name)
         episodes.cameras = tuple(cameras)
     return episodes
+
+
+def open_published(root: Path) -> XwamJsonEpisodes:
+    """Open a published data set by what it says itself: its arms, and the controller's commands where it holds them.
+
+    One arm with commands is RoboCasa, two arms without are RoboTwin: their layouts are those of the published
+    checkpoints. ``cameras.json`` beside ``metadata.json`` (robot/calibration.py), if there, says where the cameras
+    stand and which metres the depth videos span; otherwise 0.1 to 10 m.
+    """
+    arms, is_raw = what_it_holds(root)
+    if is_raw and arms == ("left",):
+        layout = ROBOTS["robocasa"].layout
+    elif arms == ARMS and not is_raw:
+        layout = ROBOTS["robotwin"].layout
+    else:
+        layout = two_arm_layout(root.name, single_arm=arms == ("left",), raw_gripper=is_raw)
+    episodes = open_xwam_json(root, layout=layout, raw_actions=is_raw)
+    if (root / CAMERAS_FILE).is_file():
+        calibrated = load_cameras(root / CAMERAS_FILE)
+        for camera in calibrated:
+            seen = camera_named(episodes.cameras, camera.name)
+            if (camera.width, camera.height) != (seen.width, seen.height):
+                raise ValueError(
+                    f"{root / CAMERAS_FILE} camera {camera.name!r} is {camera.width} x {camera.height}: its images are "
+                    f"{seen.width} x {seen.height}; correct the file."
+                )
+        known = {camera.name: camera for camera in calibrated}
+        episodes.cameras = tuple(known.get(camera.name, camera) for camera in episodes.cameras)
+    return episodes
+
+
+def what_it_holds(root: Path) -> tuple[tuple[str, ...], bool]:
+    """The arms of a published data set's first episode, and whether its actions are the controller's own commands."""
+    first = next(iter(json.loads((root / METADATA_FILE).read_text())))
+    content = json.loads((root / "data" / f"{first}.json").read_text())
+    return tuple(arm for arm in ARMS if f"{arm}_ee_pos" in content["proprios"]), "raw_actions" in content["actions"]
 
 
 def _state(content: dict[str, Any], layout: Layout, path: Path) -> Float64[np.ndarray, "N Ds"]:

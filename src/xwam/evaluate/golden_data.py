@@ -20,7 +20,7 @@ import numpy as np
 from xwam.config import ClipConfig
 from xwam.data.clips import Clips
 from xwam.data.stats import normalizer_from
-from xwam.data.xwam_json import ARMS, XwamJsonEpisodes, open_xwam_json
+from xwam.data.xwam_json import METADATA_FILE, XwamJsonEpisodes, open_xwam_json, what_it_holds
 from xwam.encode import depth_to_image
 from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.robot.layout import Layout, two_arm_layout
@@ -43,14 +43,12 @@ def source_of(folder: Path, name: str) -> Source:
     root = folder / "dataset" / name.removeprefix("data_")
     if not root.is_dir():
         lengths = read_json(folder, name).get("metadata")
-        found = [path.parent for path in sorted(folder.glob("dataset/*/metadata.json")) if _json(path) == lengths]
+        found = [path.parent for path in sorted(folder.glob(f"dataset/*/{METADATA_FILE}")) if _json(path) == lengths]
         if len(found) != 1:
             raise FileNotFoundError(f"root={root}: no such folder; the episodes of {name} are expected there.")
         root = found[0]
-    first = next(iter(_json(root / "metadata.json")))
-    content = _json(root / "data" / f"{first}.json")
-    arms = tuple(arm for arm in ARMS if f"{arm}_ee_pos" in content["proprios"])
-    return Source(root, "raw_actions" in content["actions"], arms)
+    arms, is_raw = what_it_holds(root)
+    return Source(root, is_raw, arms)
 
 
 def layout_of(source: Source, *, inverse_gripper: bool = False) -> Layout:

@@ -21,7 +21,7 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.data.files import whole_file
-from xwam.data.lerobot import open_lerobot
+from xwam.data.opening import open_data
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
@@ -88,7 +88,7 @@ def evaluate_open_loop(
 def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, absent: Collection[str] = ()) -> Clips:
     """Whole clips of a data set's held-out demonstrations. Raises ValueError when there are none."""
     clips = Clips(
-        open_lerobot(data, robot=robot), config.clip, config.view_names,
+        open_data(data, robot=robot), config.clip, config.view_names,
         split="validation", padded=False, demonstrations_only=True, absent=absent,
     )  # fmt: skip
     if len(clips) == 0:

@@ -27,5 +27,5 @@ def absent_views(folder: Path, view_names: Sequence[str]) -> frozenset[str]:
 def robot_for(checkpoint: Path, robot: str | None, data: Path) -> RobotConfig | None:
     """The robot.json by which to read a data set: the checkpoint's, unless the data set explains itself (None)."""
     path = robot_folder(checkpoint, robot) / ROBOT_FILE
-    explains_itself = (data / "meta" / "layout.json").is_file() or not path.is_file()
-    return None if explains_itself else load_robot(path)
+    is_foreign = (data / "meta" / "info.json").is_file() and not (data / "meta" / "layout.json").is_file()
+    return load_robot(path) if is_foreign and path.is_file() else None

@@ -20,11 +20,11 @@ from xwam.data.cache import LatentCache
 from xwam.data.clips import Clips, Split
 from xwam.data.episodes import Episodes, camera_named
 from xwam.data.held import HeldCache
-from xwam.data.lerobot import open_lerobot
+from xwam.data.opening import is_published, open_data
 from xwam.encode import Batch
 from xwam.robot.mapping import RobotConfig, load_robot
 
-OWN = "own"  # in place of a robot.json: a data set of ours, which needs none
+OWN = "own"  # in place of a robot.json: a data set that needs none, of ours or published
 
 
 class Source(NamedTuple):
@@ -34,6 +34,7 @@ class Source(NamedTuple):
     episodes: Episodes
     robot: RobotConfig | None
     weight: float | None  # share of the samples, in any unit; None: as many as it has clips
+    is_foreign: bool = False  # not recorded here: its cameras and rate decide, not the preset's
 
 
 def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[float]) -> list[Source]:
@@ -51,16 +52,17 @@ def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[
         if weight is not None and weight <= 0:
             raise ValueError(f"weight={weight} of {path}: must be positive; leave the data set out.")
         name = path.name if [other.name for other in data].count(path.name) == 1 else f"{path.name}-{place}"
-        sources.append(Source(name, open_lerobot(path, robot=mapping), mapping, weight))
+        is_foreign = mapping is not None or is_published(path)
+        sources.append(Source(name, open_data(path, robot=mapping), mapping, weight, is_foreign))
     return sources
 
 
 def fit(config: Config, sources: Sequence[Source]) -> Config:
-    """The settings for these robots: their views, widths and rate. Without a robot.json the preset's own.
+    """The settings for these robots: their views, widths and rate. With data sets of ours alone, the preset's own.
 
     Raises ValueError when they do not go together.
     """
-    if any(source.robot is not None for source in sources):
+    if any(source.is_foreign for source in sources):
         names = tuple(dict.fromkeys(camera.name for source in sources for camera in source.episodes.cameras))
         layout = sources[0].episodes.layout
         model = replace(
@@ -72,7 +74,7 @@ def fit(config: Config, sources: Sequence[Source]) -> Config:
         clip = replace(config.clip, action_hz=sources[0].episodes.action_hz)
         config = replace(config, view_names=names, model=model, clip=clip)
     for source in sources:
-        check_fits(config, source.episodes, may_lack_views=source.robot is not None)
+        check_fits(config, source.episodes, may_lack_views=source.is_foreign)
     return config
 
 

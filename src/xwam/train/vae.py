@@ -33,7 +33,7 @@ from xwam.train.manifest import weights_hash
 from xwam.train.setup import Precision, matrix_precision
 from xwam.train.vae_saving import go_on, write_training
 
-Film = UInt8[Tensor, "N H W 3"] | Float16[Tensor, "N H W"]
+Film = UInt8[Tensor, "_N _H _W 3"] | Float16[Tensor, "_N _H _W"]  # films differ in length and size
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
 
 
