@@ -4,6 +4,7 @@ All renderers of a process share one OpenGL context: several contexts disturb ea
 Shadows, reflections and multisampling are off (about five times faster, and depth edges stay sharp).
 """
 
+import atexit
 import functools
 import glob
 import importlib
@@ -56,6 +57,7 @@ def _shared_context() -> Any:
         home = importlib.import_module(f"mujoco.{kind}") if kind in ("osmesa", "egl") else mujoco
         context = home.GLContext(64, 64)  # pictures have their own buffers; this size does not matter
         context.make_current()
+        atexit.register(_shared_context.cache_clear)  # later, what freeing it needs is gone
     except (AttributeError, ImportError, OSError, RuntimeError) as error:
         raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
     return context
@@ -72,8 +74,7 @@ class Renderer:
         model.vis.quality.offsamples = 0
         model.vis.quality.shadowsize = 0
         model.vis.global_.offwidth, model.vis.global_.offheight = width_px, height_px
-        self._gl = _shared_context()
-        self._gl.make_current()
+        _shared_context().make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
@@ -95,7 +96,7 @@ class Renderer:
             self._draw(marker)
         rgb = np.empty((height, width, 3), dtype=np.uint8)
         depth = np.empty((height, width), dtype=np.float32)
-        self._gl.make_current()
+        _shared_context().make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         mujoco.mjr_readPixels(rgb, depth, self._viewport, self._context)
@@ -104,7 +105,7 @@ class Renderer:
 
     def close(self) -> None:
         """Free the buffers."""
-        self._gl.make_current()
+        _shared_context().make_current()
         self._context.free()
 
     def _draw(self, marker: Marker) -> None:
