@@ -24,6 +24,9 @@ def test_depth_ends_and_unknown():
     image = encode.depth_to_image(np.array([0.0, 0.1, 0.2, 2.5, 9.0], np.float32), 0.2, 2.5)
     np.testing.assert_allclose(image, [-1, 1, 1, -1, -1], atol=1e-6)
     assert encode.image_to_depth(np.array([-1.0, -0.99]), 0.2, 2.5).tolist() == [0, 0]
+    at_five_percent = np.array([-0.91, -0.9, -0.89])
+    assert (encode.image_to_depth(at_five_percent, 0.2, 2.5) > 0).all()
+    assert (encode.image_to_depth(at_five_percent, 0.2, 2.5, 0.05) > 0).tolist() == [False, False, True]
 
 
 def test_depth_image_is_linear_in_inverse_depth():

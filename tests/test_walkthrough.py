@@ -152,7 +152,7 @@ def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):
     root, last = world
     policy = load_policy(last)
     clip = held_out(root / "data", policy.config)[0]
-    _, real = imagine_clip(policy, clip, seed=0)
+    imagined, real = imagine_clip(policy, clip, seed=0)
     recoded = through_autoencoder(policy, real)
     np.testing.assert_array_equal(recoded.state, real.state)
     pictures = video_to_tensor(real.video)

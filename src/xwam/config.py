@@ -123,6 +123,7 @@ class DenoiseConfig:
     guidance: float  # 1: the plain conditional pass
     depth_at_zero: bool = False  # one more call at noise level 0 for the depth; False: that of the last call
     reuse_every: int = 1  # after the actions, one step in so many runs the network, the others reuse its answer
+    far_share: float = 0.01  # far end of a camera's range (share of its inverse depths) imagined as "unknown or beyond"
 
     def __post_init__(self) -> None:
         if not 0 < self.num_action_steps <= self.num_video_steps:
@@ -130,6 +131,8 @@ class DenoiseConfig:
                 f"num_action_steps={self.num_action_steps} must be in 1..num_video_steps={self.num_video_steps}: "
                 "actions may finish before the video, never after it."
             )
+        if not 0 <= self.far_share < 1:
+            raise ValueError(f"far_share={self.far_share}: must be in 0..1, a share; larger: fewer points in the void.")
         if self.guidance <= 0:
             raise ValueError(
                 f"guidance={self.guidance}: must be above 0; 1 is the plain pass (the release writes 0 for it)."

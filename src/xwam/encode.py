@@ -22,7 +22,7 @@ from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.rotations import positive_w
 
-FAR_MARGIN = 0.02  # depth images within this of -1 mean "far away or unknown": no point is made of them
+FAR_SHARE = 0.01  # this much of a depth image's values, at the far end, means "far away or unknown": no point is made
 FRAMES_PER_LATENT = 4  # the VAE's stride in time
 
 Encoder = Callable[[Tensor], Tensor]
@@ -74,10 +74,12 @@ def depth_to_image(depth_m: Float[np.ndarray, "*any"], near_m: float, far_m: flo
     return (2 * (inverse - 1 / far_m) / (1 / near_m - 1 / far_m) - 1).astype(np.float32)
 
 
-def image_to_depth(image: Float[np.ndarray, "*any"], near_m: float, far_m: float) -> Float[np.ndarray, "*any"]:
-    """The inverse of depth_to_image, in metres; 0 (unknown) where the image says far away."""
+def image_to_depth(
+    image: Float[np.ndarray, "*any"], near_m: float, far_m: float, far_share: float = FAR_SHARE
+) -> Float[np.ndarray, "*any"]:
+    """The inverse of depth_to_image, in metres; 0 (unknown) in the last ``far_share`` of the image's values."""
     inverse = (np.clip(image, -1, 1).astype(np.float64) + 1) / 2 * (1 / near_m - 1 / far_m) + 1 / far_m
-    return np.where(image <= -1 + FAR_MARGIN, 0.0, 1 / inverse).astype(np.float32)
+    return np.where(image <= -1 + 2 * far_share, 0.0, 1 / inverse).astype(np.float32)
 
 
 def video_to_tensor(video: UInt8[np.ndarray, "*views T H W 3"]) -> Float[Tensor, "*views 3 T H W"]:
@@ -96,10 +98,14 @@ def depth_to_tensor(depth_m: Float[np.ndarray, "V T H W"], cameras: Sequence[Cam
     return torch.from_numpy(np.stack(images))[:, None].expand(-1, 3, -1, -1, -1)
 
 
-def tensor_to_depth(depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera]) -> Float[np.ndarray, "V T H W"]:
+def tensor_to_depth(
+    depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera], far_share: float = FAR_SHARE
+) -> Float[np.ndarray, "V T H W"]:
     """The inverse of depth_to_tensor (mean over the channels), in metres, 0 where far away."""
     images = depth.float().mean(dim=1).cpu().numpy()
-    return np.stack([image_to_depth(view, c.near_m, c.far_m) for view, c in zip(images, cameras, strict=True)])
+    return np.stack(
+        [image_to_depth(view, c.near_m, c.far_m, far_share) for view, c in zip(images, cameras, strict=True)]
+    )
 
 
 # --- clips (training) -------------------------------------------------------------------------------------------

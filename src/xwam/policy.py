@@ -245,7 +245,7 @@ class Policy:
         depth: Tensor | None,
         seconds: Mapping[str, float],
     ) -> list[Prediction]:
-        clip, names = self.config.clip, self.config.view_names
+        clip, names, far_share = self.config.clip, self.config.view_names, self.config.denoise.far_share
         answers = []
         for row, (observation, seed) in enumerate(zip(observations, seeds, strict=True)):
             cameras = encode.cameras_seen(observation, names, clip, self.cameras)
@@ -256,7 +256,7 @@ class Policy:
                     action=action,
                     state=state,
                     video=None if video is None else encode.tensor_to_video(video[row]),
-                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras),
+                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras, far_share),
                     cameras=cameras,
                     instruction=observation.instruction,
                     frame_hz=clip.frame_hz,

@@ -72,7 +72,7 @@ _TINY = Config(
         crop=0.95,
     ),
     noise=replace(_ANS, max_prefix=8),
-    denoise=_DENOISE,
+    denoise=replace(_DENOISE, far_share=0.04),  # what lies there is imagined too coarsely
     train=TrainConfig(
         num_steps=20_000,
         batch_size=32,
@@ -105,7 +105,7 @@ _DEBUG = replace(
     text=replace(_TINY.text, width=16, head_width=8, num_heads=2, ffn_width=32, num_blocks=1),
     clip=replace(_TINY.clip, num_frames=5, height_px=32, width_px=32, action_horizon=16),
     noise=replace(_ANS, max_prefix=4),
-    denoise=replace(_DENOISE, num_video_steps=4, num_action_steps=2),
+    denoise=replace(_TINY.denoise, num_video_steps=4, num_action_steps=2),
     train=replace(
         _TINY.train, num_steps=8, batch_size=2, num_warmup_steps=2, compile=False, log_every=1, validate_every=4,
         save_every=4, ema_decay=0.9,

@@ -68,7 +68,7 @@ def imagine_actions(
         action=action,
         state=state,
         video=encode.tensor_to_video(imagined),
-        depth=None if depth is None else encode.tensor_to_depth(depth, cameras),
+        depth=None if depth is None else encode.tensor_to_depth(depth, cameras, config.denoise.far_share),
         cameras=cameras,
         instruction=observation.instruction,
         frame_hz=clip.frame_hz,

@@ -152,7 +152,8 @@ def through_autoencoder(policy: Policy, world: Prediction) -> Prediction:
     if video is not None:
         video = encode.tensor_to_video(recoded(encode.video_to_tensor(video)))
     if depth is not None:
-        depth = encode.tensor_to_depth(recoded(encode.depth_to_tensor(depth, world.cameras)), world.cameras)
+        images = recoded(encode.depth_to_tensor(depth, world.cameras))
+        depth = encode.tensor_to_depth(images, world.cameras, policy.config.denoise.far_share)
     return replace(world, video=video, depth=depth)
 
 

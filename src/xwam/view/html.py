@@ -104,9 +104,9 @@ def _set_stage(clouds: list[PointCloud], prediction: Prediction, layout: Layout,
     along = points @ right
     width = float(np.quantile(along, 0.99) - np.quantile(along, 0.01))
     stand_width = 1.05 * float(np.ptp(poses[:, :3, 3] @ right))  # the worlds' cameras should not mix
-    offset = -width * np.clip(stand_width / width, 1.15, 1.6) * right if is_pair else np.zeros(3)
+    offset = -width * np.clip(stand_width / width, 1.3, 1.6) * right if is_pair else np.zeros(3)
     look_at = middle + offset / 2 + [0, 0, 0.05 * size]
-    distance = max(1.25 * size, 0.85 * (width + np.linalg.norm(offset)))
+    distance = max(1.5 * size, 0.95 * (width + np.linalg.norm(offset)))
     eye = look_at + distance * (0.86 * backward + np.array([0, 0, 0.62]))
     voxel_m = 0.002
     while len(thinned(clouds[0], voxel_m).points) > POINTS_PER_STEP:
