@@ -57,6 +57,22 @@ def test_steps_are_those_that_were_asked_for(folder, policy):
         load_policy(folder, video_steps=1)
 
 
+def test_bf16_is_for_transformer_and_decoder(folder):
+    policy = load_policy(folder, dtype=torch.bfloat16)
+    vae = policy.networks.vae.vae
+    assert {p.dtype for p in policy.networks.transformer.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in vae.decoder.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in vae.encoder.parameters()} == {torch.float32}
+    *_, answer = policy.predict(make_observation(CONFIG), seed=0)
+    policy.networks.vae.set_decoder_dtype(torch.float32)  # rounded weights, exact sums
+    *_, exact = policy.predict(make_observation(CONFIG), seed=0)
+    np.testing.assert_array_equal(answer.action, exact.action)
+    off = np.abs(answer.video.astype(int) - exact.video)
+    assert off.max() > 0
+    assert off.mean() < 0.5, "grey levels"
+    assert load_policy(folder, dtype=torch.bfloat16, with_world=False).networks.vae.vae.decoder is None
+
+
 def test_a_policy_is_known_whatever_computes_its_digest():
     """The number of threads and the order of the memory must not matter; one bit of one weight must."""
     policy = load_policy(Path(__file__).parents[1] / "checkpoints/tiny")  # large enough for threads to share out sums

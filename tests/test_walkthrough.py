@@ -161,6 +161,9 @@ def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):
     np.testing.assert_array_equal(recoded.video[1], expected)
     assert recoded.depth.shape == real.depth.shape
     assert np.abs(recoded.depth - real.depth).max() > 0
+    for view, camera in enumerate(real.cameras):
+        end = 0.04 * (1 / camera.near_m - 1 / camera.far_m) + 1 / camera.far_m  # inverse depth; the preset's far_share
+        assert max(recoded.depth[view].max(), imagined.depth[view].max()) < 1 / end
 
 
 def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):

@@ -272,7 +272,7 @@ def load_policy(
     folder: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, with_world: bool = True,
     robot: str | None = None, action_steps: int | None = None, video_steps: int | None = None,
 ) -> Policy:  # fmt: skip
-    """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's.
+    """Load a checkpoint folder, weights file by file; ``dtype`` is the transformer's and the decoder's.
 
     ``robot``: one of those in its folder ``robots``, when it learned from several; None: its first one.
     ``with_world=False`` leaves depth branch and decoder on disk: such a policy answers actions only. ``action_steps``,
@@ -291,7 +291,7 @@ def load_policy(
         transformer=load_weights(
             folder / "model.safetensors", config.model, device=device, dtype=dtype, depth=with_world
         ),
-        vae=VideoVae.load(folder / "vae", encoder_only=not with_world),
+        vae=VideoVae.load(folder / "vae", encoder_only=not with_world).set_decoder_dtype(dtype),
         text=lambda: TextEncoder.load(folder / "text", config.model.text_length),
     )
     cameras = {camera.name: camera for camera in load_cameras(about / "cameras.json")}

@@ -1,5 +1,7 @@
 """The video autoencoder: shapes, causality, files, names, and both directions of its statistics."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
@@ -53,6 +55,19 @@ def test_the_same_numbers_as_the_library(vae, video):
     torch.testing.assert_close(log_variance, theirs.encode(video).latent_dist.logvar, rtol=1e-5, atol=1e-6)
     rebuilt = vae.reconstruct(mean).clamp(-1, 1)
     torch.testing.assert_close(rebuilt, theirs.decode(mean).sample, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_decoder_may_work_in_bf16_and_the_encoder_does_not_notice(video):
+    exact, other = (VideoVae.load(Path(__file__).parents[2] / "checkpoints/tiny/vae") for _ in range(2))
+    assert other.set_decoder_dtype(torch.bfloat16) is other
+    latents = other.encode(video)
+    assert torch.equal(latents, exact.encode(video))
+    latents += torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
+    decoded, expected = other.decode(latents), exact.decode(latents)
+    assert decoded.dtype == latents.dtype == torch.float32
+    error = (decoded - expected).square().mean().sqrt() / expected.std()
+    assert 1e-4 < error < 0.01, "rounded, and no more than that"
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ def random_policy(config: Config, *, device: str = "cpu", dtype: torch.dtype = t
     init_weights(transformer, torch.Generator(place).manual_seed(seed))
     torch.manual_seed(seed)
     with place:
-        vae = VideoVae(config.vae)
+        vae = VideoVae(config.vae).set_decoder_dtype(dtype)
 
     def text() -> TextEncoder:
         torch.manual_seed(seed)

@@ -25,7 +25,7 @@ def bench(
     Args:
         subject: a checkpoint folder, or the name of a preset (random weights).
         device: cpu, cuda, …
-        dtype: of the transformer's weights.
+        dtype: of the weights of transformer and decoder.
         quantize: fewer bits for the blocks (needs torchao).
         compile: compile first, and say what the warm-up cost.
         actions_only: leave the world out.

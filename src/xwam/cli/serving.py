@@ -32,7 +32,7 @@ def serve(
         host: where to listen; 0.0.0.0 opens it to the network: then use --api-key-file, and TLS in front.
         port: where to listen.
         device: cpu, cuda, …
-        precision: of the transformer's weights.
+        precision: of the weights of transformer and decoder.
         compile: compile every shape before the first robot (half a minute for each batch size 1, 2, 4, …).
         quantize: fewer bits for the blocks (needs torchao).
         robot: which one, when the checkpoint learned from several.

@@ -118,12 +118,22 @@ class VideoVae(nn.Module):
         if self.vae.decoder is None:
             raise ValueError("this autoencoder was loaded with encoder_only=True: load it whole to decode.")
         memory = _memory(self.vae.decoder)
-        hidden = self.vae.post_quant_conv(latents)
+        hidden = self.vae.post_quant_conv(latents.to(self.vae.post_quant_conv.weight.dtype))
         frames = [
             self.vae.decoder(frame, feat_cache=memory, feat_idx=[0], first_chunk=index == 0)
             for index, frame in enumerate(hidden.split(1, dim=2))
         ]
-        return unpatchify(torch.cat(frames, dim=2), PIXEL_PATCH)
+        return unpatchify(torch.cat(frames, dim=2), PIXEL_PATCH).to(latents.dtype)
+
+    def set_decoder_dtype(self, dtype: torch.dtype) -> "VideoVae":
+        """Let the decoder work in this precision; latents and images stay what they are. Returns itself.
+
+        The encoder is left alone: actions depend on its latents.
+        """
+        for part in (self.vae.decoder, self.vae.post_quant_conv):
+            if part is not None:
+                part.to(dtype)
+        return self
 
     # --- files -------------------------------------------------------------------------------------------------
 
