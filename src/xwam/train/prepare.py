@@ -41,6 +41,7 @@ from xwam.train.vae import Film, VaeTraining, fitting, train_vae
 from xwam.train.vae_decoder import train_decoder
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
+FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
 
 
 def make_frozen(
@@ -150,7 +151,7 @@ def make_latents(
         facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=0)
         if len(clips) == 0 or missing_shards(place, facts):
             fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device, in_bfloat16)
-            _in_processes(fill, processes)
+            in_processes(fill, processes)
         if statistics_of is None:
             normalizer = normalizer_from(source.episodes, only=clips.numbers)
         else:
@@ -199,17 +200,19 @@ def encoded_prompts(
     return {text: known[text] for text in words}
 
 
-def _in_processes(fill: partial, processes: int) -> None:
-    """Let this process and some more share out the work."""
-    context = multiprocessing.get_context("spawn")
-    helpers = [context.Process(target=fill, args=(False,)) for _ in range(processes - 1)]
+def in_processes(fill: partial, processes: int) -> None:
+    """Let this process and some more share out the work, and the cores: too many threads wait for each other."""
+    context, num_threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    share = max(1, num_threads // processes)
+    helpers = [context.Process(target=fill, args=(share, False)) for _ in range(processes - 1)]
     for helper in helpers:
         helper.start()
     try:
-        fill(True)
+        fill(share, True)
         for helper in helpers:
             helper.join()
     finally:
+        torch.set_num_threads(num_threads)
         for helper in helpers:
             helper.terminate()
 
@@ -238,13 +241,16 @@ def _fill(
     num_variants: int,
     device: str,
     in_bfloat16: bool,
+    num_threads: int,
     progress: bool,
 ) -> None:
     end_with_parent()
+    torch.set_num_threads(num_threads)
     vae = VideoVae.load(frozen / "vae", encoder_only=True).to(device)
 
     def encode(images: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C F h w"]:
+        together = FILMS_AT_ONCE if device == "cpu" else len(images)
         with matrix_precision(torch.device(device), "bfloat16" if in_bfloat16 else "float32"):
-            return vae.encode(images.to(device)).float()
+            return torch.cat([vae.encode(films.to(device)).float() for films in images.split(together)])
 
     build_cache(folder, clips, encode, vae_hash=vae_hash, num_variants=num_variants, progress=progress)
