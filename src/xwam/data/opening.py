@@ -23,4 +23,4 @@ def open_data(root: Path, *, robot: RobotConfig | None = None) -> Episodes:
 
 def is_published(root: Path) -> bool:
     """Whether this folder is in the published JSON + mp4 layout."""
-    return (root / METADATA_FILE).is_file()
+    return (root / METADATA_FILE).is_file() and not (root / "meta" / "info.json").is_file()
