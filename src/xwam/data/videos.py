@@ -84,8 +84,11 @@ def _lossless_options(height: int, width: int) -> list[str]:
     In a picture that is one coding block wide, x265 leaves the corners right of the picture unset in the frames that it
     predicts from, and what it writes depends on what stood in memory. So there are at least two blocks side by side;
     with 16 pixels this is impossible, and frames are not predicted from others.
+
+    One thread each: with threads of its own, x265 now and then crashes or waits for itself when the last frames are
+    fetched (once in some thousand small films); without, it is also faster.
     """
-    fixed = "lossless=1:bframes=0:scenecut=0:log-level=none"
+    fixed = "lossless=1:bframes=0:scenecut=0:log-level=none:pools=none:frame-threads=1:no-wpp=1"
     alone = f"{fixed}:keyint=1:min-keyint=1"
     blocks = [size for size in _CODING_BLOCKS_PX if size < width and size <= height]
     if not blocks:
