@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from xwam.config import ClipConfig, suggest
+from xwam.config import ClipConfig, DenoiseConfig, suggest
 from xwam.images import GREY, centre_window, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.rotations import positive_w
 
-FAR_SHARE = 0.01  # this much of a depth image's values, at the far end, means "far away or unknown": no point is made
 FRAMES_PER_LATENT = 4  # the VAE's stride in time
 
 Encoder = Callable[[Tensor], Tensor]
@@ -75,7 +74,7 @@ def depth_to_image(depth_m: Float[np.ndarray, "*any"], near_m: float, far_m: flo
 
 
 def image_to_depth(
-    image: Float[np.ndarray, "*any"], near_m: float, far_m: float, far_share: float = FAR_SHARE
+    image: Float[np.ndarray, "*any"], near_m: float, far_m: float, far_share: float = DenoiseConfig.far_share
 ) -> Float[np.ndarray, "*any"]:
     """The inverse of depth_to_image, in metres; 0 (unknown) in the last ``far_share`` of the image's values."""
     inverse = (np.clip(image, -1, 1).astype(np.float64) + 1) / 2 * (1 / near_m - 1 / far_m) + 1 / far_m
@@ -99,7 +98,7 @@ def depth_to_tensor(depth_m: Float[np.ndarray, "V T H W"], cameras: Sequence[Cam
 
 
 def tensor_to_depth(
-    depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera], far_share: float = FAR_SHARE
+    depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera], far_share: float = DenoiseConfig.far_share
 ) -> Float[np.ndarray, "V T H W"]:
     """The inverse of depth_to_tensor (mean over the channels), in metres, 0 where far away."""
     images = depth.float().mean(dim=1).cpu().numpy()
