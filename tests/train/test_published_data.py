@@ -11,7 +11,7 @@ from tests.data.foreign import ARM
 from xwam.cli import main
 from xwam.config import Config, load
 from xwam.data.opening import open_data
-from xwam.data.xwam_json import CAMERAS_FILE, open_xwam_json
+from xwam.data.xwam_json import CAMERAS_FILE, METADATA_FILE, open_xwam_json
 from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.policy import load_policy
 from xwam.records import Camera
@@ -84,3 +84,6 @@ def test_statistics_are_written_and_a_mapping_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["check", "data", str(SETS / "raw_single")])
     assert "checked are LeRobot's" in capsys.readouterr().err
+    (tmp_path / METADATA_FILE).write_text("{}")
+    with pytest.raises(ValueError, match="names no episode"):
+        open_data(tmp_path)

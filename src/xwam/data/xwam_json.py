@@ -227,7 +227,9 @@ def open_published(root: Path) -> XwamJsonEpisodes:
 
 def what_it_holds(root: Path) -> tuple[tuple[str, ...], bool]:
     """The arms of a published data set's first episode, and whether its actions are the controller's own commands."""
-    first = next(iter(json.loads((root / METADATA_FILE).read_text())))
+    first = next(iter(json.loads((root / METADATA_FILE).read_text())), None)
+    if first is None:
+        raise ValueError(f"root={root}: {METADATA_FILE} names no episode; copy the data set again.")
     content = json.loads((root / "data" / f"{first}.json").read_text())
     return tuple(arm for arm in ARMS if f"{arm}_ee_pos" in content["proprios"]), "raw_actions" in content["actions"]
 
