@@ -24,8 +24,8 @@ import tyro
 from tqdm import tqdm
 
 from xwam.config import ClipConfig
+from xwam.dynamics import imagine_actions
 from xwam.evaluate.closed_loop import UNSEEN, identity
-from xwam.evaluate.dynamics import imagine_actions
 from xwam.evaluate.geometry_metrics import hand_path_scores
 from xwam.evaluate.metrics import MOVING_LEVELS, static_views, wilson_interval
 from xwam.evaluate.played import real_world

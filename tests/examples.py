@@ -1,4 +1,4 @@
-"""Small records that fit the debug preset, for tests of every room."""
+"""Small records that fit the debug preset, and the shortest training, for tests of every room."""
 
 import numpy as np
 
@@ -6,6 +6,12 @@ from xwam.config import Config
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import two_arm_layout
 from xwam.robot.normalizer import Normalizer
+from xwam.train.vae import ClipShape, VaeTraining
+
+SHORT_VAE = VaeTraining(
+    shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
+    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
+)  # fmt: skip
 
 
 def make_normalizer() -> Normalizer:

@@ -13,7 +13,7 @@ STAIRS = [
     {"records", "config", "images", "colours", "robot"},
     {"encode"},
     {"data", "model", "denoise"},
-    {"presets", "policy", "compile", "quantize", "bench", "train", "sim", "evaluate", "view"},
+    {"presets", "policy", "dynamics", "compile", "quantize", "bench", "train", "sim", "evaluate", "view"},
     {"serve", "cli", "demo", "imagine", "convert"},
 ]
 SEPARATE = {"data", "model", "denoise"}  # rooms of one stair that must not know each other

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
 from xwam.data.clips import Clips
@@ -37,14 +38,9 @@ from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.vae import ClipShape, VaeTraining
 from xwam.view.export import load_prediction, save_prediction
 from xwam.view.html import write_page
 
-VAE = VaeTraining(
-    shapes=(ClipShape(32, 5, 2, 1),), num_steps=3, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
-    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
-)  # fmt: skip
 SPARSE = Sources(every=8)
 
 
@@ -55,7 +51,7 @@ def world(tmp_path_factory):
     collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
     for steps in (4, 8):
         changes = {"num_steps": steps}
-        last = run_pipeline("debug", root / "data", root / "run", changes, vae=VAE, sources=SPARSE)
+        last = run_pipeline("debug", root / "data", root / "run", changes, vae=SHORT_VAE, sources=SPARSE)
     return root, last
 
 
@@ -168,7 +164,7 @@ def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):
 
 def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
     root, last = world
-    arguments = {"vae": VAE, "sources": SPARSE}
+    arguments = {"vae": SHORT_VAE, "sources": SPARSE}
     tuned = run_pipeline("debug", root / "data", tmp_path / "tuned", {"num_steps": 1}, start=last, **arguments)
     before, after = (load_file(folder / "model.safetensors") for folder in (last, tuned))
     assert all(torch.allclose(before[name], after[name], atol=0.02) for name in before), "it went on from there"
@@ -189,14 +185,14 @@ def test_fine_tuning_may_keep_the_statistics_of_its_start(world, tmp_path):
     for statistics in ("data", "start"):
         tuned = run_pipeline(
             "debug", root / "data", tmp_path / statistics, {"num_steps": 1, "validate_every": 0},
-            vae=VAE, start=tmp_path / "start", sources=replace(SPARSE, statistics=statistics),
+            vae=SHORT_VAE, start=tmp_path / "start", sources=replace(SPARSE, statistics=statistics),
         )  # fmt: skip
         found[statistics] = json.loads((tuned / "normalizer.json").read_text())
     assert found["start"] == kept
     assert found["data"] == json.loads((last / "normalizer.json").read_text())
     with pytest.raises(ValueError, match="give --start"):
         run_pipeline(
-            "debug", root / "data", tmp_path / "none", {}, vae=VAE, sources=replace(SPARSE, statistics="start")
+            "debug", root / "data", tmp_path / "none", {}, vae=SHORT_VAE, sources=replace(SPARSE, statistics="start")
         )
 
 
@@ -204,7 +200,7 @@ def test_other_data_than_the_preset_expects_is_refused(world, tmp_path):
     root, _ = world
     assert open_lerobot(root / "data").num_episodes == 4
     with pytest.raises(ValueError, match="camera='robot0_agentview_left' is not in this data set"):
-        run_pipeline("wan22_5b", root / "data", tmp_path / "run", {}, vae=VAE, sources=SPARSE)
+        run_pipeline("wan22_5b", root / "data", tmp_path / "run", {}, vae=SHORT_VAE, sources=SPARSE)
     assert not (tmp_path / "run").exists(), "refused before anything was written"
 
 

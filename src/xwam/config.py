@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union
 
 NoiseDraw = Literal["asynchronous", "synchronous", "decoupled"]
 Mode = Literal["policy", "joint", "forward_dynamics"]
+Imagining = Literal["joint", "forward_dynamics"]
+"""Modes with a world: the model imagines its own actions, or is told them."""
 T = TypeVar("T")
 
 

@@ -195,12 +195,16 @@ def encode_observation(
         else resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
         for name in view_names
     ]
-    state = np.array(observation.state)
+    return video_to_tensor(np.stack(images)[:, None]), encode_states(observation.state, normalizer)
+
+
+def encode_states(states: Shaped[np.ndarray, "*steps Ds"], normalizer: Normalizer) -> Float[Tensor, "*steps Ds"]:
+    """States as training sees them: quaternions with ``w >= 0`` (-q is the same rotation), normalised."""
+    states = np.array(states)
     for part in (part for part in normalizer.layout.state if part.kind == "quat_wxyz" and part.is_used):
         where = normalizer.layout.state_slice(part.name)
-        state[where] = positive_w(state[where])  # as in training; -q is the same rotation
-    state = normalizer.normalize_state(state)
-    return video_to_tensor(np.stack(images)[:, None]), torch.from_numpy(state)
+        states[..., where] = positive_w(states[..., where])
+    return torch.from_numpy(normalizer.normalize_state(states))
 
 
 def encode_prefixes(

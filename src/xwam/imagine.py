@@ -8,6 +8,7 @@ schema), ``world.glb`` the clouds over time, ``points-00.ply`` and so on one clo
 import warnings
 from pathlib import Path
 
+from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data
@@ -31,13 +32,17 @@ def imagine_clip(
     episode: int,
     frame: int,
     seed: int,
+    mode: Imagining = "joint",
     device: str = "cpu",
     has_rerun: bool = False,
     robot: str | None = None,
     action_steps: int | None = None,
     video_steps: int | None = None,
 ) -> Path:
-    """Imagine what follows step ``frame`` of an episode, beside what really followed. The rest: see load_policy."""
+    """Imagine what follows step ``frame`` of an episode, beside what really followed. The rest: see load_policy.
+
+    ``mode="forward_dynamics"``: the world that the recorded actions lead to.
+    """
     policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     clips = Clips(
         open_data(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
@@ -46,7 +51,7 @@ def imagine_clip(
     if not 0 <= episode < clips.episodes.num_episodes:
         raise ValueError(f"episode={episode}: the data set has episodes 0..{clips.episodes.num_episodes - 1}.")
     clip = clips.at(episode, frame)
-    imagined, real = imagine_and_compare(policy, clip, seed=seed)
+    imagined, real = imagine_and_compare(policy, clip, seed=seed, mode=mode)
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 

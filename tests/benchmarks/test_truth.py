@@ -7,12 +7,8 @@ import pytest
 
 from benchmarks import truth
 from benchmarks.truth import Truth
-from tests.examples import make_observation
 from tests.sim.fake_env import FakeEnv
-from xwam.evaluate.dynamics import imagine_actions
 from xwam.evaluate.study import same_settings
-from xwam.images import resize_and_centre_crop
-from xwam.policy import load_policy
 
 
 class HandInSight(FakeEnv):
@@ -94,25 +90,6 @@ def test_small_pictures_are_means():
     assert row.shape == (3, 2 * 32 * 32 * 3)
     assert row[2, 32 * 32 * 3] == pytest.approx(0.5)
     assert row.sum() == pytest.approx(1.5)
-
-
-def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
-    _, last = trained
-    policy = load_policy(last)
-    observation, clip = make_observation(policy.config), policy.config.clip
-    state = np.repeat(observation.state[None], clip.num_states, axis=0)
-    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
-    still = imagine_actions(policy, observation, action, state, seed=3)
-    np.testing.assert_array_equal(still.action, action)
-    np.testing.assert_array_equal(still.state, state)
-    for view, name in enumerate(policy.config.view_names):
-        seen = resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
-        np.testing.assert_array_equal(still.video[view, 0], seen)
-    np.testing.assert_array_equal(imagine_actions(policy, observation, action, state, seed=3).video, still.video)
-    moved = imagine_actions(policy, observation, action + policy.layout.action_mask * np.float32(0.02), state, seed=3)
-    assert not np.array_equal(moved.video, still.video)
-    with pytest.raises(ValueError, match="3 actions, 5 states: give 16 actions and 5 states"):
-        imagine_actions(policy, observation, action[:3], state)
 
 
 def test_results_of_another_checkpoint_are_not_taken(tmp_path):

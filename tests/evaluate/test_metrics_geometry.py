@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from tests.view.scene import LAYOUT, make_imagined, make_real
-from xwam.evaluate.geometry_metrics import MAX_POINTS, cloud_scores, hand_path_scores, view_consistency
+from xwam.evaluate.geometry_metrics import (
+    MAX_QUERIES,
+    box,
+    cloud_distances,
+    cloud_scores,
+    hand_path_scores,
+    near_hands,
+    view_consistency,
+)
 from xwam.records import Camera
 from xwam.robot.layout import two_arm_layout
 from xwam.view.points import base_points, camera_poses
@@ -37,9 +45,38 @@ def test_chamfer_against_all_pairs():
 
 def test_large_clouds_are_sampled_the_same_way_every_time():
     generator = np.random.default_rng(2)
-    a, b = generator.uniform(size=(2 * MAX_POINTS, 3)), generator.uniform(size=(2 * MAX_POINTS, 3))
+    a, b = generator.uniform(size=(2 * MAX_QUERIES, 3)), generator.uniform(size=(2 * MAX_QUERIES, 3))
     assert cloud_scores(a, b) == cloud_scores(a, b)
     assert cloud_scores(a, b) != cloud_scores(a, b, seed=1)
+
+
+def test_thinning_adds_no_distance():
+    """A large cloud without one of its points is still the same surface: only that point is far from it."""
+    cloud = np.random.default_rng(3).uniform(size=(3 * MAX_QUERIES, 3))
+    assert cloud_scores(cloud, cloud[1:]).chamfer_m < 1e-6
+
+
+def test_part_of_the_clouds_counts_by_itself():
+    """The left half is 1 mm off and the right half 5 mm; the neighbour may lie outside the part."""
+    left, right = np.array([[-0.2, 0.0, 0.0], [-0.1, 0.0, 0.0]]), np.array([[0.2, 0.0, 0.0]])
+    reference = np.concatenate([left, right])
+    points = reference + np.array([[0, 0, 0.001], [0, 0, 0.001], [0, 0, 0.005]])
+    apart = cloud_distances(points, reference)
+    assert apart.scores().chamfer_m == pytest.approx((0.001 + 0.001 + 0.005) / 3)
+    region = box((-1.0, -1.0, -1.0, 0.0, 1.0, 1.0))
+    assert apart.scores(region.holds).chamfer_m == pytest.approx(0.001)
+    assert apart.scores(lambda p: near_hands(p, right, radius_m=0.01)).chamfer_m == pytest.approx(0.005)
+    assert np.isnan(apart.scores(box((5.0, 5.0, 5.0, 6.0, 6.0, 6.0)).holds).chamfer_m)
+    edge = cloud_distances(np.array([[-0.001, 0, 0]]), np.array([[-0.001, 0, 0], [0.001, 0, 0]]))
+    assert edge.scores(region.holds).chamfer_m == 0
+
+
+@pytest.mark.parametrize(
+    "corners", [(0.0, 0.0, 0.0, 1.0, 1.0), (0.0, 0.0, 0.0, 1.0, 1.0, 0.0), (1.0, 0.0, 0.0, 0.0, 1.0, 1.0)]
+)
+def test_a_region_has_a_low_and_a_high_corner(corners):
+    with pytest.raises(ValueError, match="region="):
+        box(corners)
 
 
 def two_cameras_above_a_plane():

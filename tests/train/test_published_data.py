@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.data.foreign import ARM
+from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.config import Config, load
 from xwam.data.opening import open_data
@@ -19,13 +20,8 @@ from xwam.robot.calibration import save_cameras
 from xwam.robot.published import ROBOTS
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.vae import ClipShape, VaeTraining
 
 SETS = Path(__file__).parents[1] / "goldens" / "data" / "dataset"
-VAE = VaeTraining(
-    shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
-    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
-)  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "robot"), [("raw_single", "robocasa"), ("delta_dual", "robotwin")])
@@ -41,7 +37,7 @@ def test_a_published_set_says_itself_what_it_holds(name, robot):
 @pytest.mark.parametrize(("name", "robot"), [("raw_single", "robocasa"), ("delta_dual", "robotwin")])
 def test_it_is_trained_on_and_judged_without_a_word_more(name, robot, tmp_path):
     changes = {"num_steps": 2, "validate_every": 0}
-    last = run_pipeline("debug", SETS / name, tmp_path / "run", changes, vae=VAE, sources=Sources(every=8))
+    last = run_pipeline("debug", SETS / name, tmp_path / "run", changes, vae=SHORT_VAE, sources=Sources(every=8))
     config = load(Config, last / "config.json")
     assert config.view_names == ROBOTS[robot].view_names
     assert config.clip.action_hz == open_data(SETS / name).action_hz

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
 
+from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.cache import LatentCache
 from xwam.data.lerobot import open_lerobot
@@ -29,13 +30,8 @@ from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.prepare import load_films, make_latents
 from xwam.train.sources import Mixture, fit, open_sources
-from xwam.train.vae import ClipShape, VaeTraining
 from xwam.view.export import load_prediction
 
-VAE = VaeTraining(
-    shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,
-    frame_stride=4, max_gradient_norm=1.0, ema_decay=0.9, seed=0, save_every=10,
-)  # fmt: skip
 QUICK = {"num_steps": 2, "validate_every": 0, "save_every": 2}
 JOINTS = RobotConfig(
     name="joints",
@@ -66,7 +62,7 @@ def runs(tmp_path_factory):
     save_robot(root / "arm.json", replace(ARM, cameras=(front, ARM.cameras[1])))
     save_robot(root / "joints.json", JOINTS)
     data, robots = [root / "arm", root / "joints"], (str(root / "arm.json"), str(root / "joints.json"))
-    arguments = {"vae": VAE, "sources": Sources(every=6, robot=robots, weights=(3.0, 1.0))}
+    arguments = {"vae": SHORT_VAE, "sources": Sources(every=6, robot=robots, weights=(3.0, 1.0))}
     last = run_pipeline("debug", data, root / "run", QUICK, **arguments)
     return root, last, arguments
 
@@ -203,7 +199,7 @@ def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
     robot = replace(JOINTS, cameras=(replace(JOINTS.cameras[0], name="wrist"),), action_width=9)
     save_robot(tmp_path / "one.json", robot)
     tuned = run_pipeline(
-        "debug", root / "joints", tmp_path / "run", QUICK | {"num_steps": 1}, vae=VAE,
+        "debug", root / "joints", tmp_path / "run", QUICK | {"num_steps": 1}, vae=SHORT_VAE,
         sources=Sources(every=6, robot=(str(tmp_path / "one.json"),)), start=last,
     )  # fmt: skip
     start, fitted = load_file(last / "model.safetensors"), load_file(tmp_path / "run/start/model.safetensors")

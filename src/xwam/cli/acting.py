@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from xwam.config import Imagining
+
 if TYPE_CHECKING:
     from xwam.policy import Policy
-    from xwam.robot.mapping import RobotConfig
 
 
 def demo(
@@ -35,6 +36,20 @@ class Steps:
     """Until the world is finished, the actions' steps included; by default as the checkpoint says."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenLoop:
+    """With ``--data``: how clips of held-out episodes are compared."""
+
+    clips: int = 32
+    """How many."""
+    mode: Imagining = "joint"
+    """joint: it imagines its own actions; forward_dynamics: it is told those that were really played."""
+    region: tuple[float, float, float, float, float, float] | None = None
+    """Score the clouds once more inside this box (lowest x y z, highest x y z; base frame, metres)."""
+    depth_teacher: Path | None = None
+    """Folder of a depth model of transformers, to compare the imagined depth with."""
+
+
 def evaluate(
     checkpoint: Annotated[Path, Positional],
     env: str | None = None,
@@ -48,8 +63,7 @@ def evaluate(
     envs: int = 2,
     blind: bool = False,
     random: bool = False,
-    clips: int = 32,
-    depth_teacher: Path | None = None,
+    open_loop: Annotated[OpenLoop, arg(name="")] = OpenLoop(),
     report: bool = True,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),
@@ -70,8 +84,7 @@ def evaluate(
         envs: simulators in parallel.
         blind: baseline that sees grey images.
         random: baseline that draws actions at random.
-        clips: held-out clips for the open loop.
-        depth_teacher: folder of a depth model of transformers, to compare the imagined depth with.
+        open_loop: how to compare clips.
         report: write the page with plots and with the best, median and worst episode in 4D.
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         steps: denoising steps of an answer.
@@ -85,7 +98,7 @@ def evaluate(
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
-        numbers = _compare(policy, data, clips, seed, out, depth_teacher, report, explained)
+        numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
     else:
         settings = {"seed": seed, "replan_every": replan_every, "max_steps": max_steps, "num_envs": envs}
         settings |= {"tasks": tasks or ("button-press-topdown-v3",), "num_episodes": episodes}
@@ -95,23 +108,16 @@ def evaluate(
         print(f"Open {out.with_suffix('.html')} in a browser.")
 
 
-def _compare(
-    policy: "Policy",
-    data: Path,
-    clips: int,
-    seed: int,
-    out: Path,
-    depth_teacher: Path | None,
-    report: bool,
-    robot: "RobotConfig | None",
-) -> dict[str, Any]:
+def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: Any) -> dict[str, Any]:
+    from xwam.evaluate.geometry_metrics import box
     from xwam.evaluate.open_loop import evaluate_open_loop
     from xwam.model.depth_teacher import MonocularDepth
 
-    teacher = None if depth_teacher is None else MonocularDepth(depth_teacher, device=str(policy.device))
-    numbers = evaluate_open_loop(
-        policy, data, num_clips=clips, seed=seed, out=out, teacher=teacher, has_report=report, robot=robot
-    )
+    device = str(policy.device)
+    teacher = None if how.depth_teacher is None else MonocularDepth(how.depth_teacher, device=device)
+    where = None if how.region is None else box(how.region)
+    asked |= {"num_clips": how.clips, "mode": how.mode, "region": where, "teacher": teacher}
+    numbers = evaluate_open_loop(policy, data, out=out, **asked)
     print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
     return numbers
 
@@ -134,6 +140,7 @@ def imagine(
     data: Path | None = None,
     episode: int = 0,
     frame: int = 0,
+    mode: Imagining = "joint",
     seed: int = 0,
     out: Path = Path("runs/imagined"),
     rerun: bool = False,
@@ -149,6 +156,7 @@ def imagine(
         data: a data set instead: what really happened is then shown as well.
         episode: which episode of the data set.
         frame: from which of its steps.
+        mode: joint: it imagines its own actions; forward_dynamics: it is told those of the data set.
         seed: another seed, another imagination.
         out: folder for the results.
         rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
@@ -161,11 +169,13 @@ def imagine(
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
     asked: dict[str, Any] = {"seed": seed, "device": device, "has_rerun": rerun, "robot": robot, **vars(steps)}
+    if input is not None and mode != "joint":
+        raise ValueError(f"mode={mode}: an observation comes without actions; give --data DIR --episode --frame.")
     if input is not None:
         shown = imagine_saved(checkpoint, input, out, **asked)
     else:
         assert data is not None
-        shown = imagine_clip(checkpoint, data, out, episode=episode, frame=frame, **asked)
+        shown = imagine_clip(checkpoint, data, out, episode=episode, frame=frame, mode=mode, **asked)
     print(shown)
 
 

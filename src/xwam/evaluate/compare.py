@@ -3,7 +3,8 @@
 Images and depth count over the static cameras and the future frames only, as in the X-WAM paper (arXiv 2604.26694);
 clouds are fused from all calibrated views. Names end in what they are compared with:
 
-- no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are);
+- no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are;
+  ``region_chamfer_m``: in the box that was asked for, such as a table's top and what stands on it);
 - ``_copy``: the last frame seen, again and again (with its true depth): what a model that imagines nothing gets;
 - ``_vae``: what really happened, through the model's autoencoder and back: the most that any imagination of it can get;
 - ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
@@ -13,6 +14,7 @@ clouds are fused from all calibrated views. Names end in what they are compared 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,10 +39,12 @@ def compare_worlds(
     recoded: Prediction | None = None,
     teacher: DepthTeacher | None = None,
     has_lpips: bool = False,
+    region: geometry_metrics.Box | None = None,
 ) -> Scores:
     """Scores of one imagined future. Raises ValueError when there is no world in the prediction.
 
-    ``recoded``: ``real`` through the model's autoencoder, for the scores that end in ``_vae``.
+    ``recoded``: ``real`` through the model's autoencoder, for the scores that end in ``_vae``. ``region``: where the
+    clouds are scored once more, by themselves.
     """
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
@@ -65,7 +69,7 @@ def compare_worlds(
         depth=np.broadcast_to(real.depth[:, :1], real.depth.shape).copy(),
         video=metrics.copy_last_frame(real.video),
     )
-    truth = _Truth(real, layout)
+    truth = _Truth(real, layout, region)
     scores |= truth.depth_scores(imagined, "") | truth.depth_scores(frozen, "_copy")
     if recoded is not None and recoded.depth is not None:
         scores |= truth.depth_scores(recoded, "_vae")
@@ -102,9 +106,9 @@ def _image_scores(video: np.ndarray, truth: np.ndarray, ending: str, has_lpips: 
 class _Truth:
     """What really happened, with its clouds made once for all that is compared with them."""
 
-    def __init__(self, real: Prediction, layout: Layout) -> None:
+    def __init__(self, real: Prediction, layout: Layout, region: geometry_metrics.Box | None) -> None:
         assert real.depth is not None
-        self.depth, self.layout = real.depth, layout
+        self.depth, self.layout, self.region = real.depth, layout, region
         self.static = metrics.static_views(real.cameras)
         self.has_clouds = all(camera.is_calibrated for camera in real.cameras)
         self.steps = range(1, real.depth.shape[1])
@@ -116,20 +120,23 @@ class _Truth:
         assert world.depth is not None
         depth, truth = world.depth[self.static], self.depth[self.static]
         scores = _by_name([metrics.depth_scores(depth[:, k], truth[:, k]) for k in self.steps], ending)
-        if self.has_clouds:
-            clouds = [fuse(world, self.layout, k).points for k in self.steps]
-            pairs = list(zip(clouds, self.clouds, strict=True))
-            scores |= _by_name([geometry_metrics.cloud_scores(*pair) for pair in pairs], ending)
-            if self.hands.shape[1]:
-                scores[f"near_chamfer{ending}_m"] = np.array(
-                    [self._near_chamfer(*pair, k) for k, pair in zip(self.steps, pairs, strict=True)]
-                )
-        return scores
+        return scores | self._cloud_scores(world, ending) if self.has_clouds else scores
 
-    def _near_chamfer(self, cloud: np.ndarray, truth: np.ndarray, step: int) -> float:
-        """Around where the hands really are then."""
-        near = [geometry_metrics.near_hands(points, self.hands[step]) for points in (cloud, truth)]
-        return geometry_metrics.cloud_scores(*near).chamfer_m
+    def _cloud_scores(self, world: Prediction, ending: str) -> Scores:
+        """Of whole clouds, around where the hands really are then, and in the region."""
+        apart = [
+            geometry_metrics.cloud_distances(fuse(world, self.layout, k).points, truth)
+            for k, truth in zip(self.steps, self.clouds, strict=True)
+        ]
+        scores = _by_name([distances.scores() for distances in apart], ending)
+        if self.hands.shape[1]:
+            near = [partial(geometry_metrics.near_hands, hands=self.hands[k]) for k in self.steps]
+            found = [distances.scores(is_near).chamfer_m for distances, is_near in zip(apart, near, strict=True)]
+            scores[f"near_chamfer{ending}_m"] = np.array(found)
+        if self.region is not None:
+            found = [distances.scores(self.region.holds).chamfer_m for distances in apart]
+            scores[f"region_chamfer{ending}_m"] = np.array(found)
+        return scores
 
 
 def _aligned_scores(

@@ -1,14 +1,15 @@
 """Numbers for geometry: point clouds, agreement between views, paths of the hand. Metres, base frame.
 
-Clouds come in as ``N 3`` arrays (``xwam.view.points`` makes them). Large clouds are sampled with a fixed seed, so
-the same clouds always give the same number.
+Clouds come in as ``N 3`` arrays (``xwam.view.points`` makes them). Of a large cloud, points drawn with a fixed seed
+look for their nearest neighbours among *all* points of the other: the same clouds always give the same number, and
+thinning adds nothing to it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
 from xwam.evaluate.metrics import check_same_shape
@@ -16,7 +17,7 @@ from xwam.records import Camera
 from xwam.robot.layout import Layout
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
-MAX_POINTS = 20_000  # points of each cloud that enter a comparison
+MAX_QUERIES = 20_000  # points of each cloud that look for their nearest neighbour
 F_THRESHOLDS_M = (0.005, 0.010, 0.020)
 NEAR_M = 0.4  # from a hand: the part of the scene that the task is about
 EDGE_RATIO = 1.1  # neighbouring depths further apart than this lie on two surfaces
@@ -29,6 +30,44 @@ class CloudScores(NamedTuple):
     f_5mm: float
     f_10mm: float
     f_20mm: float
+
+
+class Box(NamedTuple):
+    """A region of space, base frame, metres: from the lowest corner to the highest."""
+
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+    def holds(self, points: Float[np.ndarray, "N 3"]) -> Bool[np.ndarray, " N"]:
+        """Which points lie in it."""
+        return np.all((points >= self.low) & (points <= self.high), axis=1)
+
+
+class CloudDistances(NamedTuple):
+    """Points of two clouds, each with its distance to the nearest of all points of the other cloud, in metres."""
+
+    points: Float[np.ndarray, "n 3"]
+    to_reference: Float[np.ndarray, " n"]
+    reference: Float[np.ndarray, "m 3"]
+    to_points: Float[np.ndarray, " m"]
+
+    def scores(self, counts: Callable[[np.ndarray], np.ndarray] | None = None) -> CloudScores:
+        """Scores over all points, or over those of both clouds for which ``counts`` says True; NaN without any.
+
+        Chamfer = ``(mean of to_reference + mean of to_points) / 2`` in metres, not squared. F at a threshold =
+        harmonic mean of precision (share of points nearer than it to the reference) and recall (the other way
+        round): Knapitsch, Park, Zhou, Koltun, ACM TOG 36(4), 2017, section 3.
+        """
+        here, there = self.to_reference, self.to_points
+        if counts is not None:
+            here, there = here[counts(self.points)], there[counts(self.reference)]
+        if not len(here) or not len(there):
+            return CloudScores(*[float("nan")] * 4)
+        scores = []
+        for threshold in F_THRESHOLDS_M:
+            precision, recall = np.mean(here < threshold), np.mean(there < threshold)
+            scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
+        return CloudScores(float((here.mean() + there.mean()) / 2), *scores)
 
 
 class ViewConsistency(NamedTuple):
@@ -48,33 +87,35 @@ class PathScores(NamedTuple):
     steps_m: Float[np.ndarray, " Ts"]  # distance at every state
 
 
+def box(corners: Sequence[float]) -> Box:
+    """From six numbers: the lowest x, y, z, then the highest. Raises ValueError where they are the wrong way round."""
+    low, high = (tuple(map(float, part)) for part in (corners[:3], corners[3:]))
+    if len(low) != 3 or len(high) != 3 or any(a >= b for a, b in zip(low, high, strict=True)):
+        raise ValueError(f"region={tuple(corners)}: give the lowest x y z, then the highest x y z, in metres.")
+    return Box(low, high)
+
+
+def cloud_distances(
+    points: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"], *, seed: int = 0
+) -> CloudDistances:
+    """How far the points of two clouds are from the other one; infinite where that one is empty."""
+    here, there = _sampled(points, seed), _sampled(reference, seed)
+    return CloudDistances(here, _nearest(here, reference), there, _nearest(there, points))
+
+
 def cloud_scores(
     points: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"], *, seed: int = 0
 ) -> CloudScores:
-    """Chamfer distance and F-scores of two clouds; all NaN when one is empty.
-
-    With ``d(a, B)`` the distance of a point to its nearest neighbour in the other cloud: Chamfer =
-    ``(mean_a d(a, B) + mean_b d(b, A)) / 2`` in metres, not squared. F at a threshold = harmonic mean of precision
-    (share of a with d(a, B) below it) and recall (share of b with d(b, A) below it): Knapitsch, Park, Zhou, Koltun,
-    ACM TOG 36(4), 2017, section 3.
-    """
-    if not len(points) or not len(reference):
-        return CloudScores(*[float("nan")] * 4)
-    a, b = _sampled(points, seed), _sampled(reference, seed)
-    to_b, to_a = KDTree(b).query(a)[0], KDTree(a).query(b)[0]
-    scores = []
-    for threshold in F_THRESHOLDS_M:
-        precision, recall = np.mean(to_b < threshold), np.mean(to_a < threshold)
-        scores.append(float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0)
-    return CloudScores(float((to_b.mean() + to_a.mean()) / 2), *scores)
+    """Chamfer distance and F-scores of two whole clouds; all NaN when one is empty. See CloudDistances."""
+    return cloud_distances(points, reference, seed=seed).scores()
 
 
 def near_hands(
     points: Float[np.ndarray, "N 3"], hands: Float[np.ndarray, "hands 3"], *, radius_m: float = NEAR_M
-) -> Float[np.ndarray, "_N 3"]:
-    """The points within ``radius_m`` of any hand."""
+) -> Bool[np.ndarray, " N"]:
+    """Which points lie within ``radius_m`` of any hand."""
     distance = np.linalg.norm(points[:, None] - hands, axis=-1)
-    return points[(distance < radius_m).any(axis=1)]
+    return (distance < radius_m).any(axis=1)
 
 
 def hand_positions(state: Float[np.ndarray, "Ts Ds"], layout: Layout) -> Float[np.ndarray, "Ts hands 3"]:
@@ -171,7 +212,11 @@ def _depth_between_pixels(depth_m: np.ndarray, place: np.ndarray) -> np.ndarray:
     return np.where(usable, 1 / inverse, 0.0)
 
 
+def _nearest(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    return KDTree(others).query(points)[0] if len(others) and len(points) else np.full(len(points), np.inf)
+
+
 def _sampled(points: np.ndarray, seed: int) -> np.ndarray:
-    if len(points) <= MAX_POINTS:
+    if len(points) <= MAX_QUERIES:
         return points
-    return points[np.random.default_rng(seed).choice(len(points), MAX_POINTS, replace=False)]
+    return points[np.random.default_rng(seed).choice(len(points), MAX_QUERIES, replace=False)]

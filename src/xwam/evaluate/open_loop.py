@@ -17,13 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xwam import encode
-from xwam.config import Config
+from xwam.config import Config, Imagining
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.data.files import whole_file
 from xwam.data.opening import open_data
+from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
+from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
 from xwam.evaluate.report_episode import latencies
 from xwam.model.depth_teacher import DepthTeacher
@@ -50,12 +52,15 @@ def evaluate_open_loop(
     num_clips: int,
     seed: int,
     out: Path,
+    mode: Imagining = "joint",
+    region: Box | None = None,
     teacher: DepthTeacher | None = None,
     has_report: bool = True,
     robot: RobotConfig | None = None,
 ) -> dict[str, Any]:
     """Compare ``num_clips`` clips of the held-out episodes; write ``out`` (JSON) and, beside it, the report (HTML).
 
+    ``mode``: does the model guess the actions too, or is it told them? ``region``: where clouds are scored once more.
     ``teacher``: a monocular depth estimator to compare the depth branch with. ``robot``: explains foreign data.
     """
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
@@ -64,17 +69,23 @@ def evaluate_open_loop(
     judged = []
     for index in tqdm(chosen, desc="open loop", unit="clip"):
         clip = clips[index]
-        imagined, real = imagine_clip(policy, clip, seed=index)
-        recoded = through_autoencoder(policy, real)
-        scores = _scores(policy, clip, imagined, real, recoded=recoded, teacher=teacher, has_lpips=why_not is None)
+        imagined, real = imagine_clip(policy, clip, seed=index, mode=mode)
+        asked = {"recoded": through_autoencoder(policy, real), "teacher": teacher, "has_lpips": why_not is None}
+        scores = compare_worlds(imagined, real, policy.layout, **asked, region=region)
+        if mode == "joint":
+            scores |= _action_scores(policy, clip, imagined)
+        else:  # the path is what was given
+            scores = {name: curve for name, curve in scores.items() if not name.startswith("path_")}
         judged.append(Judged(index, scores, latencies(imagined)))
     report = summarize([row.scores for row in judged])
     report["settings"] = {
+        "mode": mode,
         "num_clips": len(judged),
         "seed": seed,
         "data": clips.episodes.fingerprint,
         "action_steps": policy.config.denoise.num_action_steps,
         "video_steps": policy.config.denoise.num_video_steps,
+        "region": "none asked for" if region is None else [*region.low, *region.high],
         "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
         "lpips_network": "AlexNet" if why_not is None else why_not,
     }
@@ -100,12 +111,19 @@ def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, ab
 
 def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
     """Imagine a clip from its first frame and compare."""
-    return _scores(policy, clip, *imagine_clip(policy, clip, seed=seed))
+    imagined, real = imagine_clip(policy, clip, seed=seed)
+    return _action_scores(policy, clip, imagined) | compare_worlds(imagined, real, policy.layout)
 
 
-def imagine_clip(policy: Policy, clip: Clip, *, seed: int) -> tuple[Prediction, Prediction]:
-    """What the model imagines from a clip's first frame, and what really happened; only of views that were seen."""
-    *_, imagined = policy.predict(observation_of(clip), seed=seed)
+def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "joint") -> tuple[Prediction, Prediction]:
+    """What the model imagines from a clip's first frame, and what really happened; only of views that were seen.
+
+    ``mode="forward_dynamics"``: it is told the actions that were really played, and the states they led through.
+    """
+    if mode == "joint":
+        *_, imagined = policy.predict(observation_of(clip), seed=seed)
+    else:
+        imagined = imagine_actions(policy, observation_of(clip), clip.action, clip.state, seed=seed)
     real = reality(clip, imagined, policy.config.clip.crop)
     seen = np.flatnonzero(clip.video_mask[:, 0]).tolist()
     return only_views(imagined, seen), only_views(real, seen)
@@ -157,13 +175,13 @@ def through_autoencoder(policy: Policy, world: Prediction) -> Prediction:
     return replace(world, video=video, depth=depth)
 
 
-def _scores(policy: Policy, clip: Clip, imagined: Prediction, real: Prediction, **asked: Any) -> Scores:
-    """Of the actions, only those that are demonstrated count."""
-    taught, scores = clip.action_mask, {}
-    if taught.any():
-        error = metrics.action_scores(imagined.action[taught], real.action[taught], policy.layout)
-        scores = {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
-    return scores | compare_worlds(imagined, real, policy.layout, **asked)
+def _action_scores(policy: Policy, clip: Clip, imagined: Prediction) -> Scores:
+    """Errors of the actions; only those that are demonstrated count."""
+    taught = clip.action_mask
+    if not taught.any():
+        return {}
+    error = metrics.action_scores(imagined.action[taught], clip.action[taught], policy.layout)
+    return {f"action_{name}": np.array(value) for name, value in error._asdict().items() if value is not None}
 
 
 def best_median_worst(values: Sequence[float]) -> list[tuple[str, int]]:
@@ -182,7 +200,7 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
         for label, place in best_median_worst([float(row.scores[RANKED_BY].mean()) for row in judged]):
             index = judged[place].index
             number, step = clips.locate(index)
-            imagined, real = imagine_clip(policy, clips[index], seed=index)
+            imagined, real = imagine_clip(policy, clips[index], seed=index, mode=report["settings"]["mode"])
             page: Path | None = None
             if imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras):
                 page = Path(folder) / f"world-{place}.html"

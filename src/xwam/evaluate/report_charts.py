@@ -40,6 +40,7 @@ ROWS = {
     "coverage": ("known depth", 1, ".1%", ""),
     "chamfer_m": ("Chamfer distance", 1000, ".1f", "mm"),
     "near_chamfer_m": ("Chamfer distance within 40 cm of the hand", 1000, ".1f", "mm"),
+    "region_chamfer_m": ("Chamfer distance in the region", 1000, ".1f", "mm"),
     "f_5mm": ("F-score at 5 mm", 1, ".3f", ""),
     "f_10mm": ("F-score at 10 mm", 1, ".3f", ""),
     "f_20mm": ("F-score at 20 mm", 1, ".3f", ""),

@@ -1,0 +1,114 @@
+"""Forward dynamics: the world that given actions lead to.
+
+Actions, and the states they lead through, are clean (level 0) from the first call on; only video and depth are
+denoised. So the question is no longer "what will I do" but "what would happen".
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xwam import encode
+from xwam.config import Config, DenoiseConfig
+from xwam.denoise.noise import NoiseLevels, Noisy, Velocity, depth_apart, observed
+from xwam.denoise.sampler import WorldReady, denoise
+from xwam.denoise.start import start_noise
+from xwam.model.clock import Clock
+from xwam.policy import Policy
+from xwam.records import Observation, Prediction
+
+
+@torch.no_grad()
+def imagine_actions(
+    policy: Policy,
+    observation: Observation,
+    action: Float[np.ndarray, "Ta Da"],
+    state: Float[np.ndarray, "Ts Ds"],
+    *,
+    seed: int = 0,
+    steps: DenoiseConfig | None = None,
+) -> Prediction:
+    """Imagine what follows when ``action`` is played and the robot passes through ``state`` (one per frame).
+
+    Both in the Layout's units. Raises ValueError when the checkpoint was not trained for it, or when the lengths are
+    not the model's.
+    """
+    config, decode = policy.config, policy.networks.vae.decode
+    clip, names, far_share = config.clip, config.view_names, config.denoise.far_share
+    _check(config, action, state)
+    clock = Clock(policy.device)
+    images, _ = encode.encode_observation(observation, names, clip, policy.normalizer, policy.absent)
+    first = images[None].to(policy.device)
+    latents = encode.encode_views(policy.networks.vae.encode, first)
+    states = encode.encode_states(state, policy.normalizer)[None]
+    actions = torch.from_numpy(policy.normalizer.normalize_action(action))[None]
+    clock.mark("encode")
+    video, depth = latents_of_actions(
+        policy, [observation.instruction], latents, states, actions, seeds=[seed], steps=steps
+    )
+    clock.mark("world")
+    imagined = encode.decode_views(decode, video)[0]
+    imagined[:, :, :1] = first[0]  # what was seen, not its reconstruction
+    depth_images = None if depth is None else encode.decode_views(decode, depth)[0]
+    cameras = encode.cameras_seen(observation, names, clip, policy.cameras)
+    clock.mark("decode")
+    return Prediction(
+        action=action,
+        state=state,
+        video=encode.tensor_to_video(imagined),
+        depth=None if depth_images is None else encode.tensor_to_depth(depth_images, cameras, far_share),
+        cameras=cameras,
+        instruction=observation.instruction,
+        frame_hz=clip.frame_hz,
+        action_hz=clip.action_hz,
+        seed=seed,
+        seconds=clock.seconds,
+    )
+
+
+@torch.no_grad()
+def latents_of_actions(
+    policy: Policy,
+    instructions: Sequence[str],
+    first: Float[Tensor, "B C 1 V h w"],
+    state: Float[Tensor, "B Ts Ds"],
+    action: Float[Tensor, "B Ta Da"],
+    *,
+    seeds: Sequence[int],
+    steps: DenoiseConfig | None = None,
+) -> tuple[Float[Tensor, "B C F V h w"], Float[Tensor, "B C F V h w"] | None]:
+    """Video and depth that given actions lead to, before the decoder; states and actions normalised."""
+    config, device = policy.config, policy.device
+    start = start_noise(config, seeds, (first.shape[-2], first.shape[-1]))
+    video = start.video.to(device)
+    video[:, :, :1, : first.shape[3]] = first
+    given = observed(config, device)._replace(states=state.shape[1], actions=action.shape[1])
+    transformer = policy.networks.transformer
+    prompt = transformer.prompt_keys_values(policy.encode_prompts(instructions))
+
+    def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
+        output = transformer(
+            *noisy, *levels, prompt,
+            given_frames=given.frames, given_states=given.states, given_actions=given.actions,
+            depth=depth and transformer.config.num_depth_blocks > 0, actions_only=not video,
+        )  # fmt: skip
+        return Velocity(*output)
+
+    known = Noisy(video=video, state=state.to(device), action=action.to(device))
+    *_, world = denoise(denoiser, known, config=steps or config.denoise, given=given)
+    assert isinstance(world, WorldReady)
+    return depth_apart(world.video, world.depth, config)
+
+
+def _check(config: Config, action: Float[np.ndarray, "Ta Da"], state: Float[np.ndarray, "Ts Ds"]) -> None:
+    clip = config.clip
+    if "forward_dynamics" not in config.modes:
+        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
+    if len(action) != clip.action_horizon or len(state) != clip.num_states:
+        raise ValueError(
+            f"{len(action)} actions, {len(state)} states: give {clip.action_horizon} actions and {clip.num_states} "
+            "states, one per frame."
+        )

@@ -1,0 +1,88 @@
+"""Forward dynamics: what is given stays, what is imagined listens to it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.examples import make_observation
+from xwam.cli import main
+from xwam.dynamics import imagine_actions
+from xwam.evaluate.open_loop import held_out, imagine_clip
+from xwam.images import resize_and_centre_crop
+from xwam.policy import load_policy
+from xwam.view.export import load_prediction
+
+
+def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
+    _, last = trained
+    policy = load_policy(last)
+    observation, clip = make_observation(policy.config), policy.config.clip
+    state = np.repeat(observation.state[None], clip.num_states, axis=0)
+    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
+    still = imagine_actions(policy, observation, action, state, seed=3)
+    np.testing.assert_array_equal(still.action, action)
+    np.testing.assert_array_equal(still.state, state)
+    for view, name in enumerate(policy.config.view_names):
+        seen = resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
+        np.testing.assert_array_equal(still.video[view, 0], seen)
+    np.testing.assert_array_equal(imagine_actions(policy, observation, action, state, seed=3).video, still.video)
+    moved = imagine_actions(policy, observation, action + policy.layout.action_mask * np.float32(0.02), state, seed=3)
+    assert not np.array_equal(moved.video, still.video)
+    with pytest.raises(ValueError, match="3 actions, 5 states: give 16 actions and 5 states"):
+        imagine_actions(policy, observation, action[:3], state)
+
+
+def test_the_other_sign_of_a_quaternion_is_the_same_rotation(trained):
+    _, last = trained
+    policy = load_policy(last)
+    observation, clip = make_observation(policy.config), policy.config.clip
+    state = np.repeat(observation.state[None], clip.num_states, axis=0)
+    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
+    other = state.copy()
+    other[:, policy.layout.state_slice("left_rotation")] *= -1
+    worlds = [imagine_actions(policy, observation, action, path, seed=3) for path in (state, other)]
+    np.testing.assert_array_equal(worlds[0].video, worlds[1].video)
+
+
+def test_a_checkpoint_that_never_learned_it_says_so(trained):
+    _, last = trained
+    policy = load_policy(last)
+    policy.config = replace(policy.config, modes=("policy", "joint"))
+    clip = policy.config.clip
+    state = np.repeat(make_observation(policy.config).state[None], clip.num_states, axis=0)
+    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
+    with pytest.raises(ValueError, match="not trained for forward_dynamics"):
+        imagine_actions(policy, make_observation(policy.config), action, state)
+
+
+def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path):
+    root, last = trained
+    policy = load_policy(last)
+    clip = held_out(root / "data", policy.config)[0]
+    told, real = imagine_clip(policy, clip, seed=0, mode="forward_dynamics")
+    np.testing.assert_array_equal(told.action, clip.action)
+    np.testing.assert_array_equal(told.state, real.state)
+    guessed, _ = imagine_clip(policy, clip, seed=0)
+    assert not np.array_equal(guessed.video[:, 1:], told.video[:, 1:])
+    main(["imagine", str(last), "--data", str(root / "data"), "--mode", "forward_dynamics", "--out", str(tmp_path)])
+    saved = load_prediction(tmp_path / "world.npz")
+    np.testing.assert_array_equal(saved.prediction.action, saved.real.action)
+    with pytest.raises(SystemExit):
+        main(["imagine", str(last), "--input", "seen.npz", "--mode", "forward_dynamics"])
+
+
+def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
+    root, last = trained
+    out = tmp_path / "open.json"
+    words = ["evaluate", str(last), "--data", str(root / "data"), "--clips", "1", "--out", str(out), "--no-report"]
+    main([*words, "--mode", "forward_dynamics", "--region", "-2", "-2", "-2", "2", "2", "2"])
+    report = json.loads(out.read_text())
+    assert report["settings"]["mode"] == "forward_dynamics"
+    assert report["settings"]["region"] == [-2, -2, -2, 2, 2, 2]
+    assert report["region_chamfer_m"] == pytest.approx(report["chamfer_m"]), "everything lies in this region"
+    assert report["psnr_db"] > 0
+    assert not [name for name in report if name.startswith(("path_", "action_"))], "they were given"
+    with pytest.raises(SystemExit):
+        main([*words, "--region", "2", "2", "2", "-2", "-2", "-2"])
