@@ -82,6 +82,7 @@ def train_vae(
     robot: tuple[str, ...] = (),
     start: Path | None = None,
     decoder_only: bool = False,
+    imagined: int = 0,
     steps: int = 5200,
     learning_rate: float = 4e-3,
     batch_factor: int = 1,
@@ -101,6 +102,7 @@ def train_vae(
         robot: what their numbers mean, as in train.
         start: a checkpoint whose autoencoder goes on learning, instead of a new one.
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
+        imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
         steps: how many.
         learning_rate: the highest; 3e-3 served well for going on.
         batch_factor: times as many clips per step; a GPU wants about 8.
@@ -125,6 +127,7 @@ def train_vae(
         recipe,
         start=start,
         decoder_only=decoder_only,
+        num_imagined=imagined,
         num_episodes=episodes,
         precision=precision,
         max_minutes=minutes,

@@ -31,6 +31,7 @@ from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae, encoder_hash
+from xwam.policy import load_policy
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
@@ -39,6 +40,7 @@ from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import Film, VaeTraining, fitting, train_vae
 from xwam.train.vae_decoder import train_decoder
+from xwam.train.vae_imagined import train_decoder_on_imagined
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
@@ -69,6 +71,7 @@ def train_vae_alone(
     *,
     start: Path | None,
     decoder_only: bool,
+    num_imagined: int = 0,
     num_episodes: int = EPISODES_FOR_VAE,
     precision: Precision,
     max_minutes: float | None,
@@ -76,18 +79,31 @@ def train_vae_alone(
 ) -> Path:
     """An autoencoder: anew, on from that of the checkpoint ``start``, or (its latents then stay) its decoder alone.
 
-    Returns ``out/vae``, or the folder of what is still to be continued. Raises ValueError for a start of other sizes,
-    and for a decoder without a start.
+    ``num_imagined``: the decoder alone, on so many clips as the checkpoint's transformer imagines them. Returns
+    ``out/vae``, or the folder of what is still to be continued. Raises ValueError for a start of other sizes, and for a
+    decoder without a start.
     """
     first = None if start is None else start / "vae"
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
     recipe = fitting(recipe if first is None else replace(recipe, num_image_steps=0), config.clip)
     if decoder_only and first is None:
         raise ValueError("decoder_only=True: there is no encoder to keep; give --start CHECKPOINT.")
+    if num_imagined:
+        return _train_on_imagined(sources, out, recipe, start, num_imagined, **rest)
     films = films_of(config, sources, num_episodes)
     if first is None or not decoder_only:
         return train_vae(config.vae, films, recipe, out, start=first, **rest)
     return train_decoder(config.vae, films, recipe, out, start=first, **rest)
+
+
+def _train_on_imagined(
+    sources: Sequence[Source], out: Path, recipe: VaeTraining, start: Path | None, num_clips: int, **rest: Any
+) -> Path:
+    if start is None:
+        raise ValueError(f"imagined={num_clips}: whose transformer shall imagine? Give --start CHECKPOINT.")
+    policy = load_policy(start, device=rest.pop("device"))
+    clips = [clips_of(source, policy.config, padded=False) for source in sources]
+    return train_decoder_on_imagined(policy, clips, recipe, out, start=start, num_clips=num_clips, **rest)
 
 
 def films_of(config: Config, sources: Sequence[Source], num_episodes: int = EPISODES_FOR_VAE) -> list[Film]:

@@ -35,6 +35,8 @@ from xwam.train.vae_saving import go_on, write_training
 
 Film = UInt8[Tensor, "_N _H _W 3"] | Float16[Tensor, "_N _H _W"]  # films differ in length and size
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
+Step = Callable[[checkpoint.TrainingState, int], dict[str, Tensor]]
+"""One step of training in place: state, number of the step -> numbers to show."""
 
 
 class ClipShape(NamedTuple):
@@ -115,34 +117,31 @@ def train_vae(
     optimizer = torch.optim.AdamW(vae.parameters(), lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "vae-training"
-    done = descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
+    step = film_step([film.to(device) for film in films], training, precision)
+    recipe = recipe_of(training, start)
+    done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     return _finish(config, state, films, training, out) if done == training.num_steps else saved
 
 
 def descend(
     state: checkpoint.TrainingState,
-    films: Sequence[Film],
+    step: Step,
     training: VaeTraining,
     saved: Path,
     *,
-    start: Path | None,
-    precision: Precision,
+    recipe: dict[str, Any],
     max_minutes: float | None,
     log: Callable[[dict[str, float], int], None] | None,
 ) -> int:
     """All steps that are still to do (or the minutes allow), in place; returns how many are done by now.
 
-    ``saved`` is the folder to continue from and to save to.
+    ``saved`` is the folder to continue from (the ``recipe`` must be the same) and to save to.
     """
-    recipe = _recipe(training, start)
     done = go_on(saved, state, recipe) if saved.is_dir() else 0
-    device = next(state.model.parameters()).device
-    films = [film.to(device) for film in films]
     started = time.perf_counter()
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
     for now in range(done, training.num_steps):
-        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now)
-        numbers = train_step(state, video, training, now, precision)
+        numbers = step(state, now)
         bar.update()
         done = now + 1
         out_of_time = max_minutes is not None and time.perf_counter() - started > 60 * max_minutes
@@ -159,34 +158,38 @@ def descend(
     return done
 
 
-def train_step(
-    state: checkpoint.TrainingState,
-    video: Float[Tensor, "B 3 T H W"],
-    training: VaeTraining,
-    now: int,
-    precision: Precision = "auto",
-) -> dict[str, Tensor]:
-    """One step in place. Returns the numbers to show."""
-    vae: Any = state.model
-    generator = torch.Generator().manual_seed(training.seed * 1_000_003 + now)
-    with matrix_precision(video.device, precision):
-        mean = vae.posterior(video)[0].float()
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-        rebuilt = vae.reconstruct(mean + training.latent_noise * noise).float()
-    kl = 0.5 * mean.square().mean()
-    loss = reconstruction_loss(rebuilt, video) + training.kl_weight * kl
+def film_step(films: Sequence[Film], training: VaeTraining, precision: Precision) -> Step:
+    """One step in place: encode random crops of films, decode them, compare."""
+
+    def step(state: checkpoint.TrainingState, now: int) -> dict[str, Tensor]:
+        vae: Any = state.model
+        video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now)
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + now)
+        with matrix_precision(video.device, precision):
+            mean = vae.posterior(video)[0].float()
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            rebuilt = vae.reconstruct(mean + training.latent_noise * noise).float()
+        kl = 0.5 * mean.square().mean()
+        loss = reconstruction_loss(rebuilt, video) + training.kl_weight * kl
+        update(state, loss, training, now)
+        return {"loss": loss.detach(), "psnr": psnr(rebuilt.detach(), video), "kl": kl.detach()}
+
+    return step
+
+
+def update(state: checkpoint.TrainingState, loss: Float[Tensor, ""], training: VaeTraining, now: int) -> None:
+    """Weights and their average, one step down the loss. Raises ValueError for a loss that is no number."""
     loss.backward()
     if not torch.isfinite(loss):  # asked late: a GPU has its work by then
         raise ValueError(f"loss={loss.item()} at step {now}: lower learning_rate={training.learning_rate}.")
-    torch.nn.utils.clip_grad_norm_(vae.parameters(), training.max_gradient_norm)
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.max_gradient_norm)
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(now, training)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     decay = min(training.ema_decay, (1 + now) / (10 + now))
-    for name, value in vae.state_dict().items():
+    for name, value in state.model.state_dict().items():
         state.average[name].lerp_(value.detach(), 1 - decay)
-    return {"loss": loss.detach(), "psnr": psnr(rebuilt.detach(), video), "kl": kl.detach()}
 
 
 def reconstruction_loss(rebuilt: Float[Tensor, "B 3 T H W"], video: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, ""]:
@@ -279,10 +282,10 @@ def first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae:
         return VideoVae(config)
 
 
-def _recipe(training: VaeTraining, start: Path | None) -> dict[str, Any]:
+def recipe_of(training: VaeTraining, start: Path | None, **more: Any) -> dict[str, Any]:
     """What decides the result, in JSON's own types."""
     facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
-    return json.loads(json.dumps(facts | {"start": None if start is None else weights_hash(start)}))
+    return json.loads(json.dumps(facts | {"start": None if start is None else weights_hash(start)} | more))
 
 
 def _finish(

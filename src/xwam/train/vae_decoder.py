@@ -6,6 +6,7 @@ is finished. Out: a folder ``vae/`` with the same encoder and the same latent st
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from xwam.config import VaeConfig
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
 from xwam.train.setup import Precision
-from xwam.train.vae import Film, VaeTraining, channels_last, descend, first_weights
+from xwam.train.vae import Film, Step, VaeTraining, channels_last, descend, film_step, first_weights, recipe_of
 
 
 def train_decoder(
@@ -33,6 +34,26 @@ def train_decoder(
     With ``max_minutes`` the run may end early: then ``out/decoder-training`` is returned, there is no ``out/vae`` yet,
     and calling again continues. Raises ValueError when ``start`` has other sizes.
     """
+    step = film_step([film.to(device) for film in films], training, precision)
+    recipe = recipe_of(training, start)
+    return descend_decoder(
+        config, step, training, out, start=start, recipe=recipe, device=device, max_minutes=max_minutes, log=log
+    )
+
+
+def descend_decoder(
+    config: VaeConfig,
+    step: Step,
+    training: VaeTraining,
+    out: Path,
+    *,
+    start: Path,
+    recipe: dict[str, Any],
+    device: str,
+    max_minutes: float | None,
+    log: Callable[[dict[str, float], int], None] | None,
+) -> Path:
+    """As train_decoder, whatever a step learns from; the encoder rests."""
     vae = channels_last(first_weights(config, training.seed, start).to(device))
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(is_decoder_name(name))
@@ -41,7 +62,7 @@ def train_decoder(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "decoder-training"
-    done = descend(state, films, training, saved, start=start, precision=precision, max_minutes=max_minutes, log=log)
+    done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     if done < training.num_steps:
         return saved
     VideoVae.from_weights(vae.config, state.average).save(out / "vae")
