@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
+TABLE := --region -0.5 0.4 -0.05 0.5 1 0.5
 DEVICE ?= cpu
 FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --lora-rate 5e-3 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
@@ -69,8 +70,12 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 		--action-loss-weight 8 --clean-action-ratio 0.1 --precision bfloat16 --optimizer muon --validate-every 0 --device $(DEVICE)
 	rm -r runs/tiny/checkpoint
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/final/step-* | tail -1) runs/tiny/checkpoint
+	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --start runs/tiny/checkpoint --imagined 2400 --out runs/tiny/drawn \
+		--steps 2400 --learning-rate 1e-3 --precision bfloat16 --device $(DEVICE)
+	cp --remove-destination runs/tiny/drawn/vae/* runs/tiny/checkpoint/vae
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes 50 --seed 7 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 --out runs/tiny/open.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 $(TABLE) --out runs/tiny/open.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 --mode forward_dynamics $(TABLE) --out runs/tiny/told.json
 
 reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trainings of preset mini (about 2 hours on one core)
 	$(BIN)/xwam collect metaworld --tasks $(MINI_TASKS) --episodes 80 --out runs/ablation/data

@@ -57,7 +57,8 @@ def main() -> None:
             latents = encode.encode_views(
                 policy.networks.vae.encode, encode.depth_to_tensor(clip.depth, clip.cameras)[None]
             )
-            decoded = encode.tensor_to_depth(encode.decode_views(policy.networks.vae.decode, latents)[0], clip.cameras)
+            images = encode.decode_views(policy.networks.vae.decode, latents)[0]
+        decoded = encode.tensor_to_depth(images, clip.cameras, policy.config.denoise.far_share)
         for view, camera in enumerate(clip.cameras):
             # beyond the declared range depth is not encoded: it counts as unknown from the start
             true = np.where(

@@ -76,7 +76,7 @@ def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path):
 def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
     root, last = trained
     out = tmp_path / "open.json"
-    words = ["evaluate", str(last), "--data", str(root / "data"), "--clips", "1", "--out", str(out), "--no-report"]
+    words = ["evaluate", str(last), "--data", str(root / "data"), "--clips", "1", "--out", str(out)]
     main([*words, "--mode", "forward_dynamics", "--region", "-2", "-2", "-2", "2", "2", "2"])
     report = json.loads(out.read_text())
     assert report["settings"]["mode"] == "forward_dynamics"
@@ -84,5 +84,9 @@ def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
     assert report["region_chamfer_m"] == pytest.approx(report["chamfer_m"]), "everything lies in this region"
     assert report["psnr_db"] > 0
     assert not [name for name in report if name.startswith(("path_", "action_"))], "they were given"
+    page = (tmp_path / "open.html").read_text()
+    assert "imagined, told the recorded actions, and real" in page
+    assert "World after" in page
+    assert "Actions after" not in page, "there was nothing to wait for"
     with pytest.raises(SystemExit):
         main([*words, "--region", "2", "2", "2", "-2", "-2", "-2"])

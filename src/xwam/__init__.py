@@ -17,6 +17,7 @@ _HOMES = {
     "Normalizer": "robot.normalizer",
     "NoiseLevels": "denoise.noise",
     "Policy": "policy",
+    "imagine_actions": "dynamics",
     "load_policy": "policy",
     "preset": "presets",
     "Env": "sim.env",

@@ -38,7 +38,7 @@ def imagine_actions(
     """
     config, decode = policy.config, policy.networks.vae.decode
     clip, names, far_share = config.clip, config.view_names, config.denoise.far_share
-    _check(config, action, state)
+    _check_lengths(config, action, state)
     clock = Clock(policy.device)
     images, _ = encode.encode_observation(observation, names, clip, policy.normalizer, policy.absent)
     first = images[None].to(policy.device)
@@ -80,8 +80,13 @@ def latents_of_actions(
     seeds: Sequence[int],
     steps: DenoiseConfig | None = None,
 ) -> tuple[Float[Tensor, "B C F V h w"], Float[Tensor, "B C F V h w"] | None]:
-    """Video and depth that given actions lead to, before the decoder; states and actions normalised."""
+    """Video and depth that given actions lead to, before the decoder; states and actions normalised.
+
+    Raises ValueError when the checkpoint was not trained for it.
+    """
     config, device = policy.config, policy.device
+    if "forward_dynamics" not in config.modes:
+        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
     start = start_noise(config, seeds, (first.shape[-2], first.shape[-1]))
     video = start.video.to(device)
     video[:, :, :1, : first.shape[3]] = first
@@ -103,10 +108,8 @@ def latents_of_actions(
     return depth_apart(world.video, world.depth, config)
 
 
-def _check(config: Config, action: Float[np.ndarray, "Ta Da"], state: Float[np.ndarray, "Ts Ds"]) -> None:
+def _check_lengths(config: Config, action: Float[np.ndarray, "Ta Da"], state: Float[np.ndarray, "Ts Ds"]) -> None:
     clip = config.clip
-    if "forward_dynamics" not in config.modes:
-        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
     if len(action) != clip.action_horizon or len(state) != clip.num_states:
         raise ValueError(
             f"{len(action)} actions, {len(state)} states: give {clip.action_horizon} actions and {clip.num_states} "

@@ -217,13 +217,15 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
                     label=label,
                 )
             )
+        is_told = report["settings"]["mode"] != "joint"
         totals = Totals(
-            action_seconds=[row.seconds[0] for row in judged],
+            action_seconds=[] if is_told else [row.seconds[0] for row in judged],
             world_seconds=[row.seconds[1] for row in judged],
             per_step=report["per_step"],
             frame_hz=policy.config.clip.frame_hz,
         )
         numbers = {name: value for name, value in report.items() if name not in ("per_step", "settings")}
-        title = {"title": f"{len(judged)} held-out clips: imagined and real"}
+        told = ", told the recorded actions" if is_told else ""
+        title = {"title": f"{len(judged)} held-out clips: imagined{told}, and real"}
         order = {"order": "clips ranked by PSNR over the static cameras"}
         write_report(out, episodes, title | numbers | report["settings"] | order, totals=totals, is_alone=True)

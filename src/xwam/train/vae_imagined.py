@@ -155,7 +155,7 @@ def imagined_step(films: ImaginedFilms, training: VaeTraining, precision: Precis
 def draw_films(
     films: ImaginedFilms, training: VaeTraining, now: int
 ) -> tuple[Float[Tensor, "B C F h w"], Float[Tensor, "B 3 T H W"]]:
-    """Latents (normalised) and the pictures they should become; those of the encoder carry noise, as ever."""
+    """Latents (normalised) and the pictures they should become; those of the encoder carry noise, of their spread."""
     generator = np.random.default_rng((training.seed, now))
     latents, pictures = [], []
     for index in generator.integers(len(films), size=training.shapes[-1].batch_size).tolist():
@@ -173,7 +173,7 @@ def draw_films(
 
 @torch.no_grad()
 def _imagine(policy: Policy, clips: Clips, chosen: Sequence[int], precision: Precision) -> dict[str, Tensor]:
-    """Every view that is there, in colour (``is_colour``) and depth, of some clips."""
+    """All films of some clips, colour and depth; those that are missing or cut short are left out."""
     crop, device, vae = clips.config.crop, policy.device, policy.networks.vae
     rows = [augment(clips[index], np.random.default_rng((_SEED, index)), crop=crop) for index in chosen]
     pixels = encode_clips(rows, policy.normalizer)
