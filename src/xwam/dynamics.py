@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xwam import encode
 from xwam.config import Config, DenoiseConfig
-from xwam.denoise.noise import NoiseLevels, Noisy, Velocity, depth_apart, observed
+from xwam.denoise.noise import Noisy, depth_apart, observed
 from xwam.denoise.sampler import WorldReady, denoise
 from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
@@ -91,19 +91,11 @@ def latents_of_actions(
     video = start.video.to(device)
     video[:, :, :1, : first.shape[3]] = first
     given = observed(config, device)._replace(states=state.shape[1], actions=action.shape[1])
-    transformer = policy.networks.transformer
-    prompt = transformer.prompt_keys_values(policy.encode_prompts(instructions))
-
-    def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
-        output = transformer(
-            *noisy, *levels, prompt,
-            given_frames=given.frames, given_states=given.states, given_actions=given.actions,
-            depth=depth and transformer.config.num_depth_blocks > 0, actions_only=not video,
-        )  # fmt: skip
-        return Velocity(*output)
-
+    model = policy.denoiser(instructions, given)
+    steps = steps or config.denoise
+    unconditional = None if steps.guidance == 1 else policy.denoiser([""] * len(instructions), given)
     known = Noisy(video=video, state=state.to(device), action=action.to(device))
-    *_, world = denoise(denoiser, known, config=steps or config.denoise, given=given)
+    *_, world = denoise(model, known, config=steps, given=given, unconditional=unconditional)
     assert isinstance(world, WorldReady)
     return depth_apart(world.video, world.depth, config)
 

@@ -137,8 +137,8 @@ class Policy:
         first, start = self._start(observations, seeds)
         start, given, steered_by = self._go_on(start, prefixes, num_committed)
         clock.mark("encode")
-        model = self._denoiser([o.instruction for o in observations], given)
-        unconditional = None if steps.guidance == 1 else self._denoiser([""] * len(observations), given)
+        model = self.denoiser([o.instruction for o in observations], given)
+        unconditional = None if steps.guidance == 1 else self.denoiser([""] * len(observations), given)
         clock.mark("text")
         events = denoise_stepwise(
             model, start, config=steps, given=given, actions_only=actions_only, unconditional=unconditional,
@@ -189,7 +189,7 @@ class Policy:
         return begin(start, self._observed, prefix, self.config.noise.max_prefix)
 
     @torch.no_grad()
-    def _denoiser(self, instructions: Sequence[str], given: Given) -> Denoiser:
+    def denoiser(self, instructions: Sequence[str], given: Given) -> Denoiser:
         """The transformer with its prompts and what is given filled in: what the sampler calls."""
         transformer = self.networks.transformer
         prompt = self._prepared.prepare(transformer, instructions, self.encode_prompts)
