@@ -88,5 +88,8 @@ def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
     assert "imagined, told the recorded actions, and real" in page
     assert "World after" in page
     assert "Actions after" not in page, "there was nothing to wait for"
+    assert "hand path error" not in page, "it was given"
+    assert "The model was told the actions" in page
+    assert "Cloud in the region" in page
     with pytest.raises(SystemExit):
         main([*words, "--region", "2", "2", "2", "-2", "-2", "-2"])

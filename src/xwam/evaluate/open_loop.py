@@ -195,12 +195,13 @@ def best_median_worst(values: Sequence[float]) -> list[tuple[str, int]]:
 
 def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judged], report: dict[str, Any]) -> None:
     """One file: all numbers and curves, and three clips in 4D, imagined once more (the same to the bit)."""
-    episodes = []
+    episodes, mode = [], report["settings"]["mode"]
+    is_told = mode == "forward_dynamics"
     with tempfile.TemporaryDirectory() as folder:
         for label, place in best_median_worst([float(row.scores[RANKED_BY].mean()) for row in judged]):
             index = judged[place].index
             number, step = clips.locate(index)
-            imagined, real = imagine_clip(policy, clips[index], seed=index, mode=report["settings"]["mode"])
+            imagined, real = imagine_clip(policy, clips[index], seed=index, mode=mode)
             page: Path | None = None
             if imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras):
                 page = Path(folder) / f"world-{place}.html"
@@ -213,11 +214,10 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
                     success=None,
                     num_steps=len(imagined.action),
                     layout=policy.layout,
-                    decisions=[Decision(imagined=imagined, real=real, page=page)],
+                    decisions=[Decision(imagined=imagined, real=real, page=page, is_told=is_told)],
                     label=label,
                 )
             )
-        is_told = report["settings"]["mode"] != "joint"
         totals = Totals(
             action_seconds=[] if is_told else [row.seconds[0] for row in judged],
             world_seconds=[row.seconds[1] for row in judged],

@@ -28,11 +28,16 @@ NUMBERS = {
     "abs_rel": ("Depth error", 100, ".1f", "%", "mean, of the true depth"),
     "chamfer_m": ("Point cloud", 1000, ".1f", "mm", "Chamfer distance to the real one"),
     "near_chamfer_m": ("Cloud near the hand", 1000, ".1f", "mm", "Chamfer distance within 40 cm"),
+    "region_chamfer_m": ("Cloud in the region", 1000, ".1f", "mm", "Chamfer distance in the box asked for"),
     "f_10mm": ("Cloud, F-score", 1, ".2f", "", "at 10 mm; 1 is equal"),
     "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, among the imagined ones"),
     "path_m": ("Hand path", 100, ".1f", "cm", "imagined from executed"),
 }
 """Numbers for the top of the page: (label, factor, format, unit, explanation)."""
+
+
+GUESSED = "The robot gets its actions at once; the model then goes on to imagine what the cameras will see."
+TOLD = "The model was told the actions and the states they led through; it imagines what the cameras will see."
 
 
 def write_report(
@@ -66,8 +71,8 @@ def write_report(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<style>{STYLE}</style></head><body><main><h1>{html.escape(title)}</h1>"
-        '<p class="faint">The robot gets its actions at once; the model then goes on to imagine what the cameras will '
-        "see, in colour and depth. Real is shown beside imagined.</p>"
+        f'<p class="faint">{TOLD if any(d.is_told for e in episodes for d in e.decisions) else GUESSED} '
+        "Real is shown beside imagined.</p>"
         f"{_tiles(totals, flat, summary)}{charts(totals)}{''.join(sections)}{table(summary)}"
         f"{_details(summary)}</main><script>{SCRIPT}</script></body></html>\n"
     )

@@ -30,6 +30,7 @@ class Decision:
     imagined: Prediction
     real: Prediction | None = None
     page: Path | None = None  # its 4D page, linked relative to the report
+    is_told: bool = False  # actions and states were given (forward dynamics): no path to judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +228,6 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
         depth = metrics.depth_scores(imagined.depth[static][:, 1:count], real.depth[static][:, 1:count])
         scores["abs_rel"] = depth.abs_rel
     paths = geometry_metrics.hand_path_scores(imagined.state[:count], real.state[:count], layout)
-    if paths:
+    if paths and not decision.is_told:
         scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
     return scores
