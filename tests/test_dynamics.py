@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from tests.examples import make_observation
+from tests.examples import make_normalizer, make_observation, make_state
 from xwam.cli import main
+from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
-from xwam.evaluate.open_loop import held_out, imagine_clip
+from xwam.encode import encode_states
+from xwam.evaluate.open_loop import held_out, imagine_clip, observation_of
 from xwam.images import resize_and_centre_crop
 from xwam.policy import load_policy
 from xwam.view.export import load_prediction
@@ -35,15 +38,29 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
 
 
 def test_the_other_sign_of_a_quaternion_is_the_same_rotation(trained):
-    _, last = trained
+    root, last = trained
     policy = load_policy(last)
-    observation, clip = make_observation(policy.config), policy.config.clip
-    state = np.repeat(observation.state[None], clip.num_states, axis=0)
-    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
-    other = state.copy()
+    clip = held_out(root / "data", policy.config)[0]
+    other = clip.state.copy()
     other[:, policy.layout.state_slice("left_rotation")] *= -1
-    worlds = [imagine_actions(policy, observation, action, path, seed=3) for path in (state, other)]
+    worlds = [imagine_actions(policy, observation_of(clip), clip.action, path, seed=3) for path in (clip.state, other)]
     np.testing.assert_array_equal(worlds[0].video, worlds[1].video)
+    assert torch.equal(*(encode_states(path, make_normalizer()) for path in (make_state(3), flipped(make_state(3)))))
+
+
+def flipped(state: np.ndarray) -> np.ndarray:
+    """The same rotations, with the other sign."""
+    state = state.copy()
+    state[:, make_normalizer().layout.state_slice("left_rotation")] *= -1
+    return state
+
+
+def test_a_policy_without_a_decoder_says_so(trained):
+    root, last = trained
+    policy = load_policy(last, with_world=False)
+    clip = held_out(root / "data", policy.config)[0]
+    with pytest.raises(ValueError, match="with_world=False"):
+        imagine_actions(policy, observation_of(clip), clip.action, clip.state)
 
 
 def test_a_checkpoint_that_never_learned_it_says_so(trained):
@@ -57,7 +74,7 @@ def test_a_checkpoint_that_never_learned_it_says_so(trained):
         imagine_actions(policy, make_observation(policy.config), action, state)
 
 
-def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path):
+def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path, capsys):
     root, last = trained
     policy = load_policy(last)
     clip = held_out(root / "data", policy.config)[0]
@@ -69,11 +86,18 @@ def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path):
     main(["imagine", str(last), "--data", str(root / "data"), "--mode", "forward_dynamics", "--out", str(tmp_path)])
     saved = load_prediction(tmp_path / "world.npz")
     np.testing.assert_array_equal(saved.prediction.action, saved.real.action)
-    with pytest.raises(SystemExit):
-        main(["imagine", str(last), "--input", "seen.npz", "--mode", "forward_dynamics"])
+    capsys.readouterr()
+    last_frame = str(open_data(root / "data").length(0) - 1)
+    for words, message in (
+        (["--input", "seen.npz"], "an observation comes without actions"),
+        (["--data", str(root / "data"), "--frame", last_frame], "the episode ends within its 16 actions"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["imagine", str(last), *words, "--mode", "forward_dynamics", "--out", str(tmp_path)])
+        assert message in capsys.readouterr().err
 
 
-def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
+def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path, capsys):
     root, last = trained
     out = tmp_path / "open.json"
     words = ["evaluate", str(last), "--data", str(root / "data"), "--clips", "1", "--out", str(out)]
@@ -87,9 +111,16 @@ def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path):
     page = (tmp_path / "open.html").read_text()
     assert "imagined, told the recorded actions, and real" in page
     assert "World after" in page
-    assert "Actions after" not in page, "there was nothing to wait for"
+    assert "actions after" not in page.lower(), "there was nothing to wait for"
+    assert '<span class="real">executed' in page
     assert "hand path error" not in page, "it was given"
     assert "The model was told the actions" in page
     assert "Cloud in the region" in page
-    with pytest.raises(SystemExit):
-        main([*words, "--region", "2", "2", "2", "-2", "-2", "-2"])
+    capsys.readouterr()
+    for more, message in (
+        ([*words, "--region", "2", "2", "2", "-2", "-2", "-2"], "region="),
+        (["evaluate", str(last), "--env", "metaworld", "--mode", "forward_dynamics"], "need --data"),
+    ):
+        with pytest.raises(SystemExit):
+            main(more)
+        assert message in capsys.readouterr().err

@@ -39,6 +39,8 @@ def imagine_actions(
     config, decode = policy.config, policy.networks.vae.decode
     clip, names, far_share = config.clip, config.view_names, config.denoise.far_share
     _check_lengths(config, action, state)
+    if policy.networks.vae.vae.decoder is None:
+        raise ValueError("this policy was loaded with_world=False: load it whole to imagine.")
     clock = Clock(policy.device)
     images, _ = encode.encode_observation(observation, names, clip, policy.normalizer, policy.absent)
     first = images[None].to(policy.device)

@@ -51,6 +51,8 @@ def imagine_clip(
     if not 0 <= episode < clips.episodes.num_episodes:
         raise ValueError(f"episode={episode}: the data set has episodes 0..{clips.episodes.num_episodes - 1}.")
     clip = clips.at(episode, frame)
+    if mode == "forward_dynamics" and not clip.state_mask.all():
+        raise ValueError(f"frame={frame}: the episode ends within its {len(clip.action)} actions; begin earlier.")
     imagined, real = imagine_and_compare(policy, clip, seed=seed, mode=mode)
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 

@@ -66,8 +66,8 @@ def test_the_decoder_may_work_in_bf16_and_the_encoder_does_not_notice(video):
     latents += torch.randn(latents.shape, generator=torch.Generator().manual_seed(2))
     decoded, expected = other.decode(latents), exact.decode(latents)
     assert decoded.dtype == latents.dtype == torch.float32
-    error = (decoded - expected).square().mean().sqrt() / expected.std()
-    assert 1e-4 < error < 0.01, "rounded, and no more than that"
+    grey_levels = 127.5 * (decoded - expected).square().mean().sqrt()
+    assert 1e-3 < grey_levels < 0.17, "rounded, and no more than that"
 
 
 @torch.no_grad()

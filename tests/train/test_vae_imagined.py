@@ -74,7 +74,9 @@ def test_files_are_kept_and_others_refused(world, tmp_path):
     assert imagine_films(policy, clips, tmp_path, 2, last)[0].stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="made of something else"):
         imagine_films(policy, clips, tmp_path, 1, last)
-    with pytest.raises(ValueError, match=r"num_clips=100000: the training episodes hold \d+ whole clips"):
+    with pytest.raises(
+        ValueError, match=r"num_clips=100000 of a data set whose training episodes hold \d+ whole clips"
+    ):
         imagine_films(policy, clips, tmp_path / "new", 100_000, last)
 
 

@@ -95,6 +95,8 @@ def evaluate(
 
     if (env is None) == (data is None):
         raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
+    if data is None and open_loop != OpenLoop():
+        raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)

@@ -157,7 +157,8 @@ def _paths(episode: EpisodeReport) -> str:
         for decision in episode.decisions:
             if decision.real is not None:
                 lines.append(("executed", decision.real.state[:, where], REAL, False))
-            lines.append(("imagined", decision.imagined.state[:, where], IMAGINED, True))
+            if not decision.is_told:
+                lines.append(("imagined", decision.imagined.state[:, where], IMAGINED, True))
         for first, second in ((0, 1), (0, 2), (1, 2)):
             flat = [Line(name, path[:, [first, second]], colour, dash) for name, path, colour, dash in lines]
             plot = path_plot(flat, f"{'xyz'[first]} (m)", f"{'xyz'[second]} (m)")
@@ -186,9 +187,10 @@ def _stages(decisions: Sequence[Decision]) -> str:
             f'title="{html.escape(name)}: {1000 * spent:.0f} ms"></span>'
             for name, spent in decision.imagined.seconds.items()
         )
+        first = "" if decision.is_told else f"actions after {1000 * actions:.0f} ms, "
         bars.append(
-            f'<div class="faint">decision {number}: actions after {1000 * actions:.0f} ms, '
-            f'everything after {1000 * total:.0f} ms</div><div class="stage">{pieces}</div>'
+            f'<div class="faint">decision {number}: {first}everything after {1000 * total:.0f} ms</div>'
+            f'<div class="stage">{pieces}</div>'
         )
     median = {n: 1000 * np.median([d.imagined.seconds[n] for d in decisions if n in d.imagined.seconds]) for n in names}
     keys = "".join(

@@ -87,9 +87,10 @@ def train_decoder_on_imagined(
     ``num_clips``, as many of each data set, are imagined first, into ``out/imagined`` (2.4 MB each, for three cameras
     with depth at 128 px), and found again. Batches are whole pictures, as many as the recipe's last shape says.
     """
-    paths = []
+    paths, share = [], num_clips // len(clips)
+    for some in clips:
+        _check(policy, some, share)
     for number, some in enumerate(clips):
-        share = num_clips // len(clips)
         paths += imagine_films(policy, some, out / "imagined" / str(number), share, start, precision)
     step = imagined_step(ImaginedFilms(paths), training, precision, policy.device)
     recipe = recipe_of(training, start / "vae", imagined=num_clips, transformer=weights_hash(start))
@@ -106,14 +107,12 @@ def imagine_films(
 
     Files that are there are kept. Raises ValueError when ``folder`` was made of something else, or without a clip.
     """
-    if policy.layout != clips.episodes.layout:
-        raise ValueError(f"layout={clips.episodes.layout.name!r}: the checkpoint acts as {policy.layout.name!r}.")
-    if not 0 < num_clips <= len(clips):
-        raise ValueError(f"num_clips={num_clips}: the training episodes hold {len(clips)} whole clips.")
+    _check(policy, clips, num_clips)
     steps = policy.config.denoise
     facts = cache_facts(clips, vae_hash=encoder_hash(start / "vae"), num_variants=1, seed=_SEED) | {
         "num_clips": num_clips,
         "transformer": weights_hash(start),
+        "statistics": policy.normalizer.fingerprint(),
         "steps": [steps.num_action_steps, steps.num_video_steps],
     }
     path = folder / "facts.json"
@@ -169,6 +168,13 @@ def draw_films(
         is_depth = pixels.ndim == 3
         pictures.append(pixels.expand(3, *pixels.shape) if is_depth else (pixels / 127.5 - 1).movedim(-1, 0))
     return torch.stack(latents), torch.stack(pictures).contiguous(memory_format=torch.channels_last_3d)
+
+
+def _check(policy: Policy, clips: Clips, num_clips: int) -> None:
+    if policy.layout != clips.episodes.layout:
+        raise ValueError(f"layout={clips.episodes.layout.name!r}: the checkpoint acts as {policy.layout.name!r}.")
+    if not 0 < num_clips <= len(clips):
+        raise ValueError(f"num_clips={num_clips} of a data set whose training episodes hold {len(clips)} whole clips.")
 
 
 @torch.no_grad()
