@@ -83,7 +83,7 @@ def build_cache(
         raise ValueError("num_clips=0: no episode is long enough for a clip; record more or shorten the clip.")
     facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
     path = folder / "facts.json"
-    if path.is_file() and (changed := _differences(json.loads(path.read_text()), facts)):
+    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
         if not rebuild:
             raise ValueError(f"cache={folder} was made of something else ({changed}): delete it, or use a new folder.")
         for old in [path, *folder.glob("latents-*.safetensors")]:
@@ -110,7 +110,7 @@ def build_cache(
 def missing_shards(folder: Path, facts: dict[str, Any]) -> list[int]:
     """Files that are not there yet; none when the cache is complete and made of just this."""
     path = folder / "facts.json"
-    if not path.is_file() or _differences(json.loads(path.read_text()), facts):
+    if not path.is_file() or differences(json.loads(path.read_text()), facts):
         return list(range(_num_shards(facts)))
     return [shard for shard in range(_num_shards(facts)) if not _shard_path(folder, shard).is_file()]
 
@@ -263,7 +263,8 @@ def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: lis
     depth.append(torch.stack([nothing if image is None else next(encoded) for image in images]))
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """What changed between the facts of two caches, in words; empty when nothing did."""
     names = [name for name in old.keys() | new.keys() if old.get(name) != json.loads(json.dumps(new.get(name)))]
     return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(names))
 

@@ -36,8 +36,9 @@ NUMBERS = {
 """Numbers for the top of the page: (label, factor, format, unit, explanation)."""
 
 
-GUESSED = "The robot gets its actions at once; the model then goes on to imagine what the cameras will see."
-TOLD = "The model was told the actions and the states they led through; it imagines what the cameras will see."
+SEEN = "imagine what the cameras will see, in colour and depth."
+GUESSED = f"The robot gets its actions at once; the model then goes on to {SEEN}"
+TOLD = f"The model was told the actions and the states they led through, to {SEEN}"
 
 
 def write_report(

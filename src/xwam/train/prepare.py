@@ -35,7 +35,7 @@ from xwam.policy import load_policy
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
-from xwam.train.setup import matrix_precision
+from xwam.train.setup import encoder_of
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import Film, VaeTraining, fitting, train_vae
@@ -43,7 +43,6 @@ from xwam.train.vae_decoder import train_decoder
 from xwam.train.vae_imagined import train_decoder_on_imagined
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
-FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
 
 
 def make_frozen(
@@ -263,10 +262,5 @@ def _fill(
     end_with_parent()
     torch.set_num_threads(num_threads)
     vae = VideoVae.load(frozen / "vae", encoder_only=True).to(device)
-
-    def encode(images: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C F h w"]:
-        together = FILMS_AT_ONCE if device == "cpu" else len(images)
-        with matrix_precision(torch.device(device), "bfloat16" if in_bfloat16 else "float32"):
-            return torch.cat([vae.encode(films.to(device)).float() for films in images.split(together)])
-
+    encode = encoder_of(vae, torch.device(device), "bfloat16" if in_bfloat16 else "float32")
     build_cache(folder, clips, encode, vae_hash=vae_hash, num_variants=num_variants, progress=progress)

@@ -16,9 +16,12 @@ from torch.utils.checkpoint import checkpoint
 
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
+from xwam.encode import Encoder
+from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, all_blocks
 from xwam.train.options import Precision, Setup
 
+FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
 
 
@@ -138,3 +141,14 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         return config.learning_rate * (step + 1) / config.num_warmup_steps
     done = (step - config.num_warmup_steps) / max(1, config.num_steps - config.num_warmup_steps)
     return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
+
+
+def encoder_of(vae: VideoVae, device: torch.device, precision: Precision) -> Encoder:
+    """The encoder of many films ``B 3 T H W``, from wherever they are, to float32 latents on ``device``."""
+
+    def encode(images: Tensor) -> Tensor:
+        together = FILMS_AT_ONCE if device.type == "cpu" else len(images)
+        with matrix_precision(device, precision):
+            return torch.cat([vae.encode(films.to(device)).float() for films in images.split(together)])
+
+    return encode

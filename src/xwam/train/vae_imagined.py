@@ -19,16 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xwam.data.augment import augment
-from xwam.data.cache import cache_facts
+from xwam.data.cache import cache_facts, differences
 from xwam.data.clips import Clips, spread
 from xwam.data.files import Recent, whole_file
 from xwam.dynamics import latents_of_actions
-from xwam.encode import encode_clips, encode_views
+from xwam.encode import encode_clips, encode_views, video_to_tensor
 from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
-from xwam.train.setup import Precision, matrix_precision
+from xwam.train.setup import Precision, encoder_of, matrix_precision
 from xwam.train.vae import Film, Step, VaeTraining, psnr, recipe_of, reconstruction_loss, update
 from xwam.train.vae_decoder import descend_decoder
 
@@ -116,10 +116,11 @@ def imagine_films(
         "steps": [steps.num_action_steps, steps.num_video_steps],
     }
     path = folder / "facts.json"
-    if path.is_file() and json.loads(path.read_text()) != facts:
-        raise ValueError(f"imagined={folder} was made of something else: delete it, or use a new folder.")
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
+        raise ValueError(f"imagined={folder} was made of something else ({changed}): delete it, or use a new folder.")
+    if not path.is_file():
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(facts, indent=1) + "\n")
     chosen, files = spread(len(clips), num_clips), []
     with tqdm(total=len(chosen), desc="imagine", unit="clip") as bar:
         for first in range(0, len(chosen), CLIPS_PER_FILE):
@@ -164,9 +165,10 @@ def draw_films(
             latents.append(film.encoded.float() + training.latent_noise * torch.from_numpy(noise))
         else:
             latents.append(film.imagined.float())
-        pixels = film.film.float()
-        is_depth = pixels.ndim == 3
-        pictures.append(pixels.expand(3, *pixels.shape) if is_depth else (pixels / 127.5 - 1).movedim(-1, 0))
+        is_depth = film.film.ndim == 3
+        pictures.append(
+            film.film.float().expand(3, *film.film.shape) if is_depth else video_to_tensor(film.film.numpy())
+        )
     return torch.stack(latents), torch.stack(pictures).contiguous(memory_format=torch.channels_last_3d)
 
 
@@ -180,14 +182,11 @@ def _check(policy: Policy, clips: Clips, num_clips: int) -> None:
 @torch.no_grad()
 def _imagine(policy: Policy, clips: Clips, chosen: Sequence[int], precision: Precision) -> dict[str, Tensor]:
     """All films of some clips, colour and depth; those that are missing or cut short are left out."""
-    crop, device, vae = clips.config.crop, policy.device, policy.networks.vae
+    crop, encode = clips.config.crop, encoder_of(policy.networks.vae, policy.device, precision)
     rows = [augment(clips[index], np.random.default_rng((_SEED, index)), crop=crop) for index in chosen]
     pixels = encode_clips(rows, policy.normalizer)
-    with matrix_precision(device, precision):
-        video, depth = (
-            torch.cat([encode_views(vae.encode, clip.to(device)) for clip in images.split(1)]).float()
-            for images in (pixels.video, pixels.depth)
-        )
+    video, depth = (encode_views(encode, images) for images in (pixels.video, pixels.depth))
+    with matrix_precision(policy.device, precision):
         imagined, imagined_depth = latents_of_actions(
             policy,
             [clip.instruction for clip in rows],
