@@ -45,6 +45,10 @@ def changed(**edits) -> str:
         ({"vae__latent_channels": 9}, "must equal vae.latent_channels=9"),
         ({"noise__max_prefix": 16}, "max_prefix=16 must be in 0..15"),
         ({"noise__clean_action_ratio": 1.5}, "clean_action_ratio=1.5 must be in 0..1"),
+        ({"model__frames_per_latent": 2}, "frames_per_latent=2 must equal the VAE's stride in time=4"),
+        ({"clip__height_px": 48}, "clip.height_px=48: must be a multiple of 32, the side of one token"),
+        ({"clip__crop": 1.5}, "crop=1.5: must be above 0 and at most 1"),
+        ({"denoise__reuse_every": 0}, "reuse_every=0: must be 1"),
     ],
 )
 def test_mistakes_are_named(edits, message):

@@ -19,6 +19,7 @@ from xwam.model.text import transformers_name
 from xwam.model.vae import WAN22_LATENT_MEAN, VideoVae, diffusers_name
 from xwam.model.weights import load_weights
 from xwam.policy import load_policy
+from xwam.robot.calibration import load_cameras, save_cameras
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,21 @@ def test_release_becomes_a_policy(release, tmp_path):
     gripper = policy.layout.action[2]
     assert (gripper.name, gripper.scaling, gripper.sign) == ("left_gripper", "identity", -1)
     assert not policy.layout.action_mask[7:].any()
+
+
+def test_calibration_that_was_filled_in_stays_and_greys_nothing(release, tmp_path):
+    convert(plan_release(release), tmp_path / "out")
+    path = tmp_path / "out" / "cameras.json"
+    names = load_policy(tmp_path / "out").config.view_names
+    cameras = {camera.name: camera for camera in load_cameras(path)}
+    assert tuple(cameras) == names
+    assert not any(camera.is_calibrated for camera in cameras.values())
+    first = replace(cameras[names[0]], intrinsics=np.diag([20.0, 20.0, 1.0]), base_from_camera=np.eye(4))
+    save_cameras(path, [first, *list(cameras.values())[1:]])
+    convert(plan_release(release), tmp_path / "out")
+    policy = load_policy(tmp_path / "out")
+    assert policy.cameras[names[0]].is_calibrated
+    assert policy.absent == frozenset()
 
 
 def test_robotwin_has_two_arms(module, tmp_path):

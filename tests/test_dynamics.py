@@ -35,6 +35,23 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
     assert not np.array_equal(moved.video, still.video)
     with pytest.raises(ValueError, match="3 actions, 5 states: give 16 actions and 5 states"):
         imagine_actions(policy, observation, action[:3], state)
+    elsewhere = state + np.float32(0.3) * np.eye(1, state.shape[1], dtype=np.float32)
+    with pytest.raises(ValueError, match=r"state\[0\] differs from observation\.state"):
+        imagine_actions(policy, observation, action, elsewhere)
+
+
+def test_the_steps_say_what_is_far(trained):
+    _, last = trained
+    policy = load_policy(last)
+    observation, clip = make_observation(policy.config), policy.config.clip
+    state = np.repeat(observation.state[None], clip.num_states, axis=0)
+    action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
+    for share, most in ((0.0, 0.2), (0.99, 1.0)):
+        steps = replace(policy.config.denoise, far_share=share)
+        worlds = [imagine_actions(policy, observation, action, state, steps=steps)]
+        worlds += [list(policy.predict(observation, steps=steps))[-1]]
+        unknown = [float((world.depth == 0).mean()) for world in worlds]
+        assert [most - 0.2 <= part <= most for part in unknown] == [True, True], unknown
 
 
 def test_the_other_sign_of_a_quaternion_is_the_same_rotation(trained):
@@ -70,7 +87,7 @@ def test_a_checkpoint_that_never_learned_it_says_so(trained):
     clip = policy.config.clip
     state = np.repeat(make_observation(policy.config).state[None], clip.num_states, axis=0)
     action = np.zeros((clip.action_horizon, policy.layout.action_width), np.float32)
-    with pytest.raises(ValueError, match="not trained for forward_dynamics"):
+    with pytest.raises(ValueError, match="not trained for 'forward_dynamics'"):
         imagine_actions(policy, make_observation(policy.config), action, state)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.examples import make_clip, make_normalizer, make_observation
+from tests.examples import make_cameras, make_clip, make_normalizer, make_observation
 from xwam import encode
 from xwam.presets import preset
 from xwam.records import Camera
@@ -117,3 +117,33 @@ def test_robot_units_round_trip_with_unit_quaternions():
     flipped[:, 3:7] *= -2
     states, _ = encode.to_robot_units(flipped, action, normalizer)
     np.testing.assert_allclose(states[:, 3:7], clip.state[:, 3:7], atol=1e-6)
+
+
+def test_training_and_policy_read_either_sign_of_a_quaternion_alike():
+    normalizer, clip = make_normalizer(), make_clip(CONFIG)
+    where = normalizer.layout.state_slice("left_rotation")
+    other = clip.state.copy()
+    other[::2, where] *= -1
+    trained = encode.encode_clips([replace(clip, state=other)], normalizer).state[0]
+    torch.testing.assert_close(trained, encode.encode_clips([clip], normalizer).state[0], rtol=0, atol=0)
+    torch.testing.assert_close(trained, encode.encode_states(other, normalizer), rtol=0, atol=0)
+    assert (trained[:, where.start] >= 0).all()
+    other[0, where] = 0
+    with pytest.raises(ValueError, match="state left_rotation has norm=0: must be a unit quaternion wxyz"):
+        encode.encode_clips([replace(clip, state=other)], normalizer)
+
+
+def test_calibration_counts_for_images_of_its_proportions():
+    observation, known = make_observation(CONFIG), {c.name: c for c in make_cameras(CONFIG)}
+    name = CONFIG.view_names[0]
+    height, width = CONFIG.clip.height_px, CONFIG.clip.width_px
+    for shape, fits in (((2 * height, 2 * width, 3), True), ((height, 2 * width, 3), False)):
+        images = {**observation.images, name: np.zeros(shape, np.uint8)}
+        seen = replace(observation, images=images, cameras={})
+        cameras = encode.cameras_seen(seen, CONFIG.view_names, CONFIG.clip, known)
+        assert [camera.is_calibrated for camera in cameras] == [fits] + [True] * (len(cameras) - 1)
+        encode.check_observation(seen, CONFIG.view_names, make_normalizer().layout)
+        if not fits:
+            own = replace(seen, cameras={name: known[name]})
+            with pytest.raises(ValueError, match="give the calibration of these images"):
+                encode.check_observation(own, CONFIG.view_names, make_normalizer().layout)

@@ -38,6 +38,19 @@ def test_quantiles_map_to_the_ends_and_quaternions_pass():
     np.testing.assert_allclose(normalizer.normalize_state(state)[:, 3:7], state[:, 3:7], rtol=1e-6)
 
 
+def test_rotations_that_are_none_are_refused():
+    layout = two_arm_layout("two")
+    state = np.zeros((3, 16))
+    state[:, [3, 11]] = [1.0, -1.0]
+    layout.check_quaternions(state)
+    layout.check_quaternions(two_arm_layout("one", single_arm=True).with_positive_quaternions(state))
+    for norm in (0.0, 3.0):
+        state[1, 11] = norm
+        with pytest.raises(ValueError, match=rf"state right_rotation has norm={norm:.3g}: must be a unit quaternion"):
+            layout.check_quaternions(state)
+        two_arm_layout("one", single_arm=True).check_quaternions(state)
+
+
 def test_raw_gripper_only_changes_sign():
     normalizer, _, _ = make(raw_gripper=True)
     action = np.zeros(14)

@@ -91,6 +91,9 @@ def test_a_policy_is_known_whatever_computes_its_digest():
     with torch.no_grad():
         weight[0, 0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0, 0], torch.tensor(9.0))
     assert identity(policy) != known
+    known = identity(policy)
+    policy.normalizer = replace(policy.normalizer, action_q99=7 * policy.normalizer.action_q99)
+    assert identity(policy) != known, "other statistics are another policy"
 
 
 def test_the_first_frame_is_what_was_seen(policy):
@@ -183,6 +186,11 @@ def test_known_prompts_need_no_text_encoder(folder, policy, tmp_path):
     np.testing.assert_array_equal(found.action, expected.action)
     with pytest.raises(FileNotFoundError, match="text"):
         alone.encode_prompts(["a new one"])
+    load_policy(folder).save_prompts(copy, ["a new one"])
+    assert {"a new one", ""} <= set(load_policy(copy).encoded.texts)
+    before = set(alone.encoded.texts)
+    alone.save_prompts(copy, [])
+    assert set(load_policy(copy).encoded.texts) == before, "what came with the checkpoint is written again"
 
 
 def test_doors(policy, folder, tmp_path):
@@ -217,18 +225,18 @@ def test_export_keeps_the_answers(folder, tmp_path):
 def test_more_prompts_than_are_remembered(folder, policy, tmp_path, monkeypatch):
     import shutil
 
-    monkeypatch.setattr("xwam.policy.MAX_CACHED_PROMPTS", 3)
+    monkeypatch.setattr("xwam.model.prompt.MAX_ENCODED", 3)
     texts = [f"do thing {number}" for number in range(5)]
     rows = policy.encode_prompts(texts)
     for text, row in zip(texts, rows, strict=True):
         torch.testing.assert_close(policy.encode_prompts([text])[0], row)
-    assert len(policy._prompts) == 3
+    assert len(policy.encoded.texts) == 3
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     policy.save_prompts(copy, texts)
     alone = load_policy(copy)
     alone.encode_prompts([f"another {number}" for number in range(5)])
-    assert set(texts) <= set(alone._prompts), "those that came with the checkpoint stay"
+    assert set(texts) <= set(alone.encoded.texts), "those that came with the checkpoint stay"
 
 
 def test_a_quaternion_is_read_as_the_rotation_it_is(policy):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
+from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
@@ -33,6 +34,8 @@ from xwam.evaluate.open_loop import (
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
+from xwam.images import centre_window, resize_nearest
+from xwam.imagine import imagine_clip as imagine_clip_of
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
@@ -80,6 +83,11 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
     assert len(episode.predictions) == 2
     imagined, real = episode.predictions[0], real_world(episode, 0, policy)
     assert np.isfinite(imagined.action).all()
+    recorded = crop_depth(
+        np.stack([resize_nearest(episode.depth[c.name][:1], c.height, c.width) for c in real.cameras]),
+        (centre_window(real.video.shape[2], real.video.shape[3], policy.config.clip.crop),) * len(real.cameras),
+    )
+    np.testing.assert_array_equal(real.depth[:, :1], recorded, "the pixels that a clip of a data set has")
     scores = compare_worlds(first_frames(imagined, len(real.state)), real, policy.layout)
     assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_m"} <= set(scores)
     page = tmp_path / "world.html"
@@ -144,6 +152,23 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     assert json.loads((tmp_path / "open.json").read_text()) == json.loads(json.dumps(report))
 
 
+def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypatch):
+    root, last = world
+    monkeypatch.setattr("xwam.data.lerobot_read.LeRobotEpisodes.depth", lambda *_: None)
+    report = evaluate_open_loop(load_policy(last), root / "data", num_clips=1, seed=0, out=tmp_path / "open.json")
+    assert "abs_rel" not in report
+    assert (tmp_path / "open.html").read_text().count('type="application/gzip"') == 1
+
+
+def test_beyond_the_end_of_an_episode_nothing_is_called_real(world, tmp_path):
+    root, last = world
+    length = open_lerobot(root / "data").length(0)
+    imagine_clip_of(last, root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
+    saved = load_prediction(tmp_path / "end" / "world.npz")
+    assert len(saved.real.state) == 1 + 8 // load_policy(last).config.clip.actions_per_frame
+    assert len(saved.prediction.state) > len(saved.real.state)
+
+
 def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):
     root, last = world
     policy = load_policy(last)
@@ -169,7 +194,11 @@ def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
     before, after = (load_file(folder / "model.safetensors") for folder in (last, tuned))
     assert all(torch.allclose(before[name], after[name], atol=0.02) for name in before), "it went on from there"
     assert any(not torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(ValueError, match=r"start=None: the run in .* began from .*; give --start again"):
+        run_pipeline("debug", root / "data", tmp_path / "tuned", {"num_steps": 1}, **arguments)
     assert (tuned / "vae" / "model.safetensors").read_bytes() == (last / "vae" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="save_every=0: must be 1 or more"):
+        run_pipeline("debug", root / "data", tmp_path / "other", {"save_every": 0}, start=last, **arguments)
     with pytest.raises(ValueError, match="its sizes are not those of 'tiny'"):
         run_pipeline("tiny", root / "data", tmp_path / "other", {}, start=last, **arguments)
 
@@ -224,6 +253,12 @@ def test_closed_loop_counts_and_continues(world, tmp_path):
     assert evaluate_closed_loop(policy, more, tmp_path / "closed.json")["overall"]["episodes"] == 2
     with pytest.raises(ValueError, match="other settings"):
         evaluate_closed_loop(with_steps(policy, num_action_steps=1), config, tmp_path / "closed.json")
+    with pytest.raises(ValueError, match="did you mean 'reach-v3'"):
+        evaluate_closed_loop(policy, replace(config, tasks=("reach-v33",)), tmp_path / "closed.json")
+    with pytest.raises(ValueError, match=r"replan_every=17: must be in 1\.\.16"):
+        evaluate_closed_loop(policy, replace(config, replan_every=17), tmp_path / "closed.json")
+    with pytest.raises(ValueError, match="seed=-1: must be 0 or more"):
+        replace(config, seed=-1)
     with torch.no_grad():
         next(iter(policy.networks.transformer.parameters())).view(-1)[0] += 0.5
     with pytest.raises(ValueError, match="other settings"):  # another checkpoint must not inherit this one's success

@@ -74,7 +74,7 @@ def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,), with_prefix: b
         batch_sizes, _instructions(policy), [None, one_action] if with_prefix else [None]
     ):
         requests = [made_up_observation(policy, instruction)] * batch_size
-        for actions_only in (True, policy.networks.vae.vae.decoder is None):
+        for actions_only in (True, policy.networks.vae.vae.decoder is None or "joint" not in policy.config.modes):
             for _ in range(2):  # the second one finds the caches of the first, as in an episode
                 answers = policy.predict_batch(
                     requests,
@@ -93,7 +93,7 @@ def _instructions(policy: Policy) -> list[str]:
     try:
         policy.encode_prompts(texts)
     except FileNotFoundError:
-        return [text for text in policy._prompts if text][:1]
+        return [text for text in policy.encoded.texts if text][:1]
     return texts
 
 

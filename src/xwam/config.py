@@ -18,6 +18,7 @@ Mode = Literal["policy", "joint", "forward_dynamics"]
 Imagining = Literal["joint", "forward_dynamics"]
 """Modes with a world: the model imagines its own actions, or is told them."""
 T = TypeVar("T")
+TIME_STRIDE, SPACE_STRIDE = 4, 16  # frames and pixels of one latent cell of Wan2.2's autoencoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,9 @@ class ClipConfig:
         return self.action_hz / self.actions_per_frame
 
     def __post_init__(self) -> None:
-        if self.num_frames % 4 != 1:
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"crop={self.crop}: must be above 0 and at most 1, a share of the image.")
+        if self.num_frames % TIME_STRIDE != 1:
             raise ValueError(f"num_frames={self.num_frames}: the VAE takes 1 + 4k frames (1, 5, 9, 13, …).")
         if self.action_horizon != (self.num_frames - 1) * self.actions_per_frame:
             raise ValueError(
@@ -133,6 +136,8 @@ class DenoiseConfig:
                 f"num_action_steps={self.num_action_steps} must be in 1..num_video_steps={self.num_video_steps}: "
                 "actions may finish before the video, never after it."
             )
+        if self.reuse_every < 1:
+            raise ValueError(f"reuse_every={self.reuse_every}: must be 1 (every step runs the network) or more.")
         if not 0 <= self.far_share < 1:
             raise ValueError(f"far_share={self.far_share}: must be in 0..1, a share; larger: fewer points in the void.")
         if self.guidance <= 0:
@@ -188,6 +193,7 @@ class Config:
         pairs = [
             ("model.latent_channels", self.model.latent_channels, "vae.latent_channels", self.vae.latent_channels),
             ("model.text_width", self.model.text_width, "text.width", self.text.width),
+            ("model.frames_per_latent", self.model.frames_per_latent, "the VAE's stride in time", TIME_STRIDE),
             (
                 "model.actions_per_frame",
                 self.model.actions_per_frame,
@@ -195,6 +201,10 @@ class Config:
                 self.clip.actions_per_frame,
             ),
         ]
+        for side, patch in zip(("height_px", "width_px"), self.model.patch_size[1:], strict=True):
+            pixels, step = vars(self.clip)[side], SPACE_STRIDE * patch
+            if pixels < step or pixels % step:
+                raise ValueError(f"clip.{side}={pixels}: must be a multiple of {step}, the side of one token.")
         if not self.depth_is_views:
             pairs.append(("model.num_views", self.model.num_views, "number of view_names", len(self.view_names)))
         if not 0 <= self.noise.max_prefix < self.clip.action_horizon:

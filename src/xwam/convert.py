@@ -5,7 +5,6 @@ interruption: files that are whole are kept. ``config.json`` comes last, so half
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +15,14 @@ import yaml
 from tqdm import tqdm
 
 from xwam.config import Config, TextConfig, VaeConfig, to_json
-from xwam.data.files import fingerprint
+from xwam.files import fingerprint, write_text
 from xwam.model import convert as names
 from xwam.model import sizes
 from xwam.model.shards import MAX_SHARD_BYTES, Drawn, Shard, Source, plan_shards, write_index
 from xwam.model.stored import Stored, safetensors_contents, torch_contents
 from xwam.model.text import TOKENIZER_FOLDER
 from xwam.presets import preset
+from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
@@ -36,7 +36,7 @@ WAN_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = Path("google") / "umt5-xxl"
 SPARE_BYTES = 100 * 10**6  # disk for the small files, and to leave some free
 NOT_IN_THE_RELEASE = (
-    "the release has no calibration: pass cameras with each observation, or fill cameras.json.",
+    "the release has no calibration: pass cameras with each observation, or fill in cameras.json.",
     "the release does not say which metres its depth covers: 0.1 to 10 are assumed; set the cameras' near_m and far_m.",
     "RoboCasa's actions are its controller's commands, and its hand is turned by 90 degrees about z (robot/frames.py); "
     "RoboTwin's gripper action is a change of the opening.",
@@ -53,6 +53,7 @@ class Conversion(NamedTuple):
     normalizer: Normalizer | None
     parts: Mapping[str, Mapping[str, Source]]  # folder in the checkpoint: tensors
     tokenizer: Path | None
+    cameras: tuple[Camera, ...]  # without calibration; none where the data set is to bring them
     notes: tuple[str, ...]
 
 
@@ -92,6 +93,7 @@ def plan_release(
             "text": names.text_tensors(release.text, config.text),
         },
         tokenizer=tokenizer or _find_above(path, str(WAN_TOKENIZER)),
+        cameras=tuple(Camera(name=name, width=clip.width_px, height=clip.height_px) for name in views),
         notes=tuple(notes),
     )
 
@@ -118,6 +120,7 @@ def plan_wan(source: Path, *, seed: int = 0, tokenizer: Path | None = None) -> C
             "text": names.text_tensors(text, config.text),
         },
         tokenizer=tokenizer or (source / WAN_TOKENIZER),
+        cameras=(),
         notes=("a starting point for training: no normalizer.json and no cameras yet; both come from the data set.",),
     )
 
@@ -151,7 +154,7 @@ def _write(
 ) -> None:
     for part in shards:
         (target / part).mkdir(parents=True, exist_ok=True)
-    _write_text(target / "manifest.json", json.dumps(origin, indent=2) + "\n")
+    write_text(target / "manifest.json", json.dumps(origin, indent=2) + "\n")
     with tqdm(total=sum(s.num_bytes for s in todo), unit="B", unit_scale=True, desc="convert", disable=None) as bar:
         for shard in todo:
             shard.write(bar.update)
@@ -159,19 +162,14 @@ def _write(
         write_index(target / part, files)
     if conversion.tokenizer is not None:
         shutil.copytree(conversion.tokenizer, target / "text" / TOKENIZER_FOLDER, dirs_exist_ok=True)
-    _write_text(target / "vae" / "config.json", to_json(conversion.config.vae))
-    _write_text(target / "text" / "config.json", to_json(conversion.config.text))
+    write_text(target / "vae" / "config.json", to_json(conversion.config.vae))
+    write_text(target / "text" / "config.json", to_json(conversion.config.text))
     conversion.layout.save(target / "layout.json")
-    save_cameras(target / "cameras.json", ())
+    if not (target / "cameras.json").is_file():  # a person may have filled it in since
+        save_cameras(target / "cameras.json", conversion.cameras)
     if conversion.normalizer is not None:
         conversion.normalizer.save(target / "normalizer.json")
-    _write_text(target / "config.json", to_json(conversion.config))
-
-
-def _write_text(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
-    os.replace(part, path)
+    write_text(target / "config.json", to_json(conversion.config))
 
 
 def _config(

@@ -18,6 +18,7 @@ from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.played import episode_report, first_frames
 from xwam.evaluate.report import Decision, write_report
+from xwam.files import write_text
 from xwam.policy import Policy, load_policy
 from xwam.sim.env import Env
 from xwam.sim.metaworld import make_metaworld
@@ -49,9 +50,7 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
     write_mosaic(out / "mosaic.mp4", episodes[0].decisions[0].imagined, real=episodes[0].decisions[0].real)
     result = _result(played, scores, task=task, seed=seed, checkpoint=checkpoint)
     write_report(out / "report.html", episodes, {"title": f"X-WAM demo: {task}", **result})
-    temporary = out / ".tmp-result.json"
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.rename(out / "result.json")
+    write_text(out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
 

@@ -20,6 +20,8 @@ from xwam.model.clock import Clock
 from xwam.policy import Policy
 from xwam.records import Observation, Prediction
 
+SAME_STATE = 0.01  # of half a span of the statistics: what rounding and a sensor's noise may differ by
+
 
 @torch.no_grad()
 def imagine_actions(
@@ -33,19 +35,20 @@ def imagine_actions(
 ) -> Prediction:
     """Imagine what follows when ``action`` is played and the robot passes through ``state`` (one per frame).
 
-    Both in the Layout's units. Raises ValueError when the checkpoint was not trained for it, or when the lengths are
-    not the model's.
+    Both in the Layout's units; ``state[0]`` is the observation's. Raises ValueError when the checkpoint was not trained
+    for it, when the lengths are not the model's, or when the path starts elsewhere.
     """
-    config, decode = policy.config, policy.networks.vae.decode
-    clip, names, far_share = config.clip, config.view_names, config.denoise.far_share
+    policy.check_mode("forward_dynamics")
+    config, decode, steps = policy.config, policy.networks.vae.decode, steps or policy.config.denoise
+    clip, names = config.clip, config.view_names
     _check_lengths(config, action, state)
-    if policy.networks.vae.vae.decoder is None:
-        raise ValueError("this policy was loaded with_world=False: load it whole to imagine.")
     clock = Clock(policy.device)
-    images, _ = encode.encode_observation(observation, names, clip, policy.normalizer, policy.absent)
+    images, seen = encode.encode_observation(observation, names, clip, policy.normalizer, policy.absent)
     first = images[None].to(policy.device)
     latents = encode.encode_views(policy.networks.vae.encode, first)
     states = encode.encode_states(state, policy.normalizer)[None]
+    if not torch.allclose(states[0, 0], seen, atol=SAME_STATE):
+        raise ValueError("state[0] differs from observation.state: both say where the robot is now; start there.")
     actions = torch.from_numpy(policy.normalizer.normalize_action(action))[None]
     clock.mark("encode")
     video, depth = latents_of_actions(
@@ -61,7 +64,7 @@ def imagine_actions(
         action=action,
         state=state,
         video=encode.tensor_to_video(imagined),
-        depth=None if depth_images is None else encode.tensor_to_depth(depth_images, cameras, far_share),
+        depth=None if depth_images is None else encode.tensor_to_depth(depth_images, cameras, steps.far_share),
         cameras=cameras,
         instruction=observation.instruction,
         frame_hz=clip.frame_hz,
@@ -86,9 +89,8 @@ def latents_of_actions(
 
     Raises ValueError when the checkpoint was not trained for it.
     """
+    policy.check_mode("forward_dynamics")
     config, device = policy.config, policy.device
-    if "forward_dynamics" not in config.modes:
-        raise ValueError(f"modes={config.modes}: this checkpoint was not trained for forward_dynamics.")
     start = start_noise(config, seeds, (first.shape[-2], first.shape[-1]))
     video = start.video.to(device)
     video[:, :, :1, : first.shape[3]] = first

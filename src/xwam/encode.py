@@ -8,6 +8,7 @@ Depth travels as an image: with ``n, f`` the camera's near and far distance, a d
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +16,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from xwam.config import ClipConfig, DenoiseConfig, suggest
+from xwam.config import TIME_STRIDE, ClipConfig, DenoiseConfig, suggest
 from xwam.images import GREY, centre_window, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
-from xwam.robot.layout import Layout
+from xwam.robot.layout import Layout, layout_slices
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.rotations import positive_w
-
-FRAMES_PER_LATENT = 4  # the VAE's stride in time
 
 Encoder = Callable[[Tensor], Tensor]
 """Maps images ``B 3 T H W`` in [-1, 1] to latents ``B C F h w``."""
@@ -113,7 +112,7 @@ def tensor_to_depth(
 def latent_mask(mask: Bool[np.ndarray, "V T"]) -> Bool[Tensor, "F V"]:
     """A latent frame counts when every video frame in it is real. Latent 0 is frame 0, latent f the next four."""
     first, rest = mask[:, :1], mask[:, 1:]
-    groups = rest.reshape(len(mask), -1, FRAMES_PER_LATENT).all(axis=-1)
+    groups = rest.reshape(len(mask), -1, TIME_STRIDE).all(axis=-1)
     return torch.from_numpy(np.concatenate([first, groups], axis=1).T.copy())
 
 
@@ -130,7 +129,7 @@ def encode_clips(clips: Sequence[Clip], normalizer: Normalizer) -> Pixels:
             Pixels(
                 video=video,
                 depth=depth,
-                state=torch.from_numpy(normalizer.normalize_state(clip.state)),
+                state=encode_states(clip.state, normalizer),
                 action=torch.from_numpy(normalizer.normalize_action(clip.action)),
                 video_mask=latent_mask(clip.video_mask),
                 depth_mask=latent_mask(depth_mask),
@@ -165,9 +164,15 @@ def check_observation(
         if name not in observation.images:
             raise ValueError(f"camera={name!r} is missing from the observation: {suggest(name, observation.images)}")
         image = observation.images[name]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise ValueError(
                 f"image of camera {name!r} has dtype={image.dtype}, shape={image.shape}: must be uint8 H W 3 (RGB)."
+            )
+        camera = observation.cameras.get(name)
+        if camera is not None and not _same_shape(camera, image):
+            raise ValueError(
+                f"camera {name!r} is {camera.width} x {camera.height}, its image {image.shape[1]} x {image.shape[0]} "
+                "(width x height): give the calibration of these images."
             )
     if observation.state.ndim != 1:
         raise ValueError(f"state has shape {observation.state.shape}: must be one vector of {layout.state_width}.")
@@ -199,12 +204,14 @@ def encode_observation(
 
 
 def encode_states(states: Shaped[np.ndarray, "*steps Ds"], normalizer: Normalizer) -> Float[Tensor, "*steps Ds"]:
-    """States as training sees them: quaternions with ``w >= 0`` (-q is the same rotation), normalised."""
-    states = np.array(states)
-    for part in (part for part in normalizer.layout.state if part.kind == "quat_wxyz" and part.is_used):
-        where = normalizer.layout.state_slice(part.name)
-        states[..., where] = positive_w(states[..., where])
-    return torch.from_numpy(normalizer.normalize_state(states))
+    """States as the network sees them, in training and in the policy: normalised, quaternions with ``w >= 0``.
+
+    Robots report either sign. Raises ValueError for a rotation that is no unit quaternion.
+    """
+    layout = normalizer.layout
+    layout.check_state(states)
+    layout.check_quaternions(states)
+    return torch.from_numpy(normalizer.normalize_state(layout.with_positive_quaternions(states)))
 
 
 def encode_prefixes(
@@ -217,6 +224,9 @@ def encode_prefixes(
     action = torch.zeros(len(prefixes), horizon, normalizer.layout.action_width)
     known, committed = [], []
     for row, (prefix, count) in enumerate(zip(prefixes, num_committed, strict=True)):
+        if prefix is not None and prefix.ndim != 2:
+            width = normalizer.layout.action_width
+            raise ValueError(f"prefix has shape {prefix.shape}: must be (n, {width}), one row per action.")
         length = 0 if prefix is None else len(prefix)
         count = length if count is None else count
         most = min(length, horizon - 1)
@@ -235,14 +245,24 @@ def encode_prefixes(
 def cameras_seen(
     observation: Observation, view_names: Sequence[str], clip: ClipConfig, known: Mapping[str, Camera]
 ) -> tuple[Camera, ...]:
-    """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike."""
+    """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike.
+
+    The checkpoint's counts only for images of its camera's proportions: those of another lens or crop have none.
+    """
     seen = []
     for name in view_names:
-        camera = observation.cameras.get(name) or known.get(name)
+        camera, image = observation.cameras.get(name) or known.get(name), observation.images.get(name)
         if camera is None:
             camera = Camera(name=name, width=clip.width_px, height=clip.height_px)
+        elif name not in observation.cameras and image is not None and not _same_shape(camera, image):
+            camera = replace(camera, intrinsics=None)
         seen.append(centre_cropped(camera, clip))
     return tuple(seen)
+
+
+def _same_shape(camera: Camera, image: UInt8[np.ndarray, "H W 3"]) -> bool:
+    """True for an image of the camera's proportions, to within a pixel."""
+    return abs(camera.width / camera.height * len(image) - image.shape[1]) <= 1
 
 
 def centre_cropped(camera: Camera, clip: ClipConfig) -> Camera:
@@ -258,11 +278,8 @@ def to_robot_units(
 ) -> tuple[Shaped[np.ndarray, "Ts Ds"], Shaped[np.ndarray, "Ta Da"]]:
     """Normalised states and actions back to the Layout's units; quaternions are made unit again, ``w >= 0``."""
     states = normalizer.denormalize_state(state.float().cpu().numpy())
-    start = 0
-    for part in normalizer.layout.state:
+    for part, where in layout_slices(normalizer.layout.state):
         if part.kind == "quat_wxyz" and part.is_used:
-            quat = states[:, start : start + 4]
-            quat = quat / np.maximum(np.linalg.norm(quat, axis=-1, keepdims=True), 1e-8)
-            states[:, start : start + 4] = np.where(quat[:, :1] < 0, -quat, quat)
-        start += part.size
+            length = np.linalg.norm(states[:, where], axis=-1, keepdims=True)
+            states[:, where] = positive_w(states[:, where] / np.maximum(length, 1e-8))
     return states, normalizer.denormalize_action(action.float().cpu().numpy())

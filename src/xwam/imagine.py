@@ -13,6 +13,7 @@ from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data
 from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
+from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
@@ -54,6 +55,7 @@ def imagine_clip(
     if mode == "forward_dynamics" and not clip.state_mask.all():
         raise ValueError(f"frame={frame}: the episode ends within its {len(clip.action)} actions; begin earlier.")
     imagined, real = imagine_and_compare(policy, clip, seed=seed, mode=mode)
+    real = first_frames(real, int(clip.state_mask.sum()))  # beyond its end an episode's last frame stands still
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 
@@ -92,18 +94,21 @@ def write_world(
     out.mkdir(parents=True, exist_ok=True)
     save_prediction(out / "world.npz", imagined, layout, real=real)
     write_mosaic(out / "world.mp4", imagined, real=real)
-    if imagined.depth is None or not any(camera.is_calibrated for camera in imagined.cameras):
-        names = ", ".join(camera.name for camera in imagined.cameras)
+    names = ", ".join(camera.name for camera in imagined.cameras)
+    has_space = imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras)
+    clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))] if has_space else []
+    if not any(len(cloud.points) for cloud in clouds):
+        why = "no depth is known" if has_space else "give the observation calibrated cameras"
         warnings.warn(
-            f"cameras={names}: no page and no point clouds without depth and a calibrated camera; "
-            "give the observation calibrated cameras.",
-            stacklevel=2,
+            f"cameras={names}: no page and no point clouds without depth and a calibrated camera; {why}.", stacklevel=2
         )
         return out / "world.mp4"
     in_space = real if real is not None and real.depth is not None else None
     write_page(out / "world.html", imagined, layout, real=in_space, title=imagined.instruction)
-    clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))]
-    write_glb(out / "world.glb", clouds, imagined.frame_hz)
+    if all(len(cloud.points) for cloud in clouds):
+        write_glb(out / "world.glb", clouds, imagined.frame_hz)
+    else:
+        warnings.warn(f"cameras={names}: no world.glb, since some moments have no points.", stacklevel=2)
     for step, cloud in enumerate(clouds):
         write_ply(out / f"points-{step:02d}.ply", cloud)
     if has_rerun:

@@ -15,18 +15,18 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from xwam import encode
-from xwam.config import Config, DenoiseConfig, load, with_denoise_steps
+from xwam.config import Config, DenoiseConfig, Mode, load, with_denoise_steps
 from xwam.denoise.guidance import Denoiser
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
 from xwam.denoise.prefix import begin
 from xwam.denoise.sampler import ActionsReady, StepDone, WorldReady, denoise_stepwise
 from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
-from xwam.model.prompt import PromptMemory
+from xwam.model.prompt import EncodedPrompts, PromptMemory
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.weights import load_weights
@@ -37,7 +37,7 @@ from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.robot.stored import absent_views, robot_folder
 
-MAX_CACHED_PROMPTS, PROMPTS_FILE = 256, "prompts.safetensors"
+PROMPTS_FILE = "prompts.safetensors"
 
 
 class Networks(NamedTuple):
@@ -74,8 +74,8 @@ class Policy:
         self.networks = networks
         networks.transformer.to(self.device).eval()
         networks.vae.to(self.device).eval()
-        self._prompts: dict[str, Tensor] = {text: row.to(self.device) for text, row in (prompts or {}).items()}
-        self._stored = frozenset(self._prompts)
+        stored = {text: row.to(self.device) for text, row in (prompts or {}).items()}
+        self.encoded = EncodedPrompts(stored, lambda text: self.text.encode([text])[0])
         self._prepared = PromptMemory()
 
     @cached_property
@@ -129,10 +129,7 @@ class Policy:
     ) -> Generator[StepDone | list[Prediction]]:
         """``predict_batch`` that pauses (StepDone) wherever more urgent work may go first; close it to stop there."""
         steps = steps or self.config.denoise
-        if not actions_only and self.networks.vae.vae.decoder is None:
-            raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
-        if (needed := "policy" if actions_only else "joint") not in self.config.modes:
-            raise ValueError(f"modes={self.config.modes}: this checkpoint was not trained for {needed!r}.")
+        self.check_mode("policy" if actions_only else "joint")
         clock = Clock(self.device)
         first, start = self._start(observations, seeds)
         start, given, steered_by = self._go_on(start, prefixes, num_committed)
@@ -149,7 +146,7 @@ class Policy:
                 yield event
             elif isinstance(event, ActionsReady):
                 clock.mark("actions")
-                yield self._answers(observations, seeds, event, None, None, clock.seconds)
+                yield self._answers(observations, seeds, event, None, None, steps, clock.seconds)
             else:
                 clock.mark("world")
                 video, depth = depth_apart(event.video, event.depth, self.config)
@@ -157,7 +154,14 @@ class Policy:
                 video = torch.cat([first, video[:, :, :, 1:]], dim=3)  # what was seen, not its reconstruction
                 depth = None if depth is None else (yield from self._decode(depth))
                 clock.mark("decode")
-                yield self._answers(observations, seeds, event, video, depth, clock.seconds)
+                yield self._answers(observations, seeds, event, video, depth, steps, clock.seconds)
+
+    def check_mode(self, mode: Mode) -> None:
+        """Refuse what the checkpoint was not trained for, and worlds without a decoder."""
+        if mode not in self.config.modes:
+            raise ValueError(f"modes={self.config.modes}: this checkpoint was not trained for {mode!r}.")
+        if mode != "policy" and self.networks.vae.vae.decoder is None:
+            raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
 
     @torch.no_grad()
     def _start(self, observations: Sequence[Observation], seeds: Sequence[int]) -> tuple[Tensor, Noisy]:
@@ -209,23 +213,13 @@ class Policy:
 
         return denoiser
 
-    @torch.no_grad()
     def encode_prompts(self, instructions: Sequence[str]) -> Float[Tensor, "B P Dt"]:
         """Encoded instructions; each distinct one is encoded once and remembered."""
-        for text in dict.fromkeys(instructions):
-            if text not in self._prompts:
-                self._prompts[text] = self.text.encode([text])[0]
-        rows = torch.stack([self._prompts[text] for text in instructions])
-        made = [text for text in self._prompts if text not in self._stored]
-        for text in made[: max(0, len(made) - MAX_CACHED_PROMPTS)]:  # the oldest
-            del self._prompts[text]
-        return rows
+        return self.encoded.rows(instructions)
 
     def save_prompts(self, folder: Path, instructions: Sequence[str]) -> None:
-        """Put encoded instructions (and the empty one) into a checkpoint folder, which then needs no text encoder."""
-        texts = list(dict.fromkeys([*instructions, ""]))
-        rows = self.encode_prompts(texts).cpu()
-        save_file({text: row.clone() for text, row in zip(texts, rows, strict=True)}, folder / PROMPTS_FILE)
+        """Add encoded instructions (and the empty one) to a checkpoint folder, which then needs no text encoder."""
+        self.encoded.save(folder / PROMPTS_FILE, [*instructions, ""])
 
     def _decode(self, latents: Tensor) -> Generator[StepDone, None, Tensor]:
         """Latents ``B C F V h w`` to images ``B V 3 T H W``, view by view, with a pause before each."""
@@ -243,9 +237,10 @@ class Policy:
         event: ActionsReady | WorldReady,
         video: Tensor | None,
         depth: Tensor | None,
+        steps: DenoiseConfig,
         seconds: Mapping[str, float],
     ) -> list[Prediction]:
-        clip, names, far_share = self.config.clip, self.config.view_names, self.config.denoise.far_share
+        clip, names = self.config.clip, self.config.view_names
         answers = []
         for row, (observation, seed) in enumerate(zip(observations, seeds, strict=True)):
             cameras = encode.cameras_seen(observation, names, clip, self.cameras)
@@ -256,7 +251,7 @@ class Policy:
                     action=action,
                     state=state,
                     video=None if video is None else encode.tensor_to_video(video[row]),
-                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras, far_share),
+                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras, steps.far_share),
                     cameras=cameras,
                     instruction=observation.instruction,
                     frame_hz=clip.frame_hz,

@@ -33,7 +33,7 @@ class Camera:
     base_from_camera: Pose | None = None
     hand_from_camera: Pose | None = None
     hand: str = "left"  # the arm that carries a wrist camera
-    near_m: float = 0.1  # depths outside [near_m, far_m] are not encoded
+    near_m: float = 0.1  # depths outside [near_m, far_m] count as its ends
     far_m: float = 10.0
 
     def __post_init__(self) -> None:
@@ -42,6 +42,11 @@ class Camera:
                 f"camera name={self.name!r} has base_from_camera and hand_from_camera: give one, "
                 "base_from_camera for a static camera, hand_from_camera for a wrist camera."
             )
+        if self.width < 1 or self.height < 1:
+            raise ValueError(f"camera name={self.name!r} width={self.width}, height={self.height}: must be 1 or more.")
+        for name in ("intrinsics", "base_from_camera", "hand_from_camera"):
+            if (value := vars(self)[name]) is not None:
+                _check_matrix(value, f"camera name={self.name!r} {name}", is_lens=name == "intrinsics")
         if not 0 < self.near_m < self.far_m:
             raise ValueError(
                 f"camera name={self.name!r} near_m={self.near_m}, far_m={self.far_m}: need 0 < near_m < far_m."
@@ -63,6 +68,22 @@ class Camera:
         offset = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
         intrinsics = None if self.intrinsics is None else offset @ self.intrinsics
         return replace(self, width=width, height=height, intrinsics=intrinsics)
+
+
+def is_rotation(matrix: np.ndarray) -> bool:
+    """True for a 3x3 rotation to two digits: no mirror, no scale."""
+    is_square = matrix.shape == (3, 3) and bool(np.isfinite(matrix).all())
+    return is_square and bool(np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-2) and np.linalg.det(matrix) > 0)
+
+
+def _check_matrix(value: np.ndarray, what: str, *, is_lens: bool) -> None:
+    size = 3 if is_lens else 4
+    if value.shape != (size, size) or not np.isfinite(value).all():
+        raise ValueError(f"{what} has shape {value.shape}: must be {size} x {size} finite numbers.")
+    is_fine = bool((value.diagonal() > 0).all()) if is_lens else is_rotation(value[:3, :3])
+    if not is_fine or not np.allclose(value[-1], np.eye(size)[-1], atol=1e-6):
+        wanted = "positive focal lengths (pixels)" if is_lens else "a rotation (and metres)"
+        raise ValueError(f"{what}={value.tolist()}: needs {wanted}, last row {'0 ' * (size - 1)}1.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,9 @@ class LateServer:
                 future.set_result(answer)
 
 
-def run(play: str, delay: int, periods: int = 40, replan_every: int = 8):
+def run(play: str, delay: int, periods: int = 40, replan_every: int = 8, parts=PARTS):
     server = LateServer(0)
-    chunks = Chunks(server.ask, PARTS, play=play, replan_every=replan_every, seed=50)
+    chunks = Chunks(server.ask, parts, play=play, replan_every=replan_every, seed=50)
     chunks.settle(lambda: 0)
     server.delay = delay
     commands = []
@@ -57,6 +57,13 @@ def test_waiting_plays_whole_pieces_and_stands_still_between():
     held = commands[8].action
     assert held.tolist() == [0.0, 0.0], "no motion; the gripper keeps what it was told by answer 0"
     assert commands[-1].action.tolist() == [0.0, 1.0], "the gripper keeps what it was told by answer 1"
+
+
+def test_a_gripper_told_to_change_stands_still_in_a_pause_too():
+    parts = [PARTS[0], {"kind": "delta_gripper", "size": 1}]
+    _, _, commands = run("wait", delay=3, periods=22, parts=parts)
+    assert commands[-1].is_held
+    assert commands[-1].action.tolist() == [0.0, 0.0], "repeated, it would go on closing"
 
 
 def test_overlapping_never_stands_still_and_joins_where_the_answer_belongs():

@@ -194,6 +194,13 @@ def test_a_mock_robot_in_real_time(client, robot, play):
     assert episode.is_first[0]
 
 
+def test_an_episode_without_a_step_is_empty(client, robot):
+    episode = rollout(robot, client, seed=2, play="wait", replan_every=6, max_steps=0)
+    assert episode.action.shape == (0, 14)
+    assert len(episode.is_held) == len(episode.is_first) == 0
+    assert not robot.played
+
+
 def test_where_time_stands_still_nobody_waits(client, robot):
     episode = rollout(robot, client, seed=2, play="wait", replan_every=6, max_steps=13, keeps_time=False)
     assert not episode.is_held.any()
@@ -310,6 +317,6 @@ def test_the_calibration_of_an_observation_reaches_the_policy(client, policy, mo
     (found,) = seen[0].cameras.values()
     assert (found.name, found.width, found.near_m, found.far_m) == (name, camera.width, 0.2, 3.0)
     np.testing.assert_array_equal(found.base_from_camera, pose)
-    mirrored = replace(camera, base_from_camera=np.diag([1.0, 1.0, -1.0, 1.0]))
+    mirrored = SimpleNamespace(**vars(camera) | {"base_from_camera": np.diag([1.0, 1.0, -1.0, 1.0])})
     with pytest.raises(RefusedError, match="needs a rotation"):
-        client.infer(replace(SEEN, cameras={name: mirrored}))
+        client.infer(SimpleNamespace(**vars(SEEN) | {"cameras": {name: mirrored}}))

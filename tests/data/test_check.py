@@ -12,6 +12,7 @@ from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures
 from scipy.spatial.transform import Rotation
 
 from xwam.data.check import check_data, is_wrong
+from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
 from xwam.robot.mapping import RobotConfig
 
@@ -282,6 +283,26 @@ def test_depth_beyond_the_cameras_range(sound):
     assert wrong(sound, replace(ARM, cameras=(front, ARM.cameras[1]))) == ""
     short = replace(front, near_m=0.05, far_m=0.5)
     assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
+
+
+def test_pictures_are_no_depth(sound):
+    front = replace(ARM.cameras[0], depth_key=ARM.cameras[1].key)
+    with pytest.raises(ValueError, match=r"depth_key=.*: must be a depth video whose info has video\.depth_min"):
+        open_lerobot(sound, robot=replace(ARM, cameras=(front, ARM.cameras[1])))
+
+
+def test_episodes_too_short_to_compare_are_still_checked(tmp_path, layout, cameras):
+    from conftest import make_episode
+
+    from xwam.data.lerobot import DatasetWriter
+
+    writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for number in range(2):
+        writer.write(make_episode(number, length=6))
+    writer.finish()
+    found = check_data(tmp_path / "set")
+    assert not [finding for finding in found if finding.check == "reading"], found
+    assert any("depth" in finding.check for finding in found)
 
 
 def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):

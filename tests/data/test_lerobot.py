@@ -261,3 +261,33 @@ def test_lerobot_reads_what_we_write(tmp_path: Path) -> None:
     from lerobot_conformance import check
 
     check(tmp_path / "set")
+
+
+def test_a_refused_first_episode_leaves_no_trace(
+    tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, episode = open_writer(tmp_path / "set", layout, cameras), make_episode(0)
+    floats = replace(episode, depth={})
+    object.__setattr__(floats, "video", {name: frames / 255 for name, frames in episode.video.items()})
+    with pytest.raises(ValueError, match=r"video\['front'\] has dtype=float64.*must be uint8 N H W 3"):
+        writer.write(floats)
+    real = lerobot_write.write_rgb
+
+    def full(*_: object) -> None:
+        raise OSError("disk")
+
+    monkeypatch.setattr(lerobot_write, "write_rgb", full)
+    with pytest.raises(OSError, match="disk"):
+        writer.write(replace(episode, depth={}))
+    monkeypatch.setattr(lerobot_write, "write_rgb", real)
+    assert writer.write(episode) == 0, "depth is what the first written episode has"
+    writer.finish()
+    assert open_lerobot(tmp_path / "set").depth(0, "front", np.array([0])) is not None
+
+
+def test_rotations_must_be_rotations(tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
+    episode = make_episode(0)
+    state = episode.state.copy()
+    state[3, 3] = 3.0
+    with pytest.raises(ValueError, match="state left_rotation has norm=3: must be a unit quaternion"):
+        open_writer(tmp_path / "set", layout, cameras).write(replace(episode, state=state))

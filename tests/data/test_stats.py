@@ -118,3 +118,20 @@ def test_strange_numbers_are_pointed_out() -> None:
     assert "action part 'left_rotation': slots [0] have q01 == q99" in text
     assert "state part 'left_position': beyond +-3 after normalisation: slot 2 reaches" in text
     assert "right" not in text
+
+
+def test_a_gripper_that_only_trembles_has_bounds_of_its_tremble() -> None:
+    layout = two_arm_layout("trembling", single_arm=True)
+    dataset = make(4, layout)
+    for state, action in dataset.rows:
+        state[:, 7] = np.linspace(0, 1, len(state))
+        action[:, 6] = 0.001 * np.random.default_rng(0).choice([-1, 1], len(action))
+    with pytest.warns(UserWarning, match=r"'left_gripper': never moves by more than 0\.00\d+, which counts as rest"):
+        normalizer = normalizer_from(dataset)
+    assert normalizer.action_q99[6] == pytest.approx(-normalizer.action_q01[6]) == pytest.approx(0.005, rel=0.1)
+    assert np.abs(normalizer.normalize_action(dataset.rows[0][1])[:, 6]).max() < 1
+
+
+def test_no_episode_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"only=\[\]: statistics need at least one episode"):
+        normalizer_from(make(2, two_arm_layout("two")), only=[])

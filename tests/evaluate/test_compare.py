@@ -9,6 +9,7 @@ from tests.model.test_depth_teacher import save_tiny_model
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import compare_worlds, summarize
+from xwam.evaluate.geometry_metrics import cloud_distances
 from xwam.model.depth_teacher import Alignment, MonocularDepth, to_metres
 from xwam.view.points import base_points, fuse
 
@@ -83,6 +84,9 @@ def test_copying_is_scored_with_true_first_depth(real, scores):
     expected = metrics.psnr(metrics.copy_last_frame(real.video[:2]), real.video[:2])[:, 1:].mean(0)
     np.testing.assert_allclose(scores["psnr_copy_db"], expected)
     assert scores["chamfer_copy_m"].shape == (STEPS - 1,)
+    first = fuse(real, LAYOUT, 0).points  # a wrist camera's frame stays where it was taken, too
+    expected = [cloud_distances(first, fuse(real, LAYOUT, k).points).scores().chamfer_m for k in (1, 2)]
+    np.testing.assert_allclose(scores["chamfer_copy_m"], expected)
 
 
 def test_alignment_forgives_a_wrong_scale(real):

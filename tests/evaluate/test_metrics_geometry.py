@@ -18,6 +18,14 @@ from xwam.robot.layout import two_arm_layout
 from xwam.view.points import base_points, camera_poses
 
 
+def test_one_camera_cannot_disagree_with_itself():
+    real = make_real(num_steps=2, size=24)
+    one = real.cameras[:1]
+    poses = np.stack([camera_poses(camera, real.state[0], LAYOUT) for camera in one])
+    found = view_consistency(base_points(real, LAYOUT)[:1, 0], real.depth[:1, 0], one, poses)
+    assert np.isnan([found.error_m, found.seen_through]).all()
+
+
 def test_cloud_scores_by_hand():
     """One point each way: a is 6 mm from b; b has a second point 30 mm from a."""
     a = np.array([[0.0, 0, 0]])

@@ -92,6 +92,10 @@ def test_prepared_prompts_are_remembered_until_the_weights_change(encoder):
     assert encoded == ["reach", "push", "reach"]
     assert not torch.equal(changed.blocks[0].keys, first.blocks[0].keys[:1])
 
+    for number in range(2 * MAX_REMEMBERED):
+        memory.prepare(model, ["reach", f"other {number}"], encode_all)
+    assert encoded.count("reach") == 2, "what is always asked for is never forgotten"
+
     memory.prepare(model, [str(number) for number in range(MAX_REMEMBERED)], encode_all)
     memory.prepare(model, ["reach"], encode_all)
     assert encoded[-1] == "reach", "the oldest prompt must have been forgotten"

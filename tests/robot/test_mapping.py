@@ -193,6 +193,17 @@ def test_a_chunk_becomes_commands():
     np.testing.assert_allclose(commands[:, 4:8], quat[:, [1, 2, 3, 0]], atol=1e-9)
 
 
+def test_a_gripper_that_is_told_changes_follows_them_and_is_known_by_its_kind():
+    config = robot()
+    changes = replace(config, action=(*config.action[:2], replace(config.action[2], reference="delta")))
+    assert [layout_of(c).action[2].kind for c in (config, changes)] == ["gripper_command", "delta_gripper"]
+    assert ROBOTS["robotwin"].layout.action[2].kind == "delta_gripper"
+    state, action = drawn(changes)
+    states = follow(changes, state[0], action)
+    expected = state[0, 7] + np.concatenate([[0], np.cumsum(action[:-1, 6])])
+    np.testing.assert_allclose(states[:, 7], expected)
+
+
 def test_the_layout_is_the_published_one_where_the_parts_are():
     """A single arm's slots are where the published model has them; an arm that is not there keeps its place."""
     layout, published = layout_of(robot()), ROBOTS["robocasa"].layout
@@ -254,6 +265,10 @@ def test_the_file_comes_back_and_mistakes_are_named(tmp_path):
         ({"cameras": []}, "at least one camera"),
         ({"state_width": 7}, "its parts need 8 slots; give state_width=8"),
         ({"action_hz": 0}, "must be positive"),
+        ({"base_turn": [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}, "base_turn=.*: must be a rotation"),
+        ({"hand_turn": [[1000, 0, 0], [0, 1000, 0], [0, 0, 1000]]}, "hand_turn=.*: must be a rotation"),
+        ({"state": []}, "name no column"),
+        ({"state": [stored["state"][0] | {"form": "foo"}]}, "form='foo'"),
         ({"state": stored["state"][:1]}, "needs the state part 'left_rotation'"),
         ({"state": [stored["state"][0] | {"unit": "inch"}]}, "unit='inch': allowed: m, cm, mm"),
         ({"state": [stored["state"][1] | {"form": "quat_wxzy"}]}, "did you mean 'quat_wxyz'"),

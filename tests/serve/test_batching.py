@@ -141,6 +141,22 @@ def test_a_new_observation_drops_the_sessions_old_world(worker, watched):
     assert ((1,), "end") in watched.log
 
 
+def test_worlds_that_nobody_waits_for_are_not_kept(worker, watched):
+    """Robots that ask again and again, faster than worlds can be made, must not fill the memory."""
+    robot, kept = Robot(worker), []
+    for seed in range(1, 6):
+        watched.at[((seed,), "actions")] = lambda seed=seed: (
+            kept.append(len(worker._worlds)),
+            robot.ask(seed=seed + 1, world=True),
+        )
+    robot.ask(seed=1, world=True)
+    worker.start()
+    heard = [robot.hear() for _ in range(5 + 5 + 2)]
+    assert [h.part for h in heard if isinstance(h, Answer)] == ["actions"] * 6 + ["world"]
+    assert {h.error.rule for h in heard if isinstance(h, Refused)} == {"superseded"}
+    assert max(kept) <= 1, "each of them was dropped when the next batch began"
+
+
 def test_superseded_before_its_actions_still_gets_them(worker):
     robot = Robot(worker)
     robot.ask(seed=1, world=True)

@@ -105,6 +105,26 @@ def test_every_clip_is_seen_once_per_pass_and_order_depends_on_seed_alone():
     assert seen[:10].tolist() != seen[10:].tolist()
     again = np.concatenate([loop.batch_indices(10, 4, seed=0, at_step=s)[0] for s in range(5)])
     assert (seen == again).all()
+    visits = np.concatenate([loop.batch_indices(10, 4, seed=0, at_step=s)[1] for s in range(5)])
+    assert visits.tolist() == [0] * 10 + [1] * 10
+
+
+def test_a_batch_that_spans_two_passes_takes_each_clip_from_its_own(tmp_path):
+    asked = []
+
+    class Visited(EncodedClips):
+        def batch(self, indices, visit):
+            asked.extend((visit, int(index)) for index in indices)
+            return super().batch(indices, visit)
+
+    size = 3 * CONFIG.train.batch_size // 2
+    loop.train(
+        replace(CONFIG, train=replace(CONFIG.train, num_steps=2)), Visited(CONFIG, size=size), make_run(tmp_path)
+    )
+    batches = [loop.batch_indices(size, CONFIG.train.batch_size, CONFIG.train.seed, step) for step in (0, 1)]
+    expected = [(int(v), int(i)) for indices, visits in batches for i, v in zip(indices, visits, strict=True)]
+    assert asked == expected
+    assert {visit for visit, _ in asked} == {0, 1}
 
 
 def test_learning_rate_warms_up_and_falls():
@@ -124,6 +144,43 @@ def test_a_folder_is_whole_or_absent(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write_whole(tmp_path / "step-1", fails_half_way)
     assert not (tmp_path / "step-1").exists()
+
+
+def test_what_is_replaced_is_not_lost_when_the_process_is_killed(tmp_path, monkeypatch):
+    target = tmp_path / "state"
+    checkpoint.write_whole(target, lambda folder: (folder / "n").write_text("1"))
+    (tmp_path / ".tmp-state-1").mkdir()
+    rename = Path.rename
+
+    def killed(path, to):
+        if path.name.startswith(".tmp-"):
+            raise KeyboardInterrupt
+        return rename(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.write_whole(target, lambda folder: (folder / "n").write_text("2"))
+    assert not target.exists()
+    assert (checkpoint.restored(target) / "n").read_text() == "1"
+    checkpoint.write_whole(target, lambda folder: (folder / "n").write_text("3"))
+    assert (checkpoint.restored(target) / "n").read_text() == "3"
+    assert [path.name for path in tmp_path.iterdir()] == ["state"], "what killed processes left is swept away"
+
+
+def test_gradients_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):
+    config = replace(CONFIG, train=replace(CONFIG.train, num_steps=4, save_every=2))
+    real, calls = loop.descend, []
+
+    def poisoned(state, settings, world, now):
+        calls.append(now)
+        return real(state, settings, world, now) * (float("nan") if now == 3 else 1)
+
+    monkeypatch.setattr(loop, "descend", poisoned)
+    run = make_run(tmp_path)
+    with pytest.raises(ValueError, match=r"gradient_norm=nan at step 4.*not saved"):
+        loop.train(config, EncodedClips(CONFIG, size=7), run)
+    assert checkpoint.newest_checkpoint(run.out).name == "step-0000002"
 
 
 def test_the_loss_falls_on_one_batch(tmp_path):

@@ -61,6 +61,10 @@ def test_calibration_is_found_beside_it(tmp_path):
     after = open_data(root)
     assert [camera.is_calibrated for camera in after.cameras] == [True, False, False]
     assert after.fingerprint != before.fingerprint
+    statistics = root / "meta" / "normalizer.json"
+    statistics.parent.mkdir()
+    statistics.write_text("{}")
+    assert open_data(root).fingerprint == after.fingerprint, "statistics that were written there are not data"
     depth = after.depth(0, seen.name, np.arange(2))
     assert 0.2 - 1e-6 <= depth.min() <= depth.max() <= 3.0 + 1e-6
     save_cameras(root / CAMERAS_FILE, [Camera(name=seen.name, width=1, height=seen.height)])

@@ -1,15 +1,17 @@
 """Training on robots of others: from a robot.json to a checkpoint that acts, data sets mixed, a prior made to fit."""
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
@@ -26,10 +28,11 @@ from xwam.presets import preset
 from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig, load_robot, save_robot
+from xwam.train.adapt import adapted
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.prepare import load_films, make_latents
-from xwam.train.sources import Mixture, fit, open_sources
+from xwam.train.sources import Mixture, fit, open_sources, shares
 from xwam.view.export import load_prediction
 
 QUICK = {"num_steps": 2, "validate_every": 0, "save_every": 2}
@@ -211,6 +214,13 @@ def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
     }  # fmt: skip
     assert all(torch.equal(fitted[name], start[name]) for name in start.keys() - changed)
     assert json.loads((tuned / "config.json").read_text())["view_names"] == ["wrist"]
+    other = tmp_path / "other"
+    shutil.copytree(last, other)
+    config = load_policy(tuned).config
+    before = load_file(adapted(other, config, tmp_path / "fitted") / "model.safetensors")
+    save_file({name: 2 * value for name, value in start.items()}, other / "model.safetensors")
+    after = load_file(adapted(other, config, tmp_path / "fitted") / "model.safetensors")
+    assert torch.equal(after["patch_embedding.weight"], 2 * before["patch_embedding.weight"]), "made anew"
 
 
 def test_what_does_not_go_together_is_refused(runs):
@@ -245,6 +255,31 @@ def test_a_checkpoint_is_measured_and_imagines_on_its_own_data(runs, tmp_path, c
     assert "allowed: arm, joints" in capsys.readouterr().err
 
 
+def test_the_robot_of_the_documents_speaks_its_own_numbers(runs):
+    """The class in docs/deploy.md, run as it stands there, with an arm that only keeps what it is told."""
+    root, last, _ = runs
+    text = (Path(__file__).parents[2] / "docs/deploy.md").read_text()
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?class MyRobot.*?)```", text, re.DOTALL)[1], names)
+    episodes = open_lerobot(root / "arm", robot=load_robot(root / "arm.json"))
+    own = {key: rows[0].astype(np.float64) for key, rows in episodes.columns(0).items()}
+    sent = []
+    arm = SimpleNamespace(
+        numbers=lambda: own["observation.state"],
+        picture=lambda name: episodes.frames(0, name, np.array([0]))[0],
+        limited=lambda command: command,
+        send=sent.append,
+    )
+    robot = names["MyRobot"](arm, load_robot(last / "robot.json"), "push it")
+    np.testing.assert_allclose(robot.state(), episodes.info(0).state[0], atol=1e-6)
+    seen = robot.observe()
+    policy = load_policy(last)
+    given = Observation(images=seen.images, state=seen.state.astype(np.float32), instruction=seen.instruction)
+    robot.step(next(policy.predict(given)).action[0])
+    robot.step(episodes.info(0).action[0].astype(np.float64))
+    np.testing.assert_allclose(sent[1], own["action"], atol=1e-4)
+
+
 def test_our_own_data_in_a_mixture_need_no_robot_json(runs, tmp_path):
     _, last, _ = runs
     shutil.copytree(last, tmp_path / "mixed")
@@ -259,6 +294,16 @@ def test_the_autoencoder_learns_at_the_size_that_it_will_encode(runs):
     assert colour.shape == (24, 16, 20, 3)
     assert colour.dtype == torch.uint8
     assert depth.shape == (24, 16, 20)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"), [((), [20, 20, 20]), ((3.0, 2.0, 1.0), [30, 20, 10]), ((0.1, 0.2, 0.3), [10, 20, 30])]
+)
+def test_films_and_clips_are_shared_out_by_weight(runs, weights, expected):
+    root, _, _ = runs
+    sources = open_sources([root / "arm"] * 3, [str(root / "arm.json")], weights)
+    assert shares(sources, 60) == expected
+    assert sum(shares(sources, 61)) <= 61
 
 
 def test_the_verb_trains_from_a_checkpoint(runs, tmp_path):

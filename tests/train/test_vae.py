@@ -1,5 +1,6 @@
 """The autoencoder learns, resumes exactly, and leaves a folder that VideoVae reads."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +133,18 @@ def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     assert encoder_hash(whole) == encoder_hash(first), "latents that are cached stay valid"
     other = train_vae(CONFIG, films, TRAINING, tmp_path / "other")
     assert encoder_hash(other) != encoder_hash(first)
+
+
+def test_an_unfinished_training_is_not_taken_for_another(films, tmp_path):
+    first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
+    saved = train_decoder(CONFIG, films, TRAINING, tmp_path / "parts", start=first, max_minutes=0.0)
+    with pytest.raises(ValueError, match=r"films=\w+ differs from \w+ of the training in"):
+        train_decoder(CONFIG, [255 - film for film in films], TRAINING, tmp_path / "parts", start=first)
+    recipe = saved / "recipe.json"
+    stored = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(stored | {"imagined": [3]}))
+    with pytest.raises(ValueError, match=r"imagined=None differs from \[3\]"):
+        train_decoder(CONFIG, films, TRAINING, tmp_path / "parts", start=first)
 
 
 def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, capsys):

@@ -98,7 +98,7 @@ def test_a_batch_is_mostly_imagined_and_a_function_of_the_step(world, tmp_path):
 def test_the_decoder_learns_them_and_nothing_else_moves(world, tmp_path):
     last, policy, clips = world
     long = replace(RECIPE, num_steps=60, learning_rate=4e-3, save_every=100)
-    more = {"start": last, "num_clips": 2}
+    more = {"start": last, "num_clips": [2]}
     made = train_decoder_on_imagined(policy, [clips], long, tmp_path / "long", **more)
     before, after = VideoVae.load(last / "vae"), VideoVae.load(made)
     changed = {n for n, v in after.state_dict().items() if not torch.equal(before.state_dict()[n], v)}
@@ -114,7 +114,7 @@ def test_the_decoder_learns_them_and_nothing_else_moves(world, tmp_path):
 
 def test_an_interrupted_run_goes_on_exactly(world, tmp_path):
     last, policy, clips = world
-    more = {"start": last, "num_clips": 1}
+    more = {"start": last, "num_clips": [1]}
     whole = train_decoder_on_imagined(policy, [clips], RECIPE, tmp_path / "whole", **more)
     saved = train_decoder_on_imagined(policy, [clips], RECIPE, tmp_path / "parts", max_minutes=0.0, **more)
     assert saved == tmp_path / "parts" / "decoder-training"
@@ -125,9 +125,12 @@ def test_an_interrupted_run_goes_on_exactly(world, tmp_path):
 
 def test_the_verb(trained, tmp_path, capsys):
     root, last = trained
-    words = ["train-vae", "debug", "--data", str(root / "data"), "--steps", "1", "--imagined", "1"]
+    words = ["train-vae", "debug", "--data", *[str(root / "data")] * 2, "--weights", "3", "1", "--steps", "1"]
+    words += ["--imagined", "4"]
     main([*words, "--start", str(last), "--out", str(tmp_path / "out")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "out/vae")
+    made = [ImaginedFilms(sorted((tmp_path / "out/imagined" / part).glob("*.safetensors"))) for part in "01"]
+    assert [len(films) for films in made] == [3 * 3 * 2, 1 * 3 * 2], "clips as weighted, three cameras, two kinds"
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path / "none")])
     assert "Give --start CHECKPOINT" in capsys.readouterr().err

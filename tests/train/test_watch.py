@@ -1,8 +1,10 @@
 """What is looked at while a run learns, and runs that an earlier version saved."""
 
 import json
+import re
 import shutil
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -12,7 +14,7 @@ import torch
 from tests.train.encoded import EncodedClips
 from tests.train.test_loop import CONFIG, losses_of, make_run
 from xwam.model.xwam import XWAM, init_weights
-from xwam.train import checkpoint, export, loop
+from xwam.train import checkpoint, export, loop, manifest
 from xwam.train.log import open_log
 from xwam.train.options import Setup, Watch
 from xwam.train.saving import load_state
@@ -32,6 +34,24 @@ def test_the_closed_loop_is_played_with_the_averaged_weights(tmp_path):
     assert numbers.keys() == {"success", "success/reach-v3", "step"}
     kept = json.loads((run.out / "closed-loop" / "step-0000007.json").read_text())
     assert kept["episodes"][0]["num_steps"] == 8 or kept["episodes"][0]["success"]
+    other = {name: value + 0.01 for name, value in model.state_dict().items()}
+    assert look(other, 7).keys() == numbers.keys(), "a step that is trained again, not to the bit, is played again"
+    with pytest.raises(ValueError, match="did you mean 'reach-v3'"):
+        make_closed_loop(CONFIG, run, Watch(evaluate_tasks=("reach-v33",)))
+
+
+def test_a_run_in_somebodys_repository_does_not_take_its_commit(tmp_path, monkeypatch):
+    installed = tmp_path / "their" / "venv" / "manifest.py"
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / "their" / "code.py").write_text("")
+    name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init"], ["add", "code.py"], [*name, "commit", "-m", "theirs"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "their", check=True, capture_output=True)
+    monkeypatch.setattr(manifest, "__file__", str(installed))
+    assert manifest.commit() == "unknown"
+    monkeypatch.setattr(manifest, "__file__", str(tmp_path / "their" / "code.py"))
+    assert re.fullmatch(r"[0-9a-f]{40}", manifest.commit())
 
 
 def test_tensorboard_has_every_number_and_its_thread_is_gone(tmp_path):

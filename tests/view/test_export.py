@@ -136,3 +136,18 @@ def test_without_calibration_what_needs_none_is_still_written(tmp_path):
         shown = write_world(tmp_path / "world", replace(real, cameras=bare), LAYOUT)
     assert {path.name for path in (tmp_path / "world").iterdir()} == {"world.npz", "world.mp4"}
     assert shown == tmp_path / "world" / "world.mp4"
+
+
+def test_without_known_depth_the_rest_is_still_written(tmp_path):
+    real = make_real(num_steps=3, size=32)
+    with pytest.warns(UserWarning, match="no depth is known"):
+        shown = write_world(tmp_path / "none", replace(real, depth=0 * real.depth), LAYOUT)
+    assert shown == tmp_path / "none" / "world.mp4"
+    some = real.depth.copy()
+    some[:, 1] = 0
+    with pytest.warns(UserWarning, match=r"no world\.glb, since some moments have no points"):
+        shown = write_world(tmp_path / "some", replace(real, depth=some), LAYOUT)
+    assert shown == tmp_path / "some" / "world.html"
+    written = {path.name for path in (tmp_path / "some").iterdir()}
+    assert {"world.html", "points-00.ply", "points-01.ply", "points-02.ply"} <= written
+    assert "world.glb" not in written

@@ -1,11 +1,13 @@
 """What is measured: a checkpoint, or a preset with random weights (as fast, but it says nothing)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import ByT5Tokenizer
 
+from xwam.compile import made_up_observation
 from xwam.config import Config
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -54,11 +56,8 @@ def random_observation(policy: Policy, seed: int) -> Observation:
     """Noise as images; a hand at the origin, turned nowhere."""
     clip, rng = policy.config.clip, np.random.default_rng(seed)
     shape = (clip.height_px, clip.width_px, 3)
-    return Observation(
-        images={name: rng.integers(0, 256, shape, dtype=np.uint8) for name in policy.config.view_names},
-        state=policy.normalizer.denormalize_state(np.zeros(policy.config.model.state_width, np.float32)),
-        instruction=INSTRUCTION,
-    )
+    images = {name: rng.integers(0, 256, shape, dtype=np.uint8) for name in policy.config.view_names}
+    return replace(made_up_observation(policy, INSTRUCTION), images=images)
 
 
 def _cameras(config: Config) -> dict[str, Camera]:

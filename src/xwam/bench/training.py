@@ -27,13 +27,16 @@ def operations_per_sample(config: Config) -> int:
         return count(step)
 
 
-def samples_per_second_limit(config: Config, device: torch.device, *, in_bfloat16: bool, num_ranks: int = 1) -> float:
+def samples_per_second_limit(
+    config: Config, device: torch.device, *, in_bfloat16: bool, num_ranks: int = 1, accumulate: int = 1
+) -> float:
     """Samples per second of a step that were nothing but matrix products, each as fast as the best one here.
 
     Measures the products once per process, in about a second.
     """
     dtype = torch.bfloat16 if in_bfloat16 else torch.float32
-    rate = _rate(config, config.train.batch_size // num_ranks, device, dtype)
+    rows = max(1, config.train.batch_size // (num_ranks * accumulate))  # of one micro-batch: no more memory than that
+    rate = _rate(config, rows, device, dtype)
     threads = torch.get_num_threads() if device.type == "cpu" else 1  # the rate is that of one thread
     return num_ranks * threads * rate / operations_per_sample(config)
 

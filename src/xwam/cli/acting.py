@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -52,7 +52,7 @@ class OpenLoop:
 
 def evaluate(
     checkpoint: Annotated[Path, Positional],
-    env: str | None = None,
+    env: Literal["metaworld"] | None = None,
     data: Path | None = None,
     tasks: tuple[str, ...] = (),
     episodes: int = 10,
@@ -97,6 +97,8 @@ def evaluate(
         raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
     if data is None and open_loop != OpenLoop():
         raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
+    if data is not None and (tasks or blind or random):
+        raise ValueError("--tasks, --blind and --random play episodes: they need --env metaworld.")
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)

@@ -80,6 +80,7 @@ def train_vae(
     data: tuple[Path, ...],
     out: Path,
     robot: tuple[str, ...] = (),
+    weights: tuple[float, ...] = (),
     start: Path | None = None,
     decoder_only: bool = False,
     imagined: int = 0,
@@ -100,6 +101,7 @@ def train_vae(
         data: data sets, one or several (LeRobot's format, or the published X-WAM ones).
         out: folder to write.
         robot: what their numbers mean, as in train.
+        weights: shares of the data sets; equal parts without.
         start: a checkpoint whose autoencoder goes on learning, instead of a new one.
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
@@ -119,7 +121,7 @@ def train_vae(
     from xwam.train.vae import TINY_VAE, in_larger_batches
 
     recipe = in_larger_batches(replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate), batch_factor)
-    opened = open_sources(list(data), robot, ())
+    opened = open_sources(list(data), robot, weights)
     made = train_vae_alone(
         fit(preset_named(preset), opened),
         opened,

@@ -17,8 +17,8 @@ from jaxtyping import Float32, Int
 
 from xwam.config import to_json
 from xwam.data.depth import DepthCoding, codes_to_depth, depth_to_codes
-from xwam.data.files import whole_file
 from xwam.data.videos import read_codes, write_codes
+from xwam.files import whole_file, write_text
 
 ANNOTATIONS = "depth"
 
@@ -84,8 +84,7 @@ class AnnotatedDepth:
             write_codes(path, depth_to_codes(depth_m, DepthCoding(*origin.coding)), fps)
         known = self.provenance(camera) or origin
         known = replace(known, episodes=known.episodes | {str(episode): how})
-        with whole_file(self._path(camera)) as path:
-            path.write_text(to_json(known))
+        write_text(self._path(camera), to_json(known))
         self._known[camera] = known
 
     def forget(self, camera: str) -> None:

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
-from xwam.data.files import Recent, whole_file
-from xwam.encode import Batch, Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
+from xwam.encode import Batch, Encoder, depth_to_tensor, encode_states, encode_views, latent_mask, video_to_tensor
+from xwam.files import Recent, whole_file, write_text
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
@@ -68,7 +68,6 @@ def build_cache(
     seed: int = 0,
     batch_size: int = 8,
     num_workers: int = 0,
-    rebuild: bool = False,
     progress: bool = True,
 ) -> None:
     """Fill a cache; one that was interrupted is continued, a finished one is left alone.
@@ -76,21 +75,16 @@ def build_cache(
     Any number of processes may do so at the same time: they share out the files, and all return when all are there.
 
     ``num_variants``: random crops and colours of each clip; 0: one centre crop (validation). ``encoder`` maps images
-    ``B 3 T H W`` in [-1, 1] to latents and may use any device. Raises ValueError for a cache made of something else,
-    unless ``rebuild``.
+    ``B 3 T H W`` in [-1, 1] to latents and may use any device. Raises ValueError for a cache made of something else.
     """
     if len(clips) == 0:
         raise ValueError("num_clips=0: no episode is long enough for a clip; record more or shorten the clip.")
     facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
     path = folder / "facts.json"
     if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        if not rebuild:
-            raise ValueError(f"cache={folder} was made of something else ({changed}): delete it, or use a new folder.")
-        for old in [path, *folder.glob("latents-*.safetensors")]:
-            old.unlink()
+        raise ValueError(f"cache={folder} was made of something else ({changed}): delete it, or use a new folder.")
     if not path.is_file():
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        write_text(path, json.dumps(facts, indent=1) + "\n")
     with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:
         while missing := missing_shards(folder, facts):
             for shard in missing:
@@ -168,7 +162,7 @@ class LatentCache:
         return Batch(
             video=columns["video"].float(),
             depth=columns["depth"].float(),
-            state=torch.from_numpy(normalizer.normalize_state(columns["state"].numpy())),
+            state=encode_states(columns["state"].numpy(), normalizer),
             action=torch.from_numpy(normalizer.normalize_action(columns["action"].numpy())),
             video_mask=columns["video_mask"],
             depth_mask=columns["depth_mask"],

@@ -17,7 +17,7 @@ from xwam.data.lerobot import LeRobotEpisodes, open_lerobot
 from xwam.data.lerobot_format import DEMONSTRATED
 from xwam.data.lerobot_index import read_columns, read_info
 from xwam.data.videos import num_frames
-from xwam.robot.layout import Layout
+from xwam.robot.layout import Layout, layout_slices
 from xwam.robot.mapping import CameraSource, PartSource, RobotConfig
 
 Level = Literal["wrong", "look", "fine"]  # fix it; a person should look; nothing found
@@ -71,8 +71,7 @@ def robot_of_layout(layout: Layout, episodes: LeRobotEpisodes) -> RobotConfig:
     """The robot.json of a data set whose columns are a layout's own vectors."""
     sides: dict[str, list[PartSource]] = {"observation.state": [], "action": []}
     for key, parts in (("observation.state", layout.state), ("action", layout.action)):
-        start = 0
-        for part in parts:
+        for part, where in layout_slices(parts):
             arm, _, what = part.name.rpartition("_")
             if part.is_used and what in ("position", "rotation", "gripper", "joints"):
                 is_change = part.kind.startswith("delta_")
@@ -83,8 +82,7 @@ def robot_of_layout(layout: Layout, episodes: LeRobotEpisodes) -> RobotConfig:
                     rest |= {"size": part.size, "unit": part.unit}
                 if what == "rotation" and is_change:
                     rest |= {"form": "axis_angle"}
-                sides[key].append(PartSource(what=what, arm=arm, key=key, start=start, **rest))
-            start += part.size
+                sides[key].append(PartSource(what=what, arm=arm, key=key, start=where.start, **rest))
     cameras = [CameraSource(name=view.camera.name, key=view.key) for view in episodes.reading.views]
     return RobotConfig(
         name=layout.name,

@@ -282,8 +282,10 @@ def _between(part: PartSource, now: Float[np.ndarray, "N n"], then: Float[np.nda
 
 
 def _correlation(said: Sequence[np.ndarray], done: Sequence[np.ndarray]) -> float | None:
-    """Pooled over all slots after each slot's mean is taken off; None when one side never moves."""
+    """Pooled over all slots after each slot's mean is taken off; None when one side never moves, or without steps."""
     a, b = np.concatenate(said), np.concatenate(done)
+    if not len(a):
+        return None
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     size = float(np.sqrt((a**2).sum() * (b**2).sum()))
     if min(np.abs(a).max(), np.abs(b).max()) < STILL:

@@ -94,6 +94,7 @@ def camera_named(cameras: tuple[Camera, ...], name: str) -> Camera:
 def check_episode(episode: Episode, layout: Layout, cameras: tuple[Camera, ...]) -> None:
     """Refuse an episode that does not fit the data set: lengths, widths, cameras, sizes, NaN."""
     layout.check_state(episode.state)
+    layout.check_quaternions(episode.state)
     layout.check_action(episode.action)
     if not episode.instruction.strip():
         raise ValueError(f"instruction={episode.instruction!r}: must say in words what the robot should do.")
@@ -121,6 +122,10 @@ def check_episode(episode: Episode, layout: Layout, cameras: tuple[Camera, ...])
                 raise ValueError(
                     f"{kind}[{name!r}] has shape {frames.shape}: the camera is {camera.height} high and "
                     f"{camera.width} wide; resize the images or declare the camera with their size."
+                )
+            if kind == "video" and (frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3):
+                raise ValueError(
+                    f"video[{name!r}] has dtype={frames.dtype}, shape={frames.shape}: must be uint8 N H W 3 (RGB)."
                 )
             if kind == "depth" and not (np.isfinite(frames).all() and frames.min() >= 0):
                 raise ValueError(f"depth[{name!r}] has NaN, infinite or negative values: metres, 0 where unknown.")

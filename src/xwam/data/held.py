@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float16, Int
 from torch import Tensor
 
 from xwam.data.cache import LatentCache
-from xwam.encode import Batch
+from xwam.encode import Batch, encode_states
 from xwam.robot.normalizer import Normalizer
 
 
@@ -49,7 +49,7 @@ class HeldCache:
         self._words = sorted(set(instructions))
         self._word = torch.tensor([self._words.index(text) for text in instructions], device=device)
         self._latents = latents._replace(
-            state=torch.from_numpy(normalizer.normalize_state(latents.state.numpy())),
+            state=encode_states(latents.state.numpy(), normalizer),
             action=torch.from_numpy(normalizer.normalize_action(latents.action.numpy())),
         )
         self._latents = Latents(*(column.to(device) for column in self._latents))

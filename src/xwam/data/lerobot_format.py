@@ -29,6 +29,7 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 OLD_EPISODES = "meta/episodes.jsonl"
 DEMONSTRATED = "is_demonstration"  # a column of any data set: is this action worth repeating?
 _AXES = ["height", "width", "channels"]
+DEPTH_CODING = ("video.depth_min", "video.depth_max", "video.shift", "video.use_log")  # of a depth video's info
 
 
 def video_key(camera: str) -> str:
@@ -57,9 +58,14 @@ def depth_coding(camera: Camera) -> DepthCoding:
     return usual._replace(max_m=max(usual.max_m, camera.far_m), min_m=min(usual.min_m, camera.near_m))
 
 
+def is_coded_depth(feature: dict[str, Any]) -> bool:
+    """True for a video whose ``info`` says how its depth is coded."""
+    return feature["dtype"] == "video" and set(DEPTH_CODING) <= (feature.get("info") or {}).keys()
+
+
 def stored_coding(facts: dict[str, Any]) -> DepthCoding:
     """The coding that a depth feature's ``info`` names."""
-    return DepthCoding(facts["video.depth_min"], facts["video.depth_max"], facts["video.shift"], facts["video.use_log"])
+    return DepthCoding(*(facts[name] for name in DEPTH_CODING))
 
 
 def slot_names(parts: Sequence[Part]) -> list[str]:
@@ -79,10 +85,7 @@ def features(layout: Layout, cameras: Sequence[Camera], depth_cameras: Sequence[
             extra = {
                 "is_depth_map": True,
                 "video.is_depth_map": True,
-                "video.depth_min": coding.min_m,
-                "video.depth_max": coding.max_m,
-                "video.shift": coding.shift_m,
-                "video.use_log": coding.use_log,
+                **dict(zip(DEPTH_CODING, coding, strict=True)),
             }
             result[depth_key(camera.name)] = _video_feature(camera, 1, fps, "hevc", "gray12le", extra)
     for name, (dtype, shape, names) in _columns(layout, cameras).items():

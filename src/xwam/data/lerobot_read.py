@@ -15,9 +15,9 @@ from xwam.data import lerobot_format as form
 from xwam.data.annotated import ANNOTATIONS, AnnotatedDepth
 from xwam.data.depth import codes_to_depth
 from xwam.data.episodes import EpisodeInfo, camera_named
-from xwam.data.files import Recent, fingerprint
 from xwam.data.lerobot_index import Row, VideoPlace, read_columns, read_info, read_pictures, read_rows
 from xwam.data.videos import read_codes, read_frames, read_picture
+from xwam.files import Recent, fingerprint
 from xwam.records import Camera
 from xwam.robot.columns import check_columns, read_action, read_state
 from xwam.robot.layout import Layout, load_layout
@@ -260,6 +260,11 @@ def _reading_of_robot(root: Path, info: dict[str, Any], robot: RobotConfig) -> R
         for key in (source.key, source.depth_key):
             if key is not None and key not in pictures:
                 raise ValueError(f"camera {source.name!r} key={key!r}: {form.suggest_key(key, pictures)}")
+        if source.depth_key is not None and not form.is_coded_depth(features[source.depth_key]):
+            raise ValueError(
+                f"camera {source.name!r} depth_key={source.depth_key!r}: must be a depth video whose info has "
+                f"{', '.join(form.DEPTH_CODING)}; leave it out, or encode it so."
+            )
         size = form.camera_from_feature(source.name, features[source.key])
         camera = camera_of(robot, source, size.width, size.height)
         views.append(View(camera, source.key, source.depth_key, source.upside_down, source.may_be_missing))

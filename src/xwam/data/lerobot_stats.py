@@ -10,8 +10,8 @@ from jaxtyping import Float
 
 from xwam.data import lerobot_format as form
 from xwam.data.depth import codes_to_depth
-from xwam.data.files import whole_file
 from xwam.data.videos import read_codes, read_frames
+from xwam.files import write_text
 
 MOST_IMAGES = 100  # images are counted on at most this many frames, spread over the data set
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -32,8 +32,7 @@ def write_stats(root: Path, info: dict[str, Any], num_episodes: int) -> None:
             shape = (-1,)
         stats[name] = {key: row.reshape(shape).tolist() for key, row in _numbers(values).items()}
         stats[name]["count"] = [len(values)]
-    with whole_file(root / "meta" / "stats.json") as path:
-        path.write_text(json.dumps(stats, indent=4))
+    write_text(root / "meta" / "stats.json", json.dumps(stats, indent=4))
 
 
 def _numbers(values: Float[np.ndarray, "count width"]) -> dict[str, np.ndarray]:

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from xwam.data import lerobot_format as form
 from xwam.data.depth import depth_to_codes
 from xwam.data.episodes import Episode, check_episode
-from xwam.data.files import whole_file
 from xwam.data.lerobot_stats import write_stats
 from xwam.data.videos import write_codes, write_rgb
+from xwam.files import whole_file, write_text
 from xwam.records import Camera
 from xwam.robot.actions import base_from_hand
 from xwam.robot.layout import Layout, load_layout
@@ -55,8 +55,7 @@ class DatasetWriter:
         if known.is_file():
             self._continue(json.loads(known.read_text()))
         else:
-            with whole_file(root / "meta" / "layout.json") as path:
-                layout.save(path)
+            layout.save(root / "meta" / "layout.json")
 
     @property
     def num_episodes(self) -> int:
@@ -70,12 +69,13 @@ class DatasetWriter:
     def write(self, episode: Episode) -> int:
         """Add an episode and return its number. Raises ValueError when it does not fit the data set."""
         check_episode(episode, self.layout, self.cameras)
-        if not self._info:
+        if self._rows:
+            depth_names = {c.name for c in self.cameras if form.depth_key(c.name) in self._info["features"]}
+            if set(episode.depth) != depth_names:
+                raise ValueError(f"depth of cameras {sorted(episode.depth)}: this data set has {sorted(depth_names)}.")
+        else:
             table = form.features(self.layout, self.cameras, list(episode.depth), self.fps)
             self._info = form.info(self.layout, self.robot_type, table, self.fps)
-        depth_names = {c.name for c in self.cameras if form.depth_key(c.name) in self._info["features"]}
-        if set(episode.depth) != depth_names:
-            raise ValueError(f"depth of cameras {sorted(episode.depth)}: this data set has {sorted(depth_names)}.")
         self._write_videos(episode)
         if episode.instruction not in self._instructions:
             self._write_table(form.tasks_table([*self._instructions, episode.instruction]), "meta/tasks.parquet")
@@ -194,8 +194,7 @@ class DatasetWriter:
             "total_tasks": len(self._instructions),
             "splits": {"train": f"0:{row['episode_index'] + 1}"},
         }
-        with whole_file(self.root / "meta" / "info.json") as path:
-            path.write_text(json.dumps(info, indent=4))
+        write_text(self.root / "meta" / "info.json", json.dumps(info, indent=4))
         self._info = info
 
 

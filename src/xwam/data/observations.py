@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xwam.data.files import whole_file
+from xwam.files import whole_file
 from xwam.records import Observation
 from xwam.robot.calibration import camera_from_dict, camera_to_dict
 

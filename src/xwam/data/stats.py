@@ -1,8 +1,9 @@
 """The normaliser's bounds, from exactly what training normalises: exact quantiles, in bounded memory.
 
 Bounds are the 1 % and 99 % quantiles (linear between neighbours). Parts of kind ``gripper`` share one pair of bounds
-over all arms, parts of kind ``gripper_command`` too; for those with symmetric scaling, steps that do not move the
-gripper (by less than 1 % of the half span of its opening) are left out: one that mostly rests would get bounds near 0.
+over all arms, gripper actions too; for those with symmetric scaling, steps that do not move the
+gripper (by less than 1 % of the half span of its opening) are left out: one that mostly rests would get bounds near 0,
+and one that does nothing else gets that 1 % as its bounds.
 
 Quantiles come from counting: float32 numbers are mapped to integers of the same order and found digit by digit, in
 three passes over the data set.
@@ -16,11 +17,11 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int, UInt32
+from jaxtyping import Bool, Float, Float64, Int, UInt32
 from tqdm import tqdm
 
 from xwam.data.episodes import Episodes
-from xwam.robot.layout import Layout, Part
+from xwam.robot.layout import GRIPPER_ACTIONS, Layout, Part, layout_slices
 from xwam.robot.normalizer import Normalizer
 
 LOW, HIGH = 0.01, 0.99
@@ -69,6 +70,8 @@ def normalizer_from(
     for other in datasets[1:]:
         if other.layout != layout:
             raise ValueError(f"layout={other.layout.name!r} differs from {layout.name!r}: statistics need one layout.")
+    if only is not None and not only:
+        raise ValueError("only=[]: statistics need at least one episode.")
     if not any(dataset.num_episodes for dataset in datasets):
         raise ValueError("num_episodes=0: statistics need at least one episode; record some first.")
     parts = [
@@ -86,11 +89,14 @@ def normalizer_from(
         state = bounds(parts, _pools(layout.state, "gripper"), layout.state_width, counted)
         smallest = _static_threshold(layout, state)
         moving = [part._replace(what="action", smallest=smallest) for part in parts]
-        action = bounds(moving, _pools(layout.action, "gripper_command"), layout.action_width, counted)
+        action = bounds(moving, _pools(layout.action, *GRIPPER_ACTIONS), layout.action_width, counted)
+    rests = (smallest > 0) & (action.smallest == 0) & (action.largest == 0)  # all its steps were left out
+    q01, q99 = np.where(rests, -smallest, action.q01), np.where(rests, smallest, action.q99)
+    action = action._replace(q01=q01, q99=q99)
     normalizer = Normalizer(
         layout=layout, state_q01=state.q01, state_q99=state.q99, action_q01=action.q01, action_q99=action.q99
     )
-    if lines := remarks(normalizer, state, action):
+    if lines := remarks(normalizer, state, action, rests):
         _warn_once("\n  ".join([f"statistics of layout {layout.name!r}, look before you train:", *lines]))
     return normalizer
 
@@ -118,8 +124,8 @@ def bounds(streams: Sequence[Stream], pools: Sequence[Sequence[int]], width: int
     return _bounds_from_keys(prefixes, counts, pools, width)
 
 
-def remarks(normalizer: Normalizer, state: Bounds, action: Bounds) -> list[str]:
-    """What a person should know about the statistics, one line per part."""
+def remarks(normalizer: Normalizer, state: Bounds, action: Bounds, rests: Bool[np.ndarray, " Da"]) -> list[str]:
+    """What a person should know about the statistics, one line per part; ``rests``: slots without any motion."""
     layout, lines = normalizer.layout, []
     todo = (
         ("state", layout.state, state, normalizer.normalize_state),
@@ -128,14 +134,15 @@ def remarks(normalizer: Normalizer, state: Bounds, action: Bounds) -> list[str]:
     for what, parts, found, normalize in todo:
         with np.errstate(over="ignore"):
             ends = np.abs([normalize(end) for end in (found.smallest, found.largest)]).max(axis=0)
-        start = 0
-        for part in parts:
-            slots = slice(start, start + part.size)
-            start += part.size
+        for part, slots in layout_slices(parts):
             if not part.is_used:
                 continue
             name = f"{what} part {part.name!r}"
             constant = found.smallest[slots] == found.largest[slots]
+            if what == "action" and rests[slots].any():
+                most = f"{found.q99[slots].max():.3g}"
+                lines.append(f"{name}: never moves by more than {most}, which counts as rest; bounds are +-{most}.")
+                continue
             narrow = (found.q01[slots] == found.q99[slots]) & ~constant
             if constant.any():
                 lines.append(f"{name}: slots {np.flatnonzero(constant).tolist()} never change.")
@@ -154,15 +161,13 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
 
-def _pools(parts: Sequence[Part], shared: str) -> list[list[int]]:
-    """Groups of slots that share bounds: the used slots of one kind together, every other used slot alone."""
+def _pools(parts: tuple[Part, ...], *shared: str) -> list[list[int]]:
+    """Groups of slots that share bounds: the used slots of the shared kinds together, every other used slot alone."""
     pools: list[list[int]] = []
     together: list[int] = []
-    start = 0
-    for part in parts:
-        slots = list(range(start, start + part.size))
-        start += part.size
-        if part.is_used and part.kind == shared:
+    for part, where in layout_slices(parts):
+        slots = list(range(where.start, where.stop))
+        if part.is_used and part.kind in shared:
             together += slots
         elif part.is_used:
             pools += [[slot] for slot in slots]
@@ -174,7 +179,7 @@ def _static_threshold(layout: Layout, state: Bounds) -> Float64[np.ndarray, " Da
     kinds = np.repeat([part.kind for part in layout.state], [part.size for part in layout.state])
     opening = layout.state_mask & (kinds == "gripper")
     half_span = (state.q99 - state.q01)[opening].max() / 2 if opening.any() else 0.0
-    counts = [part.kind == "gripper_command" and part.scaling == "symmetric" for part in layout.action]
+    counts = [part.kind in GRIPPER_ACTIONS and part.scaling == "symmetric" for part in layout.action]
     return np.repeat(counts, [part.size for part in layout.action]) * STATIC * half_span
 
 

@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, Float64, Int, UInt8
 
 from xwam.config import suggest
 from xwam.data.episodes import EpisodeInfo, camera_named
-from xwam.data.files import Recent, fingerprint
 from xwam.data.videos import read_frames
+from xwam.files import Recent, fingerprint
 from xwam.records import Camera
 from xwam.robot.actions import deltas_between
 from xwam.robot.calibration import load_cameras
@@ -61,7 +61,8 @@ class XwamJsonEpisodes:
     def fingerprint(self) -> str:
         """Hash of every file's name, size and end, and of how they are read."""
         if self._fingerprint is None:
-            paths = [p for p in self.root.rglob("*") if p.suffix in {".json", ".mp4"}]
+            beside = [path for name in (METADATA_FILE, CAMERAS_FILE) if (path := self.root / name).is_file()]
+            paths = [*beside, *self.root.glob("data/**/*.json"), *self.root.rglob("*.mp4")]
             facts = (self.layout, self.raw_actions, self.action_skip, self.first_step)
             self._fingerprint = fingerprint(self.root, paths, *facts, [(c.near_m, c.far_m) for c in self.cameras])
         return self._fingerprint
@@ -209,7 +210,7 @@ def open_published(root: Path) -> XwamJsonEpisodes:
     elif arms == ARMS and not is_raw:
         layout = ROBOTS["robotwin"].layout
     else:
-        layout = two_arm_layout(root.name, single_arm=arms == ("left",), raw_gripper=is_raw)
+        layout = two_arm_layout(root.name, single_arm=arms == ("left",), raw_gripper=is_raw, delta_gripper=not is_raw)
     episodes = open_xwam_json(root, layout=layout, raw_actions=is_raw)
     if (root / CAMERAS_FILE).is_file():
         calibrated = load_cameras(root / CAMERAS_FILE)

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from xwam.data.files import whole_file
 from xwam.evaluate.metrics import wilson_interval
+from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
 from xwam.sim.env import Env
+from xwam.sim.instructions import instructions
 
+MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one evaluation
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
 
 
@@ -44,6 +46,8 @@ class ClosedLoopConfig:
         for name in ("num_episodes", "replan_every", "max_steps", "num_envs"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name}={vars(self)[name]}: must be 1 or more.")
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed}: must be 0 or more; below are the placements of training data.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,21 @@ class EpisodeResult:
     waits: Sequence[float] = ()  # that time for every decision
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Refuse tasks that Meta-World does not have, before any simulator starts."""
+    for task in tasks:
+        instructions(task)
+
+
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
-    """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall."""
+    """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall.
+
+    Raises ValueError for unknown tasks, more actions per decision than an answer has, and results of other settings.
+    """
+    check_tasks(config.tasks)
+    horizon = policy.config.clip.action_horizon
+    if config.replan_every > horizon:
+        raise ValueError(f"replan_every={config.replan_every}: must be in 1..{horizon}, the actions of one answer.")
     settings = json.loads(json.dumps(asdict(config) | identity(policy)))
     done = _load_finished(out, settings)
     seeds = [UNSEEN + config.seed * 10_000 + episode for episode in range(config.num_episodes)]
@@ -90,7 +107,8 @@ def identity(policy: Policy) -> dict[str, Any]:
         for value in network.state_dict().values():
             bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
             digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
-    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise)}
+    statistics = policy.normalizer.fingerprint()
+    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
 
 
 def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: deque):
@@ -102,7 +120,10 @@ def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: dequ
         ready = [c for c in wait(list(running)) if isinstance(c, Connection)]
         asking: list[tuple[Connection, Observation]] = []
         for connection in ready:
-            observation, success, num_steps, is_over = connection.recv()
+            try:
+                observation, success, num_steps, is_over = connection.recv()
+            except EOFError as error:
+                raise RuntimeError("a simulator's process ended; what it said last stands above.") from error
             if not is_over:
                 asking.append((connection, observation))
                 continue
@@ -223,9 +244,8 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    if {k: v for k, v in stored["settings"].items() if k not in ("num_envs", "num_episodes", "tasks")} != {
-        k: v for k, v in settings.items() if k not in ("num_envs", "num_episodes", "tasks")
-    }:
+    known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (stored["settings"], settings))
+    if known != asked:
         raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")
     results = [EpisodeResult(**row) for row in (*stored["episodes"], *stored.get("others", ()))]
     return {(r.task, r.seed): r for r in results}
@@ -238,6 +258,5 @@ def _write(
     results = [result for key, result in done.items() if key in asked]
     others = [asdict(result) for key, result in done.items() if key not in asked]
     report = {"settings": settings, **summarize(results), "episodes": [asdict(r) for r in results], "others": others}
-    with whole_file(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_text(out, json.dumps(report, indent=1) + "\n")
     return report

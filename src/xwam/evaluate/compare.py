@@ -5,7 +5,8 @@ clouds are fused from all calibrated views. Names end in what they are compared 
 
 - no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are;
   ``region_chamfer_m``: in the box that was asked for, such as a table's top and what stands on it);
-- ``_copy``: the last frame seen, again and again (with its true depth): what a model that imagines nothing gets;
+- ``_copy``: the last frame seen, again and again (with its true depth, from where it was taken): what a model that
+  imagines nothing gets;
 - ``_vae``: what really happened, through the model's autoencoder and back: the most that any imagination of it can get;
 - ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
 - ``_teacher``, ``_teacher_aligned``: a monocular estimator on the **imagined** pictures in place of the depth branch;
@@ -66,6 +67,7 @@ def compare_worlds(
         return scores
     frozen = replace(
         real,
+        state=np.repeat(real.state[:1], len(real.state), axis=0),  # where a wrist camera was when it took the frame
         depth=np.broadcast_to(real.depth[:, :1], real.depth.shape).copy(),
         video=metrics.copy_last_frame(real.video),
     )

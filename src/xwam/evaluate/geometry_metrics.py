@@ -151,7 +151,7 @@ def view_consistency(
     same = not_hidden[not_hidden >= -margin_m]
     return ViewConsistency(
         error_m=float(np.median(np.abs(same))) if len(same) else float("nan"),
-        seen_through=float(1 - len(same) / len(not_hidden)) if len(not_hidden) else 0.0,
+        seen_through=float(1 - len(same) / len(not_hidden)) if len(not_hidden) else float("nan"),
         num_points=len(same),
     )
 

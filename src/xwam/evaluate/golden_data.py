@@ -53,10 +53,11 @@ def source_of(folder: Path, name: str) -> Source:
 
 def layout_of(source: Source, *, inverse_gripper: bool = False) -> Layout:
     """The published layout for these episodes; ``inverse_gripper`` flips the model's side of every opening."""
-    layout = two_arm_layout(source.root.name, single_arm=source.arms == ("left",), raw_gripper=source.is_raw)
+    arms, is_raw = source.arms == ("left",), source.is_raw
+    layout = two_arm_layout(source.root.name, single_arm=arms, raw_gripper=is_raw, delta_gripper=not is_raw)
     if not inverse_gripper:
         return layout
-    flipped = {"gripper"} if source.is_raw else {"gripper", "gripper_command"}  # raw commands are flipped anyway
+    flipped = {"gripper"} if source.is_raw else {"gripper", "delta_gripper"}  # raw commands are flipped anyway
     state, action = (
         tuple(replace(part, sign=-1) if part.kind in flipped else part for part in row)
         for row in (layout.state, layout.action)

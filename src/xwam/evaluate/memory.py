@@ -1,8 +1,9 @@
 """How much memory a preset needs, from real parameter counts (the models are built without storage).
 
-Counted are weights, gradients and optimiser state: what is there all the time. Activations come on top; they depend on
-the batch. Training keeps weights, gradients, two AdamW moments and the averaged (EMA) weights in float32; products in
-bfloat16 also keep a bfloat16 copy of the weights between forward and backward.
+Counted are weights, gradients and optimiser state: what is there all the time. Activations come on top; they depend
+on the batch. A policy keeps its text encoder and the encoder of the VAE in float32 whatever its dtype. Training keeps
+weights, gradients, two AdamW moments and the averaged (EMA) weights in float32; products in bfloat16 also keep a copy
+of the weights in bfloat16 between forward and backward.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+IN_FLOAT32 = ("vae_encoder", "text")  # actions depend on what these make
 NUM_TRAINING_COPIES = 5  # in float32: weights, gradients, two moments, average
 
 
@@ -33,7 +35,7 @@ class Counts(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What one use needs, in bytes, by the dtype of the matrix products."""
+    """What one use needs, in bytes, by the dtype that ``load_policy`` is given."""
 
     use: str
     num_bytes: dict[str, int]
@@ -59,16 +61,17 @@ def count(config: Config) -> Counts:
 def memory_table(config: Config) -> list[Row]:
     """What acting, imagining and training need, and the parts they are made of."""
     counts = count(config)
-    policy = counts.backbone + counts.vae_encoder
-    world = policy + counts.depth_branch + counts.vae_decoder
+    parts = {name: _by_dtype(number, name in IN_FLOAT32) for name, number in counts._asdict().items()}
+    policy, world = ("backbone", "vae_encoder"), ("backbone", "vae_encoder", "depth_branch", "vae_decoder")
+    uses = {
+        "policy, known prompts": policy,
+        "policy, any prompt": (*policy, "text"),
+        "full 4D, known prompts": world,
+        "full 4D, any prompt": (*world, "text"),
+    }
+    rows = [Row(name.replace("_", " "), num_bytes) for name, num_bytes in parts.items()]
+    rows += [Row(use, {d: sum(parts[name][d] for name in names) for d in DTYPES}) for use, names in uses.items()]
     transformer = counts.backbone + counts.depth_branch
-    rows = [Row(name.replace("_", " "), _by_dtype(number)) for name, number in counts._asdict().items()]
-    rows += [
-        Row("policy, known prompts", _by_dtype(policy)),
-        Row("policy, any prompt", _by_dtype(policy + counts.text)),
-        Row("full 4D, known prompts", _by_dtype(world)),
-        Row("full 4D, any prompt", _by_dtype(world + counts.text)),
-    ]
     training = {name: _training_bytes(transformer, dtype) for name, dtype in DTYPES.items()}
     return [*rows, Row("training, from cached latents", training)]
 
@@ -85,8 +88,8 @@ def _total(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _by_dtype(count: int) -> dict[str, int]:
-    return {name: count * dtype.itemsize for name, dtype in DTYPES.items()}
+def _by_dtype(count: int, in_float32: bool) -> dict[str, int]:
+    return {name: count * (torch.float32 if in_float32 else dtype).itemsize for name, dtype in DTYPES.items()}
 
 
 def _training_bytes(count: int, dtype: torch.dtype) -> int:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import correlate1d
 
 from xwam.records import Camera
-from xwam.robot.layout import Layout
+from xwam.robot.layout import GRIPPER_ACTIONS, Layout, layout_slices
 
 PSNR_LIMIT_DB = 100.0  # equal images: the formula says infinity, which no mean survives
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -198,12 +198,12 @@ def action_scores(
     check_same_shape(action, reference)
     layout.check_action(action)
     layout.check_action(reference)
-    found: dict[str, list[float]] = {"delta_position": [], "delta_rotation": [], "gripper_command": []}
-    for part in layout.action:
-        if part.is_used and part.kind in found:
-            where = layout.action_slice(part.name)
+    found: dict[str, list[float]] = {"delta_position": [], "delta_rotation": [], "gripper": []}
+    for part, where in layout_slices(layout.action):
+        kind = "gripper" if part.kind in GRIPPER_ACTIONS else part.kind
+        if part.is_used and kind in found:
             difference = action[:, where].astype(np.float64) - reference[:, where]
-            found[part.kind].append(float(np.linalg.norm(difference, axis=-1).mean()))
+            found[kind].append(float(np.linalg.norm(difference, axis=-1).mean()))
     return ActionScores(*(float(np.mean(errors)) if errors else None for errors in found.values()))
 
 

@@ -20,7 +20,6 @@ from xwam import encode
 from xwam.config import Config, Imagining
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
-from xwam.data.files import whole_file
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
@@ -28,6 +27,7 @@ from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
 from xwam.evaluate.report_episode import latencies
+from xwam.files import write_text
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
@@ -89,8 +89,7 @@ def evaluate_open_loop(
         "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
         "lpips_network": "AlexNet" if why_not is None else why_not,
     }
-    with whole_file(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n")
+    write_text(out, json.dumps(report, indent=1) + "\n")
     if has_report:
         _write_report(out.with_suffix(".html"), policy, clips, judged, report)
     return report
@@ -205,7 +204,8 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
             page: Path | None = None
             if imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras):
                 page = Path(folder) / f"world-{place}.html"
-                write_page(page, imagined, policy.layout, real=real, title=imagined.instruction)
+                in_space = None if real.depth is None else real
+                write_page(page, imagined, policy.layout, real=in_space, title=imagined.instruction)
             episodes.append(
                 EpisodeReport(
                     task=f"episode {number}, step {step}",

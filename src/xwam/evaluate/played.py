@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from xwam.data.augment import crop_depth
 from xwam.evaluate.report_episode import Decision, EpisodeReport
-from xwam.images import centre_window, cut, resize_and_centre_crop, resize_nearest
+from xwam.images import centre_window, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy
 from xwam.records import Prediction
 from xwam.sim.rollout import Rollout
@@ -21,19 +22,12 @@ def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
     names = [camera.name for camera in imagined.cameras]
     video = [resize_and_centre_crop(episode.video[n][kept], clip.width_px, clip.height_px, clip.crop) for n in names]
     window = centre_window(clip.height_px, clip.width_px, clip.crop)
-    depth = [
-        resize_nearest(
-            cut(resize_nearest(episode.depth[n][kept], clip.height_px, clip.width_px), window),
-            clip.height_px,
-            clip.width_px,
-        )
-        for n in names
-    ]
+    depth = np.stack([resize_nearest(episode.depth[n][kept], clip.height_px, clip.width_px) for n in names])
     return replace(
         imagined,
         state=episode.state[episode.frame_steps[kept]],
         video=np.stack(video),
-        depth=np.stack(depth),
+        depth=crop_depth(depth, (window,) * len(names)),  # the pixels that a clip of a data set has
         seconds={},
     )
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from xwam.data.files import whole_file
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import summarize
 from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, ended, table
 from xwam.evaluate.report_episode import Decision, EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
+from xwam.files import write_text
 
 __all__ = ["Decision", "EpisodeReport", "Totals", "decision_scores", "write_report"]
 
@@ -77,8 +77,7 @@ def write_report(
         f"{_tiles(totals, flat, summary)}{charts(totals)}{''.join(sections)}{table(summary)}"
         f"{_details(summary)}</main><script>{SCRIPT}</script></body></html>\n"
     )
-    with whole_file(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(out, text)
 
 
 # --- the top ----------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from xwam.config import with_denoise_steps
-from xwam.data.files import whole_file
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
+from xwam.files import write_text
 from xwam.policy import Policy
 
 Point = dict[str, float]
@@ -116,8 +116,7 @@ def same_settings(path: Path, asked: dict[str, Any]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,17 +9,21 @@ Prompts come in two lengths only, ``SHORT`` and the full one, so that compiled p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from xwam.files import whole_file
 from xwam.model.layers import KeysValues
 
 MAX_REMEMBERED = 8  # prompts; of the largest model, a merged one takes about 100 MB in bf16
+MAX_ENCODED = 256  # instructions, beside the stored ones; of the largest model, one takes 8 MB
 SHORT = 192  # rows of a prompt of up to 100 pieces, its padding merged
 
 
@@ -56,6 +60,37 @@ class ReadsPrompts(Protocol):
         ...
 
 
+class EncodedPrompts:
+    """What the text encoder made of instructions: those that came with a checkpoint, and the latest of the others."""
+
+    def __init__(self, stored: Mapping[str, Float[Tensor, "P Dt"]], encode: Callable[[str], Tensor]) -> None:
+        """``encode`` gives the vectors ``P Dt`` of one that is not known yet."""
+        self._stored, self._made, self._encode = dict(stored), dict[str, Tensor](), encode
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The instructions that are known, stored ones first."""
+        return (*self._stored, *self._made)
+
+    @torch.no_grad()
+    def rows(self, texts: Sequence[str]) -> Float[Tensor, "B P Dt"]:
+        """One row for each; each distinct one is encoded once and remembered for a while."""
+        found = {text: self._stored[text] if text in self._stored else self._pop(text) for text in dict.fromkeys(texts)}
+        self._made |= {text: row for text, row in found.items() if text not in self._stored}  # now the latest
+        self._made = dict(list(self._made.items())[-MAX_ENCODED:])
+        return torch.stack([found[text] for text in texts])
+
+    def save(self, path: Path, texts: Sequence[str]) -> None:
+        """Write these, beside those that were stored."""
+        kept = list(dict.fromkeys([*self._stored, *texts]))
+        rows = self.rows(kept).cpu()
+        with whole_file(path) as temporary:
+            save_file({text: row.clone() for text, row in zip(kept, rows, strict=True)}, temporary)
+
+    def _pop(self, text: str) -> Tensor:
+        return self._made.pop(text) if text in self._made else self._encode(text)
+
+
 class PromptMemory:
     """Keys and values of the latest few instructions, for as long as the model's weights stay as they are."""
 
@@ -76,7 +111,8 @@ class PromptMemory:
             if text not in found:
                 context, bias = merge_padding(encode([text])[0])
                 found[text] = model.prompt_keys_values(context[None], None if bias is None else bias[None])
-        self._known = dict(list((self._known | found).items())[-MAX_REMEMBERED:])
+        others = {text: kept for text, kept in self._known.items() if text not in found}
+        self._known = dict(list((others | found).items())[-MAX_REMEMBERED:])  # the latest in use
         return join([found[text] for text in texts])
 
 

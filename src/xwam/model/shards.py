@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from xwam.files import write_text
 from xwam.model.stored import SAFETENSORS_TYPES, Stored
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -65,7 +66,10 @@ class Shard(NamedTuple):
             return file.read(len(self.header)) == self.header
 
     def write(self, wrote: Callable[[int], object]) -> None:
-        """Write the file under a ``.part`` name, then rename it; ``wrote`` hears of every piece's size."""
+        """Write the file under a ``.part`` name, then rename it; ``wrote`` hears of every piece's size.
+
+        Always the same name: what a killed conversion left is written over, gigabytes do not pile up.
+        """
         part = self.path.with_name(f"{self.path.name}.part")
         with part.open("wb") as file:
             file.write(self.header)
@@ -100,9 +104,8 @@ def write_index(folder: Path, shards: Sequence[Shard]) -> None:
         return
     total = sum(tensor.num_bytes for shard in shards for tensor in shard.tensors.values())
     where = {name: shard.path.name for shard in shards for name in shard.tensors}
-    part = folder / f"{INDEX}.part"
-    part.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": where}, indent=1) + "\n")
-    os.replace(part, folder / INDEX)
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
 
 
 def weight_files(path: Path) -> list[Path]:

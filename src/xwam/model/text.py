@@ -5,7 +5,6 @@ The tiny encoder reads bytes (ByT5's tokenizer, no files); UMT5-XXL reads Senten
 """
 
 import html
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
 from xwam.config import TextConfig, load, to_json
+from xwam.files import whole_file, write_text
 from xwam.model.shards import weight_files
 
 TOKENIZER_FOLDER = "tokenizer"
@@ -76,12 +76,9 @@ class TextEncoder(nn.Module):
             for name, tensor in self.model.state_dict().items()
             if name != _TIED_NAME
         }
-        part = folder / "model.safetensors.part"
-        save_file(weights, part, metadata={"format": "pt"})
-        os.replace(part, folder / "model.safetensors")
-        part = folder / "config.json.part"
-        part.write_text(to_json(self.config))
-        os.replace(part, folder / "config.json")
+        with whole_file(folder / "model.safetensors") as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        write_text(folder / "config.json", to_json(self.config))
 
     @classmethod
     def load(cls, folder: Path, text_length: int) -> "TextEncoder":

@@ -8,7 +8,6 @@ Depth images (encode.py) go through the same autoencoder as RGB.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xwam.config import VaeConfig, load, to_json
+from xwam.config import SPACE_STRIDE, TIME_STRIDE, VaeConfig, load, to_json
+from xwam.files import whole_file, write_text
 from xwam.model.shards import weight_files
 from xwam.model.vae_layers import lighten
 
-TIME_STRIDE = 4
-SPACE_STRIDE = 16
 PIXEL_PATCH = 2  # pixels are folded into channels before the first convolution: part of SPACE_STRIDE
 
 # Mean and standard deviation of the 48 latent channels of the published Wan2.2 autoencoder.
@@ -143,12 +141,9 @@ class VideoVae(nn.Module):
             raise ValueError("this autoencoder was loaded with encoder_only=True: save the whole one.")
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        part = folder / "model.safetensors.part"
-        save_file(weights, part, metadata={"format": "pt"})
-        os.replace(part, folder / "model.safetensors")
-        part = folder / "config.json.part"
-        part.write_text(to_json(self.config))
-        os.replace(part, folder / "config.json")
+        with whole_file(folder / "model.safetensors") as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+        write_text(folder / "config.json", to_json(self.config))
 
     @classmethod
     def load(cls, folder: Path, *, encoder_only: bool = False) -> "VideoVae":

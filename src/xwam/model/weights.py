@@ -4,7 +4,6 @@ Reading is strict. There is never a second copy in memory: the model is built wi
 tensor as it is read, file by file.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xwam.config import ModelConfig
+from xwam.files import whole_file
 from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.xwam import XWAM
@@ -25,13 +25,9 @@ MAX_NAMES_SHOWN = 8
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], *, dtype: torch.dtype | None = None) -> None:
     """Write named tensors, in ``dtype`` if given; whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     on_disk = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()}
-    try:
+    with whole_file(path) as temporary:
         save_file(on_disk, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_weights(

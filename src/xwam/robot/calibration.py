@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xwam.config import suggest
+from xwam.files import write_text
 from xwam.records import Camera
 
 
@@ -29,7 +30,7 @@ def camera_from_dict(row: dict[str, Any]) -> Camera:
 
 def save_cameras(path: Path, cameras: Iterable[Camera]) -> None:
     """Write cameras as one JSON list."""
-    path.write_text(json.dumps([camera_to_dict(camera) for camera in cameras], indent=1) + "\n")
+    write_text(path, json.dumps([camera_to_dict(camera) for camera in cameras], indent=1) + "\n")
 
 
 def load_cameras(path: Path) -> tuple[Camera, ...]:

@@ -135,9 +135,9 @@ def follow(
             for step, change in enumerate(matrix_from_vector(values.astype(np.float64)), start=1):
                 turn = change @ turn
                 states[step, slots] = quat_from_matrix(turn)
-        elif part.what == "position" or (part.what == "joints" and part.reference != "absolute"):
+        elif part.what == "position" or part.reference != "absolute":
             states[1:, slots] += np.cumsum(values, axis=0)
-        elif part.reference == "absolute":
+        else:
             states[1:, slots] = (values + 1) / 2 if part.what == "gripper" else values
     return states
 

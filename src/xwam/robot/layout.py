@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from xwam.config import from_json, suggest, to_json
+from xwam.files import write_text
+from xwam.robot.rotations import positive_w
 
 Kind = Literal[
     "position",  # metres, xyz
@@ -23,9 +25,12 @@ Kind = Literal[
     "delta_rotation",  # rotation vector in one action step, R <- exp(delta) R
     "joint_command",  # where to go, radians
     "delta_joint",  # radians to move in one action step
-    "gripper_command",
+    "gripper_command",  # where to go, or how hard to pull, -1..1
+    "delta_gripper",  # change of the opening in one action step
 ]
+GRIPPER_ACTIONS: tuple[Kind, ...] = ("gripper_command", "delta_gripper")
 Scaling = Literal["quantile", "symmetric", "identity"]
+QUATERNION_SLACK = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +91,31 @@ class Layout:
         """Refuse a state of the wrong width or with NaN or infinity in it."""
         _check(state, self.state_width, "state", self.name)
 
+    def check_quaternions(self, state: Float[np.ndarray, "*steps width"]) -> None:
+        """Refuse a state whose rotations are not unit quaternions (10 % off is still called rounding)."""
+        for part, where in layout_slices(self.state):
+            if part.kind != "quat_wxyz" or not part.is_used:
+                continue
+            norms = np.linalg.norm(state[..., where], axis=-1)
+            if (wrong := np.abs(norms - 1) > QUATERNION_SLACK).any():
+                norm = norms[wrong].flat[0]
+                raise ValueError(f"state {part.name} has norm={norm:.3g}: must be a unit quaternion wxyz.")
+
+    def with_positive_quaternions(self, state: Float[np.ndarray, "*steps width"]) -> Float[np.ndarray, "*steps width"]:
+        """The same state, every rotation written with ``w >= 0`` (-q is the same rotation)."""
+        state = np.array(state)
+        for part, where in layout_slices(self.state):
+            if part.kind == "quat_wxyz" and part.is_used:
+                state[..., where] = positive_w(state[..., where])
+        return state
+
     def check_action(self, action: Float[np.ndarray, "*steps width"]) -> None:
         """Refuse an action of the wrong width or with NaN or infinity in it."""
         _check(action, self.action_width, "action", self.name)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        path.write_text(to_json(self))
+        write_text(path, to_json(self))
 
 
 def load_layout(path: Path) -> Layout:
@@ -100,14 +123,23 @@ def load_layout(path: Path) -> Layout:
     return from_json(Layout, path.read_text())
 
 
-def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, raw_gripper: bool = False) -> Layout:
+def two_arm_layout(
+    name: str,
+    *,
+    frame: str = "base",
+    single_arm: bool = False,
+    raw_gripper: bool = False,
+    delta_gripper: bool = False,
+) -> Layout:
     """The layout of the published model: per arm pose and gripper, deltas as actions; left arm first.
 
     ``single_arm`` leaves the right arm unused. ``raw_gripper``: actions are the controller's own commands in [-1, 1]
-    (RoboCasa): no metres and radians, and the gripper has the opposite sign and is passed on unscaled. Otherwise the
-    published gripper action is the change of the opening.
+    (RoboCasa): no metres and radians, and the gripper has the opposite sign and is passed on unscaled.
+    ``delta_gripper``: the gripper action is the change of the opening, as in the published poses (RoboTwin); otherwise
+    it is a command.
     """
     units = ("1", "1") if raw_gripper else ("m", "rad")
+    gripper: Kind = "delta_gripper" if delta_gripper else "gripper_command"
     state: list[Part] = []
     action: list[Part] = []
     for arm in ("left", "right"):
@@ -133,7 +165,7 @@ def two_arm_layout(name: str, *, frame: str = "base", single_arm: bool = False, 
         action += [
             part("position", "delta_position", 3, units[0], "symmetric"),
             part("rotation", "delta_rotation", 3, units[1], "symmetric"),
-            part("gripper", "gripper_command", 1, "1", *(("identity", -1) if raw_gripper else ("symmetric", 1))),
+            part("gripper", gripper, 1, "1", *(("identity", -1) if raw_gripper else ("symmetric", 1))),
         ]
     return Layout(name=name, state=tuple(state), action=tuple(action))
 
@@ -145,11 +177,9 @@ def layout_slices(parts: tuple[Part, ...]) -> list[tuple[Part, slice]]:
 
 
 def _slice(parts: tuple[Part, ...], name: str) -> slice:
-    start = 0
-    for part in parts:
+    for part, where in layout_slices(parts):
         if part.name == name:
-            return slice(start, start + part.size)
-        start += part.size
+            return where
     raise ValueError(f"part={name!r} is not in this layout: {suggest(name, [p.name for p in parts])}")
 
 

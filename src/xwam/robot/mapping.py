@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 
 from xwam.config import load, suggest, to_json
-from xwam.records import Camera
+from xwam.files import write_text
+from xwam.records import Camera, is_rotation
 from xwam.robot.conventions import ANGLES, LENGTHS, ROTATION_SIZES, UNITS, WITH_ANGLES, check_form
 from xwam.robot.frames import Axes
 from xwam.robot.layout import Kind, Layout, Part, Scaling
@@ -53,10 +54,9 @@ class PartSource:
         allowed = ALLOWED_UNITS[self.what]
         if self.unit is not None and self.unit not in allowed:
             raise ValueError(f"{where} unit={self.unit!r}: {suggest(self.unit, allowed)}")
-        if self.what == "rotation":
-            check_form(self.form)
-            if self.scale != 1 and self.form not in WITH_ANGLES:
-                raise ValueError(f"{where} scale={self.scale}, form={self.form!r}: only angles can be scaled.")
+        check_form(self.form)
+        if self.what == "rotation" and self.scale != 1 and self.form not in WITH_ANGLES:
+            raise ValueError(f"{where} scale={self.scale}, form={self.form!r}: only angles can be scaled.")
         if (self.what == "joints") != (self.size is not None):
             raise ValueError(f"{where} size={self.size}: joints need their number, other parts must not give one.")
         if self.reference == "hand_delta" and self.what not in ("position", "rotation"):
@@ -136,6 +136,8 @@ class RobotConfig:
             raise ValueError(
                 f"action_hz={self.action_hz}, frames_per_action={self.frames_per_action}: must be positive, at least 1."
             )
+        if not self.keys:
+            raise ValueError("state and action name no column (key): at least one part must be read from the data set.")
         if not self.cameras:
             raise ValueError("cameras=[]: at least one camera is needed; the model learns from video.")
         _check_names("camera", [camera.name for camera in self.cameras])
@@ -148,6 +150,9 @@ class RobotConfig:
             needed = sum(_size(part, is_action=what == "action") for part in parts)
             if needed > width:
                 raise ValueError(f"{what}_width={width}: its parts need {needed} slots; give {what}_width={needed}.")
+        for name, turn in (("base_turn", self.base_turn), ("hand_turn", self.hand_turn)):
+            if turn is not None and not is_rotation(np.array(turn, dtype=np.float64)):
+                raise ValueError(f"{name}={turn}: must be a rotation, 3 rows of 3 numbers.")
         self._check_references()
 
     def _check_references(self) -> None:
@@ -201,7 +206,7 @@ def load_robot(path: Path) -> RobotConfig:
 
 def save_robot(path: Path, robot: RobotConfig) -> None:
     """The inverse of load_robot."""
-    path.write_text(to_json(robot))
+    write_text(path, to_json(robot))
 
 
 def robot_fingerprint(robot: RobotConfig) -> str:
@@ -268,7 +273,7 @@ def _kind(source: PartSource, is_action: bool) -> tuple[Kind, Scaling]:
     names: dict[str, Kind] = {
         "position": "delta_position",
         "rotation": "delta_rotation",
-        "gripper": "gripper_command",
+        "gripper": "gripper_command" if source.reference == "absolute" else "delta_gripper",
     }
     return names[source.what], "symmetric"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from xwam.files import write_text
 from xwam.robot.layout import Layout, Part
 
 SMALLEST_SPAN = 1e-6  # two quantiles closer than this count as this far apart
@@ -27,7 +28,7 @@ class Normalizer:
     action_q99: Float[np.ndarray, " Da"]
 
     def normalize_state(self, state: Float[np.ndarray, "*steps Ds"]) -> Float[np.ndarray, "*steps Ds"]:
-        """Physical units to about [-1, 1]."""
+        """Physical units to about [-1, 1]. Quaternions keep their sign: ``encode.encode_states`` settles it."""
         self.layout.check_state(state)
         return _forward(state, *_scale(self.layout.state, self.state_q01, self.state_q99), self.layout.state_mask)
 
@@ -46,7 +47,7 @@ class Normalizer:
 
     def save(self, path: Path) -> None:
         """Write the quantiles as JSON (the layout is a file of its own)."""
-        path.write_text(json.dumps(self._quantiles(), indent=1) + "\n")
+        write_text(path, json.dumps(self._quantiles(), indent=1) + "\n")
 
     def fingerprint(self) -> str:
         """Short hash of the statistics, for manifests and the server's hand-shake."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xwam.robot.layout import Layout, two_arm_layout
+from xwam.robot.layout import GRIPPER_ACTIONS, Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
 
 RobotName = Literal["robocasa", "robotwin"]
@@ -32,7 +32,7 @@ ROBOTS: Mapping[RobotName, PublishedRobot] = {
         action_hz=20.0,
     ),
     "robotwin": PublishedRobot(
-        layout=two_arm_layout("robotwin"),
+        layout=two_arm_layout("robotwin", delta_gripper=True),
         view_names=("head_camera", "left_camera", "right_camera"),
         action_hz=16.7,
     ),
@@ -48,7 +48,7 @@ def flipped_gripper(layout: Layout) -> Layout:
     """The layout of a training with ``inverse_gripper``: every gripper's sign flipped (raw commands are anyway)."""
 
     def turn(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(replace(part, sign=-1) if part.kind in ("gripper", "gripper_command") else part for part in parts)
+        return tuple(replace(part, sign=-1) if part.kind in ("gripper", *GRIPPER_ACTIONS) else part for part in parts)
 
     return replace(layout, state=turn(layout.state), action=turn(layout.action))
 

@@ -214,6 +214,7 @@ class Worker:
 
     def _act(self, batch: list[Ticket]) -> None:
         """Actions for a batch. If it fails, each request is tried alone: one must not harm its neighbours."""
+        self._drop_unwanted_worlds()
         started = time.monotonic()
         requests = [ticket.request for ticket in batch]
         try:
@@ -239,12 +240,17 @@ class Worker:
         else:
             events.close()
 
-    def _imagine_one_step(self) -> None:
-        world = self._worlds[0]
-        if not any(ticket.owed for ticket in world.tickets):
+    def _drop_unwanted_worlds(self) -> None:
+        """Let go of what nobody waits for any more: with many robots, half-made worlds would fill the memory."""
+        for world in [world for world in self._worlds if not any(ticket.owed for ticket in world.tickets)]:
             world.events.close()
-            self._worlds.popleft()
+            self._worlds.remove(world)
+
+    def _imagine_one_step(self) -> None:
+        self._drop_unwanted_worlds()
+        if not self._worlds:
             return
+        world = self._worlds[0]
         try:
             event = next(world.events)
         except Exception:

@@ -10,8 +10,10 @@ from jaxtyping import Float
 from xwam_client.protocol import RefusedError
 
 from xwam.config import suggest
+from xwam.encode import check_observation
 from xwam.policy import Policy
 from xwam.records import Camera, Observation
+from xwam.robot.layout import layout_slices
 from xwam.robot.normalizer import Normalizer
 
 MAX_SIDE_PX = 4096
@@ -84,13 +86,18 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
             "not_offered", "world=True: this server was started without the world; ask for actions only."
         )
     prefix, num_committed = _prefix(fields, policy)
+    observation = Observation(
+        images=_images(fields, names),
+        state=read_state(fields, policy.normalizer),
+        instruction=_prompt(fields),
+        cameras=_cameras(fields, names),
+    )
+    try:
+        check_observation(observation, names, policy.layout)
+    except ValueError as error:
+        raise RefusedError("out_of_range", str(error)) from error
     return Request(
-        observation=Observation(
-            images=_images(fields, names),
-            state=read_state(fields, policy.normalizer),
-            instruction=_prompt(fields),
-            cameras=_cameras(fields, names),
-        ),
+        observation=observation,
         request_id=request_id,
         session_id=read_session(fields),
         reset=_flag(fields, "reset"),
@@ -128,19 +135,13 @@ def read_state(fields: Mapping[str, Any], normalizer: Normalizer) -> Float[np.nd
     layout, state = normalizer.layout, _floats(fields["state"], "state", (normalizer.layout.state_width,))
     middle = (normalizer.state_q01 + normalizer.state_q99) / 2
     reach = GENEROUS * np.maximum((normalizer.state_q99 - normalizer.state_q01) / 2, 1 / GENEROUS)
-    start = 0
-    for part in layout.state:
-        where = slice(start, start + part.size)
-        start += part.size
-        if not part.is_used:
-            continue
+    try:
+        layout.check_quaternions(state)
+    except ValueError as error:
+        raise RefusedError("absurd_state", str(error)) from error
+    for part, where in layout_slices(layout.state):
         values = state[where]
-        if part.kind == "quat_wxyz":
-            if not 0.9 < np.linalg.norm(values) < 1.1:
-                norm = f"{np.linalg.norm(values):.3g}"
-                raise RefusedError(
-                    "absurd_state", f"state {part.name} has norm={norm}: must be a unit quaternion wxyz."
-                )
+        if not part.is_used or part.kind == "quat_wxyz":
             continue
         far = np.abs(values - middle[where]) > reach[where]
         if far.any():
@@ -202,25 +203,19 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
     shapes = {"intrinsics": (3, 3), "base_from_camera": (4, 4), "hand_from_camera": (4, 4)}
     known = {k: _floats(row[k], f"cameras[{name!r}].{k}", shapes[k]) for k in shapes if row.get(k) is not None}
     for key, value in known.items():
-        is_lens = key == "intrinsics"
-        biggest = 10.0 * MAX_SIDE_PX if is_lens else FAR_M
-        fine = np.abs(value).max() <= biggest and np.allclose(value[-1], [0, 0, 0, 1][-len(value) :], atol=1e-6)
-        turn = value[:3, :3]
-        is_turn = np.allclose(turn @ turn.T, np.eye(3), atol=1e-2) and np.linalg.det(turn) > 0
-        fine &= bool(value.diagonal().min() >= 1 if is_lens else is_turn)
-        wanted = "focal lengths of a pixel or more" if is_lens else f"a rotation and metres within {FAR_M:g}"
-        if not fine:
-            raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: needs {wanted}, last row 0 .. 0 1.")
-    if len(known.keys() - {"intrinsics"}) > 1:
-        raise RefusedError("out_of_range", f"cameras[{name!r}]: base_from_camera or hand_from_camera, not both.")
+        biggest = 10.0 * MAX_SIDE_PX if key == "intrinsics" else FAR_M
+        if np.abs(value).max() > biggest:
+            unit = "pixels" if key == "intrinsics" else "metres"
+            raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: at most {biggest:g} {unit}.")
     near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in (("near_m", 0.1), ("far_m", 10.0)))
-    if near >= far:
-        raise RefusedError("out_of_range", f"cameras[{name!r}] near_m={near}, far_m={far}: need near_m < far_m.")
     width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
     if not (width and height):
         raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")
     hand = _choice(row, "hand", ("left", "right"))
-    return Camera(name=name, width=width, height=height, near_m=near, far_m=far, hand=hand, **known)
+    try:
+        return Camera(name=name, width=width, height=height, near_m=near, far_m=far, hand=hand, **known)
+    except ValueError as error:
+        raise RefusedError("out_of_range", str(error)) from error
 
 
 def _prefix(fields: Mapping[str, Any], policy: Policy) -> tuple[np.ndarray | None, int]:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xwam.config import Config, load, to_json
-from xwam.data.files import whole_file
+from xwam.files import whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
+from xwam.train.manifest import weights_hash
 
 VIEWS = "view_embedding.weight"
 
@@ -35,8 +36,8 @@ def adapted(start: Path, config: Config, folder: Path) -> Path:
         return start
     if len(stored.view_names) != stored.model.num_views or config.depth_is_views:
         raise ValueError(f"start={start}: its views are not its cameras, so they cannot be exchanged.")
-    origin = {"start": str(start.resolve()), "views": list(config.view_names), **vars(config.model)}
-    origin = json.loads(json.dumps(origin))
+    origin = {"weights": weights_hash(start), "seed": config.train.seed, "views": list(config.view_names)}
+    origin = json.loads(json.dumps({"start": str(start.resolve()), **origin, **vars(config.model)}))
     facts = folder / "adapted.json"
     if facts.is_file() and json.loads(facts.read_text()) == origin:
         return folder

@@ -17,8 +17,8 @@ from xwam.data import lerobot_format as form
 from xwam.data.annotated import Provenance, Scale
 from xwam.data.clips import spread
 from xwam.data.episodes import camera_named
-from xwam.data.files import fingerprint
 from xwam.data.lerobot import LeRobotEpisodes
+from xwam.files import fingerprint
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Camera
 from xwam.robot.actions import base_from_hand

@@ -48,13 +48,31 @@ class TrainingState(NamedTuple):
 
 
 def write_whole(target: Path, fill: Any) -> None:
-    """Let ``fill(folder)`` write a folder under a temporary name, then give it its name: whole or absent."""
-    temporary = target.with_name(f".tmp-{target.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """Let ``fill(folder)`` write a folder under a temporary name, then give it its name: whole or absent.
+
+    What stood there before is only removed afterwards; see ``restored``.
+    """
+    temporary, before = target.with_name(f".tmp-{target.name}-{os.getpid()}"), _before(target)
+    for old in target.parent.glob(f".tmp-{target.name}-*"):  # of a process that was killed
+        shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
     fill(temporary)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        shutil.rmtree(before, ignore_errors=True)
+        target.rename(before)
     temporary.rename(target)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def restored(target: Path) -> Path:
+    """``target``; one that was being replaced when the process was killed is put back first."""
+    if not target.exists() and _before(target).exists():
+        _before(target).rename(target)
+    return target
+
+
+def _before(target: Path) -> Path:
+    return target.with_name(f".old-{target.name}")
 
 
 def save_policy_files(folder: Path, config: Config, robot: Robot, frozen: Path, manifest: dict[str, Any]) -> None:

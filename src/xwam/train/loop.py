@@ -67,13 +67,14 @@ Validate = Callable[[dict[str, Tensor], int], dict[str, float]]
 """Called with the averaged weights and the step, on the main process; returns numbers to log."""
 
 
-def batch_indices(size: int, batch_size: int, seed: int, at_step: int) -> tuple[Int[np.ndarray, " B"], int]:
-    """The clips of one global batch and the visit they belong to: shuffled passes over the data, end to end."""
-    first = at_step * batch_size
-    visit = first // size
-    wanted = np.arange(first, first + batch_size)
-    passes = {p: np.random.default_rng((seed, p)).permutation(size) for p in np.unique(wanted // size).tolist()}
-    return np.array([passes[n // size][n % size] for n in wanted.tolist()]), visit
+def batch_indices(
+    size: int, batch_size: int, seed: int, at_step: int
+) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+    """The clips of one global batch, and the pass that each belongs to: shuffled passes over the data, end to end."""
+    wanted = np.arange(at_step * batch_size, (at_step + 1) * batch_size)
+    visits = wanted // size
+    passes = {p: np.random.default_rng((seed, p)).permutation(size) for p in np.unique(visits).tolist()}
+    return np.array([passes[n // size][n % size] for n in wanted.tolist()]), visits
 
 
 def train(
@@ -128,7 +129,7 @@ def train(
                     log({f"validation/{k}": v for k, v in validate(average, finished).items()}, finished)
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
-                last = _save(config, run, state, finished, world, saver, facts | meter.hours())
+                last = _save(config, run, state, finished, world, saver, facts | meter.hours(), norm)
             if ends:
                 break
         saver.end(state)
@@ -154,7 +155,8 @@ def _numbers(
 
 def _meter(config: Config, how: Setup, world: setup.World, device: torch.device, newest: Path | None) -> Meter:
     in_bfloat16 = setup.is_bfloat16(device, how.precision)
-    limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, num_ranks=world.num_ranks)
+    parts = {"num_ranks": world.num_ranks, "accumulate": how.accumulate}
+    limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, **parts)
     return Meter(config.train.batch_size, limit, manifest.hours_of(newest))
 
 
@@ -166,9 +168,11 @@ def _shown(numbers: dict[str, float]) -> str:
 def _my_batch(
     config: Config, data: TrainingData, world: setup.World, now: int, device: torch.device
 ) -> tuple[Batch, Any]:
-    indices, visit = batch_indices(len(data), config.train.batch_size, config.train.seed, now)
-    mine = indices[world.rank :: world.num_ranks]
-    batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in data.batch(mine, visit)))
+    indices, visits = batch_indices(len(data), config.train.batch_size, config.train.seed, now)
+    mine, passes = indices[world.rank :: world.num_ranks], visits[world.rank :: world.num_ranks]
+    parts = [data.batch(mine[passes == visit], visit) for visit in np.unique(passes).tolist()]  # in their order
+    whole = parts[0] if len(parts) == 1 else Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in whole))
     return batch, (data.source_names, data.sources(mine)) if len(data.source_names) > 1 else None
 
 
@@ -192,8 +196,14 @@ def _save(
     world: setup.World,
     saver: Saver,
     facts: dict[str, Any],
+    norm: Tensor,
 ) -> Path:
-    """Begin to write a checkpoint. Whole models come with ``model.safetensors``; others get theirs when exported."""
+    """Begin to write a checkpoint. Whole models come with ``model.safetensors``; others get theirs when exported.
+
+    Raises ValueError when the last gradient was no number: the weights are none either, and nobody could go on.
+    """
+    if not torch.isfinite(norm):
+        raise ValueError(f"gradient_norm={norm.item()} at step {finished}: lower the learning rate; not saved.")
     now = facts | {"steps": finished, "samples": finished * config.train.batch_size}
     is_whole = not sharding.is_sharded(state.model) and not facts["setup"]["lora_rank"]
 

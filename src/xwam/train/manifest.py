@@ -17,6 +17,7 @@ import torch
 
 import xwam
 from xwam.config import Config
+from xwam.files import write_text
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
@@ -52,9 +53,15 @@ def write_start(out: Path, facts: dict[str, Any], done: int) -> None:
     path = out / "run.json"
     starts = json.loads(path.read_text()) if path.is_file() else []
     now = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from_step": done, "host": socket.gethostname()}
-    temporary = out / ".tmp-run.json"
-    temporary.write_text(json.dumps([*starts, now | facts], indent=1) + "\n")
-    temporary.rename(path)
+    write_text(path, json.dumps([*starts, now | facts], indent=1) + "\n")
+
+
+def check_start(out: Path, start: Path | None) -> None:
+    """Refuse to go on without the checkpoint that a run began from: an autoencoder would be trained first."""
+    newest = newest_checkpoint(out)
+    began = None if newest is None else json.loads((newest / "manifest.json").read_text()).get("start")
+    if began and start is None:
+        raise ValueError(f"start=None: the run in {out} began from {began['checkpoint']}; give --start again.")
 
 
 def check_resume(
@@ -112,8 +119,12 @@ def commit() -> str:
     try:
         told = [
             subprocess.run(["git", *words], cwd=where, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+            for words in (
+                ["ls-files", "--error-unmatch", Path(__file__).name],  # not somebody's who installed it in a repository
+                ["rev-parse", "HEAD"],
+                ["status", "--porcelain", "--untracked-files=no"],
+            )
         ]
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "unknown"
-    return told[0] + ("+" if told[1] else "")
+    return told[1] + ("+" if told[2] else "")

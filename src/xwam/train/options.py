@@ -59,6 +59,11 @@ class Sources:
     """What numbers are divided by: measured on these data sets, or those of the --start checkpoint, whose outputs then
     keep their meaning (same robot, few or narrow demonstrations)."""
 
+    def __post_init__(self) -> None:
+        for name, least in (("cache_processes", 1), ("every", 1), ("variants", 0)):
+            if vars(self)[name] < least:
+                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
@@ -87,7 +92,13 @@ class Changes:
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """``config`` with some fields of TrainConfig and NoiseConfig set anew; modes that these never draw are left out."""
+    """``config`` with some fields of TrainConfig and NoiseConfig set anew; modes that these never draw are left out.
+
+    Raises ValueError for counts below 1; ``validate_every`` may be 0.
+    """
+    for name in ("num_steps", "batch_size", "save_every", "log_every"):
+        if (value := changes.get(name, 1)) < 1:
+            raise ValueError(f"{name}={value}: must be 1 or more.")
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
     noise = replace(config.noise, **of_noise)

@@ -22,7 +22,7 @@ from xwam.presets import preset
 from xwam.train.adapt import adapted
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
-from xwam.train.manifest import check_resume
+from xwam.train.manifest import check_resume, check_start
 from xwam.train.options import Setup, Sources, Watch, changed
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
@@ -61,6 +61,7 @@ def run_pipeline(
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
     config = fit(config, opened)
     check_batch(config.train.batch_size, world, how)
+    check_start(out, start)
     check_resume(out, config, {}, how)
     with one_after_the_other(world):
         start = None if start is None else adapted(start, config, out / "start")
@@ -125,6 +126,6 @@ def _validation(config: Config, source: Source, run: Run, num_clips: int, watch:
 def _show_first_batch(path: Path, clips: Mixture, config: Config, frozen: Path) -> None:
     """A picture of what the network sees first, once per run."""
     if not path.is_file():
-        numbers, visit = batch_indices(len(clips), config.train.batch_size, config.train.seed, 0)
-        first = Batch(*(tensor.cpu() for tensor in clips.batch(numbers[:4], visit)))
+        numbers, _ = batch_indices(len(clips), config.train.batch_size, config.train.seed, 0)
+        first = Batch(*(tensor.cpu() for tensor in clips.batch(numbers[:4], 0)))
         write_first_batch(path, first, VideoVae.load(frozen / "vae"))

@@ -24,10 +24,10 @@ from xwam.config import Config
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes, camera_named
-from xwam.data.files import fingerprint, whole_file
 from xwam.data.held import HeldCache
 from xwam.data.stats import normalizer_from
 from xwam.encode import depth_to_image
+from xwam.files import fingerprint, whole_file
 from xwam.images import resize, resize_nearest, to_bytes
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae, encoder_hash
@@ -36,7 +36,7 @@ from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
 from xwam.train.setup import encoder_of
-from xwam.train.sources import Mixture, Source, clips_of
+from xwam.train.sources import Mixture, Source, clips_of, shares
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import Film, VaeTraining, fitting, train_vae
 from xwam.train.vae_decoder import train_decoder
@@ -102,15 +102,16 @@ def _train_on_imagined(
         raise ValueError(f"imagined={num_clips}: whose transformer shall imagine? Give --start CHECKPOINT.")
     policy = load_policy(start, device=rest.pop("device"))
     clips = [clips_of(source, policy.config, padded=False) for source in sources]
-    return train_decoder_on_imagined(policy, clips, recipe, out, start=start, num_clips=num_clips, **rest)
+    chosen = shares(sources, num_clips)
+    return train_decoder_on_imagined(policy, clips, recipe, out, start=start, num_clips=chosen, **rest)
 
 
 def films_of(config: Config, sources: Sequence[Source], num_episodes: int = EPISODES_FOR_VAE) -> list[Film]:
     """What an autoencoder is trained on: films of so many episodes, none held out, from all cameras."""
     films = []
-    for source in sources:
+    for source, share in zip(sources, shares(sources, num_episodes), strict=True):
         clips = clips_of(source, config)  # of the training split
-        some = [clips.numbers[place] for place in spread(len(clips.numbers), num_episodes // len(sources))]
+        some = [clips.numbers[place] for place in spread(len(clips.numbers), share)]
         names, clip = [camera.name for camera in clips.seen_cameras], config.clip
         films += load_films(source.episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
     return films

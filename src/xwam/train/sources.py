@@ -57,6 +57,12 @@ def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[
     return sources
 
 
+def shares(sources: Sequence[Source], count: int) -> list[int]:
+    """``count`` things of any kind, as many of each data set as its weight says; equal parts without weights."""
+    weights = [1.0 if source.weight is None else source.weight for source in sources]
+    return [int(count * weight / sum(weights) + 1e-9) for weight in weights]
+
+
 def fit(config: Config, sources: Sequence[Source]) -> Config:
     """The settings for these robots: their views, widths and rate. With data sets of ours alone, the preset's own.
 

@@ -31,7 +31,7 @@ from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
 from xwam.train.setup import Precision, matrix_precision
-from xwam.train.vae_saving import go_on, write_training
+from xwam.train.vae_saving import films_hash, go_on, write_training
 
 Film = UInt8[Tensor, "_N _H _W 3"] | Float16[Tensor, "_N _H _W"]  # films differ in length and size
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
@@ -118,7 +118,7 @@ def train_vae(
     state = checkpoint.TrainingState(vae, average, optimizer)
     saved = out / "vae-training"
     step = film_step([film.to(device) for film in films], training, precision)
-    recipe = recipe_of(training, start)
+    recipe = recipe_of(training, start, films=films_hash(films))
     done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     return _finish(config, state, films, training, out) if done == training.num_steps else saved
 
@@ -137,7 +137,7 @@ def descend(
 
     ``saved`` is the folder to continue from (the ``recipe`` must be the same) and to save to.
     """
-    done = go_on(saved, state, recipe) if saved.is_dir() else 0
+    done = go_on(saved, state, recipe) if checkpoint.restored(saved).is_dir() else 0
     started = time.perf_counter()
     bar = tqdm(total=training.num_steps, initial=done, desc="vae", unit="step")
     for now in range(done, training.num_steps):

@@ -15,6 +15,7 @@ from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
 from xwam.train.setup import Precision
 from xwam.train.vae import Film, Step, VaeTraining, channels_last, descend, film_step, first_weights, recipe_of
+from xwam.train.vae_saving import films_hash
 
 
 def train_decoder(
@@ -35,7 +36,7 @@ def train_decoder(
     and calling again continues. Raises ValueError when ``start`` has other sizes.
     """
     step = film_step([film.to(device) for film in films], training, precision)
-    recipe = recipe_of(training, start)
+    recipe = recipe_of(training, start, films=films_hash(films))
     return descend_decoder(
         config, step, training, out, start=start, recipe=recipe, device=device, max_minutes=max_minutes, log=log
     )

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from xwam.data.augment import augment
 from xwam.data.cache import cache_facts, differences
 from xwam.data.clips import Clips, spread
-from xwam.data.files import Recent, whole_file
 from xwam.dynamics import latents_of_actions
 from xwam.encode import encode_clips, encode_views, video_to_tensor
+from xwam.files import Recent, whole_file, write_text
 from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
 from xwam.train import checkpoint
@@ -77,23 +77,23 @@ def train_decoder_on_imagined(
     out: Path,
     *,
     start: Path,
-    num_clips: int,
+    num_clips: Sequence[int],
     precision: Precision = "auto",
     max_minutes: float | None = None,
     log: Callable[[dict[str, float], int], None] | None = None,
 ) -> Path:
     """Train (or continue) the decoder of the checkpoint ``start``, which ``policy`` was loaded from; see train_decoder.
 
-    ``num_clips``, as many of each data set, are imagined first, into ``out/imagined`` (2.4 MB each, for three cameras
+    ``num_clips``, so many of each data set, are imagined first, into ``out/imagined`` (2.4 MB each, for three cameras
     with depth at 128 px), and found again. Batches are whole pictures, as many as the recipe's last shape says.
     """
-    paths, share = [], num_clips // len(clips)
-    for some in clips:
+    paths = []
+    for some, share in zip(clips, num_clips, strict=True):
         _check(policy, some, share)
-    for number, some in enumerate(clips):
+    for number, (some, share) in enumerate(zip(clips, num_clips, strict=True)):
         paths += imagine_films(policy, some, out / "imagined" / str(number), share, start, precision)
     step = imagined_step(ImaginedFilms(paths), training, precision, policy.device)
-    recipe = recipe_of(training, start / "vae", imagined=num_clips, transformer=weights_hash(start))
+    recipe = recipe_of(training, start / "vae", imagined=list(num_clips), transformer=weights_hash(start))
     return descend_decoder(
         policy.config.vae, step, training, out, start=start / "vae", recipe=recipe, device=str(policy.device),
         max_minutes=max_minutes, log=log,
@@ -119,8 +119,7 @@ def imagine_films(
     if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
         raise ValueError(f"imagined={folder} was made of something else ({changed}): delete it, or use a new folder.")
     if not path.is_file():
-        with whole_file(path) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1) + "\n")
+        write_text(path, json.dumps(facts, indent=1) + "\n")
     chosen, files = spread(len(clips), num_clips), []
     with tqdm(total=len(chosen), desc="imagine", unit="clip") as bar:
         for first in range(0, len(chosen), CLIPS_PER_FILE):

@@ -1,8 +1,13 @@
 """The state of an unfinished autoencoder's training, and the recipe that it belongs to."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from xwam.train import checkpoint
 
@@ -13,10 +18,11 @@ def go_on(saved: Path, state: checkpoint.TrainingState, recipe: dict[str, Any]) 
     """Load what was saved; returns the steps done. Raises ValueError when it was made by another recipe."""
     path = saved / RECIPE
     stored = json.loads(path.read_text()) if path.is_file() else recipe  # older ones do not say
-    for name, value in recipe.items():
-        if stored[name] != value:
+    for name in stored.keys() | recipe.keys():
+        now, before = recipe.get(name), stored.get(name)
+        if now != before:
             raise ValueError(
-                f"{name}={value} differs from {stored[name]} of the training in {saved}: "
+                f"{name}={now} differs from {before} of the training in {saved}: "
                 "continue with the same, or train into an empty folder."
             )
     return checkpoint.load_training(saved, state)
@@ -30,3 +36,12 @@ def write_training(target: Path, state: checkpoint.TrainingState, step: int, rec
         (folder / RECIPE).write_text(json.dumps(recipe, indent=1) + "\n")
 
     checkpoint.write_whole(target, fill)
+
+
+def films_hash(films: Sequence[Tensor]) -> str:
+    """Sixteen digits that tell these films from others, by their lengths, first and last pictures."""
+    digest = hashlib.sha256()
+    for film in films:
+        ends = film[[0, -1]].cpu().contiguous().view(torch.uint8)
+        digest.update(f"{tuple(film.shape)}".encode() + ends.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -11,7 +11,7 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
-from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, check_tasks, evaluate_closed_loop
 from xwam.evaluate.open_loop import score_clip, summarize
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -54,6 +54,7 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
 
     A late checkpoint may be worse than an earlier one, and no loss says so.
     """
+    check_tasks(watch.evaluate_tasks)
     model, frozen = XWAM(config.model), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
     networks = Networks(model, vae, lambda: TextEncoder.load(frozen / "text", config.model.text_length))
@@ -70,7 +71,9 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
 
     def evaluate(average: dict[str, Tensor], now: int) -> dict[str, float]:
         model.load_state_dict(average)
-        report = evaluate_closed_loop(policy, settings, run.out / "closed-loop" / f"step-{now:07d}.json")
+        path = run.out / "closed-loop" / f"step-{now:07d}.json"
+        path.unlink(missing_ok=True)  # of a step that was trained before an interruption, and is trained again
+        report = evaluate_closed_loop(policy, settings, path)
         per_task = {f"success/{task}": row["success"] for task, row in report["tasks"].items()}
         return {"success": report["mean_success"]} | per_task
 

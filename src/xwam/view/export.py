@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.config import from_json
-from xwam.data.files import whole_file
+from xwam.files import whole_file
 from xwam.records import Camera, Prediction
 from xwam.robot.calibration import camera_from_dict, camera_to_dict
 from xwam.robot.layout import Layout

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.colours import IMAGINED_RGB, REAL_RGB, css
-from xwam.data.files import whole_file
+from xwam.files import write_text
 from xwam.records import Camera, Prediction
 from xwam.robot.layout import Layout
 from xwam.robot.rotations import quat_from_matrix
@@ -63,9 +63,7 @@ def write_page(
                 _add_title(server.scene, "real", stage, "real: not recorded this far", stage.offset)
             recording.insert_sleep(1 / prediction.frame_hz)
         page = recording.as_html()
-    with whole_file(path) as temporary:
-        text = _with_card(page, title or prediction.instruction, prediction, stage, real is not None)
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, _with_card(page, title or prediction.instruction, prediction, stage, real is not None))
 
 
 @contextmanager

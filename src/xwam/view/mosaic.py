@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from xwam.colours import IMAGINED_RGB, REAL_RGB, depth_range, depth_to_colours
-from xwam.data.files import whole_file
 from xwam.data.videos import write_rgb
+from xwam.files import whole_file
 from xwam.records import Prediction
 from xwam.view.points import pictures_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xwam.colours import IMAGINED_RGB, REAL_RGB
-from xwam.data.files import whole_file
+from xwam.files import whole_file
 from xwam.records import Camera, Prediction
 from xwam.robot.layout import Layout
 from xwam.view.points import camera_poses, fuse, world

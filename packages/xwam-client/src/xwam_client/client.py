@@ -160,7 +160,7 @@ class Client(contextlib.AbstractContextManager):
     def reset(self) -> None:
         """A new episode begins: drop all unfinished work of this robot. Waits for the answer."""
         self._wait_until_ready(time.monotonic() + self.connect_seconds)
-        self._send({"reset": True, "session_id": self.session_id}, False).actions.result()
+        self._send({"reset": True, "session_id": self.session_id}, False).actions.result(self.connect_seconds)
 
     def close(self) -> None:
         """Close the connection; what is pending fails with ConnectionError."""

@@ -57,5 +57,8 @@ def rollout(
         due = max(due + 1 / env.action_hz, time.monotonic() - 1 / env.action_hz)
         if keeps_time:
             time.sleep(max(0.0, due - time.monotonic()))
+    if not commands:  # solved from the start, or no action allowed
+        width, nothing = sum(part["size"] for part in client.metadata["layout"]["action"]), np.zeros(0, bool)
+        return Episode(bool(env.success), np.zeros((0, width), np.float32), nothing, nothing, ())
     action, is_held, is_first = (np.array(column) for column in zip(*commands))
     return Episode(bool(env.success), action, is_held, is_first, tuple(chunks.delays))

@@ -30,13 +30,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all (UTF-8)."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def fingerprint(root: Path, paths: Iterable[Path], *facts: object) -> str:
-    """Short hash of each file's name, size and end, and of further facts (through repr)."""
+    """Short hash of each file's name, size and end (of JSON: all of it), and of further facts (through repr)."""
     found = hashlib.sha256(repr(facts).encode())
     for path in sorted(paths):
         size = path.stat().st_size
         with path.open("rb") as file:
-            file.seek(max(0, size - TAIL_BYTES))
+            file.seek(0 if path.suffix == ".json" else max(0, size - TAIL_BYTES))
             found.update(f"{path.relative_to(root)} {size} ".encode() + file.read())
     return found.hexdigest()[:16]
 
