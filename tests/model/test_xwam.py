@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xwam.model.layers import KeysValues
-from xwam.model.xwam import XWAM, Output, init_depth_from_blocks, init_weights, sinusoid
+from xwam.model.xwam import XWAM, Output, init_weights, sinusoid
 from xwam.presets import PRESETS, preset
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -191,13 +191,6 @@ def test_the_first_draw_is_the_published_one():
     again = XWAM(preset("tiny").model)
     init_weights(again, torch.Generator().manual_seed(0))
     assert all(torch.equal(weights[name], tensor) for name, tensor in again.state_dict().items())
-
-
-def test_depth_blocks_start_as_copies_of_the_last_blocks():
-    model = make_model(replace(CONFIG, num_depth_blocks=2))
-    init_depth_from_blocks(model)
-    for block, copy in zip(model.blocks[1:], model.extra_blocks[0], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(block.parameters(), copy.parameters(), strict=True))
 
 
 COMPILED = """

@@ -8,7 +8,7 @@ import torch
 
 from xwam.model.text import TextEncoder
 from xwam.presets import preset
-from xwam.train.text import TINY_TEXT, contrastive_loss, list_texts, rewrite, share_found, train_text
+from xwam.train.text import TINY_TEXT, contrastive_loss, list_texts, pool, rewrite, train_text
 
 CONFIG = preset("debug").text
 LENGTH = preset("debug").model.text_length
@@ -17,6 +17,17 @@ WORDINGS = {
     "open": ("open the door", "pull the door open"),
     "press": ("press the button",),
 }
+
+
+@torch.no_grad()
+def share_found(encoder, wordings) -> float:
+    """The share of wordings (of tasks with two or more) whose nearest other text belongs to the same task."""
+    texts = list_texts(wordings)
+    tasks = torch.tensor([text.task for text in texts])
+    vectors = torch.cat([pool(encoder.encode([text.words])) for text in texts])
+    nearest = (vectors @ vectors.T).fill_diagonal_(-1).argmax(dim=-1)
+    has_partner = (tasks[:, None] == tasks).sum(dim=-1) > 1
+    return (tasks[nearest] == tasks)[has_partner].float().mean().item()
 
 
 def test_tasks_are_told_apart_after_a_few_steps(tmp_path):

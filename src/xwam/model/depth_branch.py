@@ -7,7 +7,6 @@ and state are the same bits with and without depth.
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -33,10 +32,3 @@ def run_last_blocks(
         x, keys_values = block(x, time, levels, rotation, text)
         depth, _ = copy(depth, time, depth_levels, depth_rotation, text_of_copy, keys_values)
     return x, depth
-
-
-@torch.no_grad()
-def copy_weights(blocks: Sequence[Block], copies: Sequence[Block]) -> None:
-    """Give every copy the weights of its block."""
-    for block, copy in zip(blocks, copies, strict=True):
-        copy.load_state_dict(block.state_dict())

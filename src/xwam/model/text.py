@@ -122,14 +122,6 @@ _INSIDE_BLOCK = {
 }
 
 
-def from_official(
-    config: TextConfig, text_length: int, weights: Mapping[str, Tensor], tokenizer: PreTrainedTokenizerBase
-) -> TextEncoder:
-    """The encoder around the tensors of Wan's own UMT5 checkpoint file."""
-    named = {transformers_name(name): tensor for name, tensor in weights.items()}
-    return TextEncoder.from_weights(config, text_length, named, tokenizer)
-
-
 def transformers_name(official: str) -> str:
     """The name that transformers gives to a tensor of Wan's own UMT5 checkpoint."""
     outside = {"token_embedding.weight": "shared.weight", "norm.weight": "encoder.final_layer_norm.weight"}

@@ -170,21 +170,6 @@ class VideoVae(nn.Module):
         return vae.eval()
 
 
-def from_official(config: VaeConfig, weights: Mapping[str, Tensor], *, encoder_only: bool = False) -> VideoVae:
-    """The autoencoder around the tensors of Wan2.2's own checkpoint file, with its published latent statistics."""
-    if config.latent_channels != len(WAN22_LATENT_MEAN):
-        raise ValueError(
-            f"latent_channels={config.latent_channels}: the published Wan2.2 autoencoder has {len(WAN22_LATENT_MEAN)}; "
-            "use the vae settings of preset wan22_5b."
-        )
-    named = {f"vae.{diffusers_name(name)}": tensor for name, tensor in weights.items()}
-    named["latent_mean"] = torch.tensor(WAN22_LATENT_MEAN)
-    named["latent_std"] = torch.tensor(WAN22_LATENT_STD)
-    if encoder_only:
-        named = {name: tensor for name, tensor in named.items() if not is_decoder_name(name)}
-    return VideoVae.from_weights(config, named, encoder_only=encoder_only)
-
-
 def encoder_hash(folder: Path) -> str:
     """Sixteen digits that change with anything latents depend on: what save wrote there, but for the decoder."""
     digest = hashlib.sha256()

@@ -188,8 +188,8 @@ def init_weights(model: XWAM, generator: torch.Generator) -> None:
 
     What X-WAM adds to Wan is drawn as published: view embedding, action and state MLPs and the depth head
     normal(0, 0.02), modulation tables normal(0, 1 / sqrt(D)). Wan's own matrices: embeddings and head normal(0, 0.02),
-    all others Xavier. Norms start at 1, biases at 0. To start from Wan's weights: draw, load them over the
-    drawn ones, then ``init_depth_from_blocks``.
+    all others Xavier. Norms start at 1, biases at 0. (A start from Wan's weights is made by ``convert.py``; its depth
+    blocks are copies of the last ones.)
     """
     for name, weight in model.named_parameters():
         init_weight(name, weight, model.config.width, generator)
@@ -209,9 +209,3 @@ def init_weight(name: str, weight: Float[Tensor, "*any"], width: int, generator:
         weight.normal_(0, 0.02, generator=generator)
     else:
         nn.init.xavier_uniform_(weight.flatten(1), generator=generator)
-
-
-def init_depth_from_blocks(model: XWAM) -> None:
-    """Give the depth blocks the weights of the last main blocks, as before fine-tuning from a video model."""
-    copies = model.depth_blocks
-    depth_branch.copy_weights(list(model.blocks)[-len(copies) :], copies)

@@ -37,12 +37,6 @@ def quat_from_vector(vector: Float[np.ndarray, "*steps 3"]) -> Float[np.ndarray,
     return positive_w(flat.as_quat(scalar_first=True)).reshape(*vector.shape[:-1], 4)
 
 
-def vector_from_quat(quat_wxyz: Float[np.ndarray, "*steps 4"]) -> Float[np.ndarray, "*steps 3"]:
-    """Quaternions of any length but zero to rotation vectors (radians)."""
-    flat = Rotation.from_quat(quat_wxyz.reshape(-1, 4), scalar_first=True)
-    return flat.as_rotvec().reshape(*quat_wxyz.shape[:-1], 3)
-
-
 def positive_w(quat_wxyz: Float[np.ndarray, "*steps 4"]) -> Float[np.ndarray, "*steps 4"]:
     """The same rotations, written with ``w >= 0``."""
     return np.where(quat_wxyz[..., :1] < 0, -quat_wxyz, quat_wxyz)

@@ -120,17 +120,6 @@ def contrastive_loss(vectors: Float[Tensor, "B Dt"], tasks: Int[Tensor, " B"], t
     return -(log_share.sum(dim=-1) / is_partner.sum(dim=-1)).mean()
 
 
-@torch.no_grad()
-def share_found(encoder: TextEncoder, wordings: Mapping[str, Sequence[str]]) -> float:
-    """The share of wordings (of tasks with two or more) whose nearest other text belongs to the same task."""
-    texts = list_texts(wordings)
-    tasks = torch.tensor([text.task for text in texts])
-    vectors = torch.cat([pool(encoder.encode([text.words])) for text in texts])
-    nearest = (vectors @ vectors.T).fill_diagonal_(-1).argmax(dim=-1)
-    has_partner = (tasks[:, None] == tasks).sum(dim=-1) > 1
-    return (tasks[nearest] == tasks)[has_partner].float().mean().item()
-
-
 def _learning_rate_at(now: int, training: TextTraining) -> float:
     """Warm up in a straight line, then half a cosine to a fiftieth."""
     warm = min(1.0, (now + 1) / training.num_warmup_steps)

@@ -26,7 +26,6 @@ from xwam.view.points import PointCloud, camera_poses, fuse, thinned
 POINTS_PER_STEP = 24_000
 GRID_M = 0.1
 AXES_M = 0.15
-GREY_RGB = (120, 120, 120)
 
 
 class Stage(NamedTuple):
