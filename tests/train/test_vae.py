@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
@@ -133,6 +134,17 @@ def test_the_decoder_alone_learns_and_the_latents_stay(films, tmp_path):
     assert encoder_hash(whole) == encoder_hash(first), "latents that are cached stay valid"
     other = train_vae(CONFIG, films, TRAINING, tmp_path / "other")
     assert encoder_hash(other) != encoder_hash(first)
+
+
+def test_a_shipped_autoencoder_keeps_its_encoders_bits(films, tmp_path):
+    first = train_vae(CONFIG, films, replace(TRAINING, num_steps=2), tmp_path / "first")
+    shipped = {name: value.bfloat16() for name, value in load_file(first / "model.safetensors").items()}
+    save_file(shipped, first / "model.safetensors")
+    made = train_decoder(CONFIG, films, TRAINING, tmp_path / "made", start=first)
+    found = load_file(made / "model.safetensors")
+    assert {value.dtype for value in found.values()} == {torch.bfloat16}
+    assert encoder_hash(made) == encoder_hash(first), "latents that are cached stay valid"
+    assert any(not torch.equal(found[name], shipped[name]) for name in shipped if is_decoder_name(name))
 
 
 def test_an_unfinished_training_is_not_taken_for_another(films, tmp_path):

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from xwam.config import VaeConfig
+from xwam.model.shards import weight_files
+from xwam.model.stored import safetensors_contents
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
 from xwam.train.setup import Precision
@@ -54,7 +56,10 @@ def descend_decoder(
     max_minutes: float | None,
     log: Callable[[dict[str, float], int], None] | None,
 ) -> Path:
-    """As train_decoder, whatever a step learns from; the encoder rests."""
+    """As train_decoder, whatever a step learns from. The encoder rests, and numbers are written as ``start`` has them.
+
+    (A shipped encoder is in bfloat16; in float32 it would be the same, and cached latents would not know it.)
+    """
     vae = channels_last(first_weights(config, training.seed, start).to(device))
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(is_decoder_name(name))
@@ -66,5 +71,7 @@ def descend_decoder(
     done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     if done < training.num_steps:
         return saved
-    VideoVae.from_weights(vae.config, state.average).save(out / "vae")
+    stored = {k: v for file in weight_files(start / "model.safetensors") for k, v in safetensors_contents(file).items()}
+    average = {name: value.to("cpu", stored[name].dtype) for name, value in state.average.items()}
+    VideoVae.from_weights(vae.config, average).save(out / "vae")
     return out / "vae"
