@@ -38,6 +38,15 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
     elsewhere = state + np.float32(0.3) * np.eye(1, state.shape[1], dtype=np.float32)
     with pytest.raises(ValueError, match=r"state\[0\] differs from observation\.state"):
         imagine_actions(policy, observation, action, elsewhere)
+    down = observation.state.copy()
+    rotation = policy.layout.state_slice("left_rotation")
+    down[rotation] = (1e-4, 1, 0, 0)
+    path = np.repeat(down[None], clip.num_states, axis=0).astype(np.float64)
+    path[:, rotation.start] *= -1  # the same to the eye, and another sign of w
+    imagine_actions(policy, replace(observation, state=down), action, path)
+    path[0, rotation] = (0, 0, 1, 0)
+    with pytest.raises(ValueError, match=r"state\[0\] differs"):
+        imagine_actions(policy, replace(observation, state=down), action, path)
 
 
 def test_the_steps_say_what_is_far(trained):

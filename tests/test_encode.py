@@ -1,5 +1,6 @@
 """Physical units <-> tensors: round trips, masks, cameras, and what is refused at the door."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_the_door_refuses_float_images():
     images = {name: image.astype(np.float32) for name, image in observation.images.items()}
     object.__setattr__(observation, "images", images)
     with pytest.raises(ValueError, match="must be uint8"):
-        encode.check_observation(observation, CONFIG.view_names, make_normalizer().layout)
+        encode.check_observation(observation, CONFIG.view_names, CONFIG.clip, make_normalizer().layout)
 
 
 def test_robot_units_round_trip_with_unit_quaternions():
@@ -137,13 +138,16 @@ def test_calibration_counts_for_images_of_its_proportions():
     observation, known = make_observation(CONFIG), {c.name: c for c in make_cameras(CONFIG)}
     name = CONFIG.view_names[0]
     height, width = CONFIG.clip.height_px, CONFIG.clip.width_px
-    for shape, fits in (((2 * height, 2 * width, 3), True), ((height, 2 * width, 3), False)):
+    known[name] = replace(known[name], width=848, height=480)
+    shapes = ((480, 848, 3), True), ((144, 256, 3), True), ((126, 224, 3), True), ((height, width, 3), True)
+    for shape, fits in (*shapes, ((480, 640, 3), False), ((2 * height, 2 * width, 3), False)):
         images = {**observation.images, name: np.zeros(shape, np.uint8)}
         seen = replace(observation, images=images, cameras={})
-        cameras = encode.cameras_seen(seen, CONFIG.view_names, CONFIG.clip, known)
+        with nullcontext() if fits else pytest.warns(UserWarning, match="its calibration is of 848 x 480 images"):
+            cameras = encode.cameras_seen(seen, CONFIG.view_names, CONFIG.clip, known)
         assert [camera.is_calibrated for camera in cameras] == [fits] + [True] * (len(cameras) - 1)
-        encode.check_observation(seen, CONFIG.view_names, make_normalizer().layout)
+        encode.check_observation(seen, CONFIG.view_names, CONFIG.clip, make_normalizer().layout)
         if not fits:
             own = replace(seen, cameras={name: known[name]})
             with pytest.raises(ValueError, match="give the calibration of these images"):
-                encode.check_observation(own, CONFIG.view_names, make_normalizer().layout)
+                encode.check_observation(own, CONFIG.view_names, CONFIG.clip, make_normalizer().layout)

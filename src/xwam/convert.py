@@ -23,7 +23,7 @@ from xwam.model.stored import Stored, safetensors_contents, torch_contents
 from xwam.model.text import TOKENIZER_FOLDER
 from xwam.presets import preset
 from xwam.records import Camera
-from xwam.robot.calibration import save_cameras
+from xwam.robot.calibration import load_cameras, save_cameras
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.published import ROBOTS, RobotName, flipped_gripper, normalizer_from_published, robot_of
@@ -36,7 +36,8 @@ WAN_TEXT = "models_t5_umt5-xxl-enc-bf16.pth"
 WAN_TOKENIZER = Path("google") / "umt5-xxl"
 SPARE_BYTES = 100 * 10**6  # disk for the small files, and to leave some free
 NOT_IN_THE_RELEASE = (
-    "the release has no calibration: pass cameras with each observation, or fill in cameras.json.",
+    "the release has no calibration: pass cameras with each observation, or fill in cameras.json: width and height of "
+    "your images, intrinsics, a pose; leave every camera in it.",
     "the release does not say which metres its depth covers: 0.1 to 10 are assumed; set the cameras' near_m and far_m.",
     "RoboCasa's actions are its controller's commands, and its hand is turned by 90 degrees about z (robot/frames.py); "
     "RoboTwin's gripper action is a change of the opening.",
@@ -165,8 +166,9 @@ def _write(
     write_text(target / "vae" / "config.json", to_json(conversion.config.vae))
     write_text(target / "text" / "config.json", to_json(conversion.config.text))
     conversion.layout.save(target / "layout.json")
-    if not (target / "cameras.json").is_file():  # a person may have filled it in since
-        save_cameras(target / "cameras.json", conversion.cameras)
+    path = target / "cameras.json"
+    if not path.is_file() or not load_cameras(path):  # a person may have filled it in since
+        save_cameras(path, conversion.cameras)
     if conversion.normalizer is not None:
         conversion.normalizer.save(target / "normalizer.json")
     write_text(target / "config.json", to_json(conversion.config))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xwam import encode
@@ -19,6 +19,7 @@ from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
 from xwam.policy import Policy
 from xwam.records import Observation, Prediction
+from xwam.robot.layout import Layout, layout_slices
 
 SAME_STATE = 0.01  # of half a span of the statistics: what rounding and a sensor's noise may differ by
 
@@ -47,7 +48,8 @@ def imagine_actions(
     first = images[None].to(policy.device)
     latents = encode.encode_views(policy.networks.vae.encode, first)
     states = encode.encode_states(state, policy.normalizer)[None]
-    if not torch.allclose(states[0, 0], seen, atol=SAME_STATE):
+    is_same = np.isclose(state[0], observation.state, rtol=1e-5, atol=1e-6) | _near(states[0, 0], seen, policy.layout)
+    if not is_same.all():
         raise ValueError("state[0] differs from observation.state: both say where the robot is now; start there.")
     actions = torch.from_numpy(policy.normalizer.normalize_action(action))[None]
     clock.mark("encode")
@@ -102,6 +104,15 @@ def latents_of_actions(
     *_, world = denoise(model, known, config=steps, given=given, unconditional=unconditional)
     assert isinstance(world, WorldReady)
     return depth_apart(world.video, world.depth, config)
+
+
+def _near(a: Float[Tensor, " Ds"], b: Float[Tensor, " Ds"], layout: Layout) -> Bool[np.ndarray, " Ds"]:
+    """Which slots of two normalised states say the same; a rotation counts as a whole, in either sign."""
+    near = (a - b).abs() <= SAME_STATE
+    for part, where in layout_slices(layout.state):
+        if part.kind == "quat_wxyz":
+            near[where] = torch.minimum((a[where] - b[where]).norm(), (a[where] + b[where]).norm()) <= SAME_STATE
+    return near.numpy()
 
 
 def _check_lengths(config: Config, action: Float[np.ndarray, "Ta Da"], state: Float[np.ndarray, "Ts Ds"]) -> None:

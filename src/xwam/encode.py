@@ -7,6 +7,7 @@ Depth travels as an image: with ``n, f`` the camera's near and far distance, a d
 ``2 (1/z - 1/f) / (1/n - 1/f) - 1``, so near is 1 and far is -1 (inverse depth: fine where the hand works).
 """
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -157,7 +158,11 @@ def decode_views(
 
 
 def check_observation(
-    observation: Observation, view_names: Sequence[str], layout: Layout, absent: Collection[str] = ()
+    observation: Observation,
+    view_names: Sequence[str],
+    clip: ClipConfig,
+    layout: Layout,
+    absent: Collection[str] = (),
 ) -> None:
     """Refuse what the model cannot see: missing cameras, wrong image types, states that are not numbers."""
     for name in (name for name in view_names if name not in absent):
@@ -169,7 +174,7 @@ def check_observation(
                 f"image of camera {name!r} has dtype={image.dtype}, shape={image.shape}: must be uint8 H W 3 (RGB)."
             )
         camera = observation.cameras.get(name)
-        if camera is not None and not _same_shape(camera, image):
+        if camera is not None and not _fits(camera, image, clip):
             raise ValueError(
                 f"camera {name!r} is {camera.width} x {camera.height}, its image {image.shape[1]} x {image.shape[0]} "
                 "(width x height): give the calibration of these images."
@@ -192,7 +197,7 @@ def encode_observation(
 
     ``absent``: views that this robot does not have; they are grey, as in training.
     """
-    check_observation(observation, view_names, normalizer.layout, absent)
+    check_observation(observation, view_names, clip, normalizer.layout, absent)
     grey = np.full((clip.height_px, clip.width_px, 3), GREY, np.uint8)
     images = [
         grey
@@ -247,22 +252,27 @@ def cameras_seen(
 ) -> tuple[Camera, ...]:
     """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike.
 
-    The checkpoint's counts only for images of its camera's proportions: those of another lens or crop have none.
+    The checkpoint's counts only for images that can be its camera's (warns otherwise): those of another lens or crop
+    have no calibration.
     """
     seen = []
     for name in view_names:
         camera, image = observation.cameras.get(name) or known.get(name), observation.images.get(name)
         if camera is None:
             camera = Camera(name=name, width=clip.width_px, height=clip.height_px)
-        elif name not in observation.cameras and image is not None and not _same_shape(camera, image):
+        elif name not in observation.cameras and image is not None and not _fits(camera, image, clip):
+            size, shape = f"{camera.width} x {camera.height}", f"{image.shape[1]} x {image.shape[0]}"
+            warnings.warn(f"camera {name!r}: no cloud, its calibration is of {size} images, not {shape}.", stacklevel=2)
             camera = replace(camera, intrinsics=None)
         seen.append(centre_cropped(camera, clip))
     return tuple(seen)
 
 
-def _same_shape(camera: Camera, image: UInt8[np.ndarray, "H W 3"]) -> bool:
-    """True for an image of the camera's proportions, to within a pixel."""
-    return abs(camera.width / camera.height * len(image) - image.shape[1]) <= 1
+def _fits(camera: Camera, image: UInt8[np.ndarray, "H W 3"], clip: ClipConfig) -> bool:
+    """True for images of the camera's proportions (to within a pixel), or of the clip's size: resized by the robot."""
+    height, width = image.shape[:2]
+    is_resized = (width, height) == (clip.width_px, clip.height_px)
+    return is_resized or abs(camera.width * height - camera.height * width) <= max(camera.width, camera.height)
 
 
 def centre_cropped(camera: Camera, clip: ClipConfig) -> Camera:

@@ -150,6 +150,7 @@ def test_what_is_replaced_is_not_lost_when_the_process_is_killed(tmp_path, monke
     target = tmp_path / "state"
     checkpoint.write_whole(target, lambda folder: (folder / "n").write_text("1"))
     (tmp_path / ".tmp-state-1").mkdir()
+    (tmp_path / ".tmp-state-2-1").mkdir()
     rename = Path.rename
 
     def killed(path, to):
@@ -165,7 +166,7 @@ def test_what_is_replaced_is_not_lost_when_the_process_is_killed(tmp_path, monke
     assert (checkpoint.restored(target) / "n").read_text() == "1"
     checkpoint.write_whole(target, lambda folder: (folder / "n").write_text("3"))
     assert (checkpoint.restored(target) / "n").read_text() == "3"
-    assert [path.name for path in tmp_path.iterdir()] == ["state"], "what killed processes left is swept away"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-state-2-1", "state"], "and nobody else's"
 
 
 def test_gradients_that_are_no_numbers_are_never_saved(tmp_path, monkeypatch):

@@ -115,6 +115,7 @@ class LeRobotEpisodes:
         try:
             state, action = self.reading.states_and_actions(columns)
             self.layout.check_state(state)
+            self.layout.check_quaternions(state)
             self.layout.check_action(action)
         except ValueError as error:
             raise ValueError(f"episode={episode} of {self.root}: {error}") from error

@@ -59,7 +59,7 @@ class XwamJsonEpisodes:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of every file's name, size and end, and of how they are read."""
+        """Hash of every file's name, size and end (JSON: all of it), and of how they are read."""
         if self._fingerprint is None:
             beside = [path for name in (METADATA_FILE, CAMERAS_FILE) if (path := self.root / name).is_file()]
             paths = [*beside, *self.root.glob("data/**/*.json"), *self.root.rglob("*.mp4")]
@@ -89,6 +89,7 @@ class XwamJsonEpisodes:
         state = state[self.first_step :: self.action_skip]
         try:
             self.layout.check_state(state)
+            self.layout.check_quaternions(state)
             self.layout.check_action(action)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

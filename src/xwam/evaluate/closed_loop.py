@@ -244,7 +244,8 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (stored["settings"], settings))
+    before = {"statistics": settings["statistics"]} | stored["settings"]  # older ones do not say
+    known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (before, settings))
     if known != asked:
         raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")
     results = [EpisodeResult(**row) for row in (*stored["episodes"], *stored.get("others", ()))]

@@ -86,6 +86,7 @@ class EncodedPrompts:
         rows = self.rows(kept).cpu()
         with whole_file(path) as temporary:
             save_file({text: row.clone() for text, row in zip(kept, rows, strict=True)}, temporary)
+        self._stored |= dict(zip(kept, self.rows(kept), strict=True))
 
     def _pop(self, text: str) -> Tensor:
         return self._made.pop(text) if text in self._made else self._encode(text)

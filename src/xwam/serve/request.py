@@ -93,7 +93,7 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
         cameras=_cameras(fields, names),
     )
     try:
-        check_observation(observation, names, policy.layout)
+        check_observation(observation, names, policy.config.clip, policy.layout)
     except ValueError as error:
         raise RefusedError("out_of_range", str(error)) from error
     return Request(

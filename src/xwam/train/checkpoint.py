@@ -53,8 +53,9 @@ def write_whole(target: Path, fill: Any) -> None:
     What stood there before is only removed afterwards; see ``restored``.
     """
     temporary, before = target.with_name(f".tmp-{target.name}-{os.getpid()}"), _before(target)
-    for old in target.parent.glob(f".tmp-{target.name}-*"):  # of a process that was killed
-        shutil.rmtree(old, ignore_errors=True)
+    for old in target.parent.glob(".tmp-*"):  # of a process that was killed
+        if re.fullmatch(rf"\.tmp-{re.escape(target.name)}-\d+", old.name):
+            shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
     fill(temporary)
     if target.exists():

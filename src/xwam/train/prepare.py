@@ -164,14 +164,14 @@ def make_latents(
     for source in sources:
         clips = clips_of(source, config, every=every)
         place = folder if len(sources) == 1 else folder / source.name
+        if statistics_of is None:  # before the latents: it looks at every number
+            normalizer = normalizer_from(source.episodes, only=clips.numbers)
+        else:
+            normalizer = statistics_for(source, statistics_of)
         facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=0)
         if len(clips) == 0 or missing_shards(place, facts):
             fill = partial(_fill, place, clips, frozen, vae_hash, num_variants, device, in_bfloat16)
             in_processes(fill, processes)
-        if statistics_of is None:
-            normalizer = normalizer_from(source.episodes, only=clips.numbers)
-        else:
-            normalizer = statistics_for(source, statistics_of)
         caches.append(LatentCache(place, normalizer))
     return caches
 

@@ -20,7 +20,8 @@ def go_on(saved: Path, state: checkpoint.TrainingState, recipe: dict[str, Any]) 
     stored = json.loads(path.read_text()) if path.is_file() else recipe  # older ones do not say
     for name in stored.keys() | recipe.keys():
         now, before = recipe.get(name), stored.get(name)
-        if now != before:
+        is_older = name == "films" and name not in stored  # than this line of the recipe
+        if now != before and not is_older:
             raise ValueError(
                 f"{name}={now} differs from {before} of the training in {saved}: "
                 "continue with the same, or train into an empty folder."
