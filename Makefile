@@ -72,8 +72,8 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 		--action-loss-weight 8 --clean-action-ratio 0.1 --precision bfloat16 --optimizer muon --validate-every 0 --device $(DEVICE)
 	rm -r runs/tiny/checkpoint
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/final/step-* | tail -1) runs/tiny/checkpoint
-	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --start runs/tiny/checkpoint --imagined $(call n,2400) --out runs/tiny/drawn \
-		--steps $(call n,2400) --learning-rate 1e-3 --precision bfloat16 --device $(DEVICE)
+	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --start runs/tiny/checkpoint --imagined $(call n,2400) \
+		--out runs/tiny/drawn --steps $(call n,5200) --learning-rate 1e-3 --precision bfloat16 --device $(DEVICE)
 	cp --remove-destination runs/tiny/drawn/vae/* runs/tiny/checkpoint/vae
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes $(call n,50) --seed 7 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 $(TABLE) --out runs/tiny/open.json
