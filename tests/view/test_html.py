@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.view.browser import CHROMIUM, WHY_NOT, Page
 from tests.view.scene import LAYOUT, make_imagined, make_real
-from xwam.view.html import write_page
+from xwam.view.html import best_side, write_page
 
 PICTURES = os.environ.get("XWAM_PICTURES")  # a folder: keep a large screenshot there (`make pictures`)
 SLIDER = """(() => {
@@ -36,6 +36,20 @@ def test_one_page_small_enough_to_mail(tmp_path):
     assert "Push &lt;it&gt;" in text
     assert "Axes 0.15 m, grid 0.1 m" in text
     assert "<title>Push &lt;it&gt;</title>" in text
+
+
+def test_pages_of_one_robot_are_seen_from_one_side():
+    """Two static cameras that face each other: a few points more or less do not turn the world around."""
+    poses = np.stack([np.eye(4)] * 2)
+    poses[0, :3, :3], poses[1, :3, :3] = looking_along([-1, 0, 0]), looking_along([1, 0, 0])
+    for num_points in ([100, 110], [110, 100], [100, 100]):
+        np.testing.assert_array_equal(best_side(poses, num_points), [1, 0, 0])
+    np.testing.assert_array_equal(best_side(poses, [100, 200]), [-1, 0, 0])
+
+
+def looking_along(forward: list[float]) -> np.ndarray:
+    right = np.cross(forward, [0, 0, 1.0])
+    return np.stack([right, np.cross(forward, right), forward], axis=1)
 
 
 def test_nothing_is_printed(tmp_path, capfd):

@@ -24,6 +24,7 @@ from xwam.robot.rotations import quat_from_matrix
 from xwam.view.points import PointCloud, camera_poses, fuse, thinned
 
 POINTS_PER_STEP = 24_000
+ABOUT_AS_MUCH = 0.8  # as the side that saw most
 GRID_M = 0.1
 AXES_M = 0.15
 
@@ -96,7 +97,7 @@ def _set_stage(clouds: list[PointCloud], prediction: Prediction, layout: Layout,
     views = [i for i, camera in enumerate(prediction.cameras) if camera.is_calibrated]
     views = [i for i in views if prediction.cameras[i].hand_from_camera is None] or views
     poses = np.stack([camera_poses(prediction.cameras[i], prediction.state[0], layout) for i in views])
-    backward = _best_side(poses, [int((clouds[0].view == i).sum()) for i in views])
+    backward = best_side(poses, [int((clouds[0].view == i).sum()) for i in views])
     right = np.cross([0, 0, 1.0], backward)
     along = points @ right
     width = float(np.quantile(along, 0.99) - np.quantile(along, 0.01))
@@ -111,12 +112,15 @@ def _set_stage(clouds: list[PointCloud], prediction: Prediction, layout: Layout,
     return Stage(low, high, eye, look_at, offset, voxel_m)
 
 
-def _best_side(base_from_camera: Float[np.ndarray, "V 4 4"], num_points: list[int]) -> Float[np.ndarray, "3"]:
-    """The horizontal axis from which most of the cloud was seen: that side has surfaces, and the grid lies straight."""
+def best_side(base_from_camera: Float[np.ndarray, "V 4 4"], num_points: list[int]) -> Float[np.ndarray, "3"]:
+    """The horizontal axis from which most of the cloud was seen: that side has surfaces, and the grid lies straight.
+
+    Of sides that saw about as much it is always the same one, so that pages of one robot can be compared.
+    """
     backward = -base_from_camera[:, :3, 2]
     sides = np.array([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
     seen = np.maximum(sides @ backward.T, 0) @ np.array(num_points, dtype=np.float64)
-    return sides[seen.argmax()]
+    return sides[np.flatnonzero(seen >= ABOUT_AS_MUCH * seen.max())[0]]
 
 
 def _add_ground(scene: Any, stage: Stage) -> None:
