@@ -9,7 +9,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.against_release import Naive
-from tests.examples import make_observation
 from tests.model.test_xwam import answer, make_inputs, make_model
 from xwam.bench.subject import INSTRUCTION, random_observation, random_policy
 from xwam.config import DenoiseConfig
@@ -82,7 +81,7 @@ def test_rotation_in_float32_equals_complex_numbers_in_float64():
 
 
 def test_a_known_instruction_costs_no_encoder_and_no_keys(policy, monkeypatch):
-    observation = make_observation(CONFIG)
+    observation = random_observation(policy, 0)
     first = next(policy.predict(observation, seed=1))
 
     def never(*arguments):
