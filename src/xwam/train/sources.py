@@ -18,7 +18,7 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.data.cache import LatentCache
 from xwam.data.clips import Clips, Split
-from xwam.data.episodes import Episodes, camera_named
+from xwam.data.episodes import Episodes
 from xwam.data.held import HeldCache
 from xwam.data.opening import is_published, open_data
 from xwam.encode import Batch
@@ -87,8 +87,13 @@ def fit(config: Config, sources: Sequence[Source]) -> Config:
 def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = False) -> None:
     """Refuse a data set that lacks a camera, or whose vectors have other widths than the model."""
     layout = episodes.layout
+    known = [camera.name for camera in episodes.cameras]
     for name in () if may_lack_views else config.view_names:
-        camera_named(episodes.cameras, name)
+        if name not in known:
+            raise ValueError(
+                f"camera={name!r} is not in this data set ({', '.join(known)}); preset {config.name!r} looks through "
+                f"{', '.join(config.view_names)}: record it, or give a robot.json, which fits the model to others."
+            )
     for what, ours, theirs in (
         ("state_width", config.model.state_width, layout.state_width),
         ("action_width", config.model.action_width, layout.action_width),
