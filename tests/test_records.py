@@ -14,6 +14,7 @@ POSE = np.eye(4)
         ({"width": 0}, "width=0, height=10: must be 1 or more"),
         ({"intrinsics": np.full((3, 3), np.nan)}, "intrinsics has shape .*: must be 3 x 3 finite numbers"),
         ({"intrinsics": np.diag([-5.0, 5, 1])}, "needs positive focal lengths"),
+        ({"intrinsics": np.diag([0.8, 0.8, 1])}, "needs positive focal lengths of a pixel or more"),
         ({"intrinsics": np.array([[5.0, 0, 0], [0, 5, 0], [5, 5, 1]])}, "last row 0 0 1"),
         ({"base_from_camera": POSE + np.eye(4)[[3, 0, 1, 2]]}, "needs a rotation"),
         ({"base_from_camera": np.diag([1.0, 1, -1, 1])}, "needs a rotation"),

@@ -101,9 +101,8 @@ def made_up_observation(policy: Policy, instruction: str = "warm up") -> Observa
     """What a robot in the middle of the statistics might see in the dark."""
     clip, layout = policy.config.clip, policy.layout
     state = policy.normalizer.denormalize_state(np.zeros(layout.state_width, np.float32))
-    for part in layout.state:
-        if part.kind == "quat_wxyz":
-            state[layout.state_slice(part.name)] = (1, 0, 0, 0)
+    for _, where in layout.quaternions:
+        state[where] = (1, 0, 0, 0)
     image = np.full((clip.height_px, clip.width_px, 3), 128, np.uint8)
     images = dict.fromkeys(policy.config.view_names, image)
     return Observation(images=images, state=state, instruction=instruction)

@@ -19,7 +19,7 @@ from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
 from xwam.policy import Policy
 from xwam.records import Observation, Prediction
-from xwam.robot.layout import Layout, layout_slices
+from xwam.robot.layout import Layout
 
 SAME_STATE = 0.01  # of half a span of the statistics: what rounding and a sensor's noise may differ by
 
@@ -109,9 +109,8 @@ def latents_of_actions(
 def _near(a: Float[Tensor, " Ds"], b: Float[Tensor, " Ds"], layout: Layout) -> Bool[np.ndarray, " Ds"]:
     """Which slots of two normalised states say the same; a rotation counts as a whole, in either sign."""
     near = (a - b).abs() <= SAME_STATE
-    for part, where in layout_slices(layout.state):
-        if part.kind == "quat_wxyz":
-            near[where] = torch.minimum((a[where] - b[where]).norm(), (a[where] + b[where]).norm()) <= SAME_STATE
+    for _, where in layout.quaternions:
+        near[where] = torch.minimum((a[where] - b[where]).norm(), (a[where] + b[where]).norm()) <= SAME_STATE
     return near.numpy()
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from xwam.config import TIME_STRIDE, ClipConfig, DenoiseConfig, suggest
 from xwam.images import GREY, centre_window, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
-from xwam.robot.layout import Layout, layout_slices
+from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
-from xwam.robot.rotations import positive_w
 
 Encoder = Callable[[Tensor], Tensor]
 """Maps images ``B 3 T H W`` in [-1, 1] to latents ``B C F h w``."""
@@ -288,8 +287,7 @@ def to_robot_units(
 ) -> tuple[Shaped[np.ndarray, "Ts Ds"], Shaped[np.ndarray, "Ta Da"]]:
     """Normalised states and actions back to the Layout's units; quaternions are made unit again, ``w >= 0``."""
     states = normalizer.denormalize_state(state.float().cpu().numpy())
-    for part, where in layout_slices(normalizer.layout.state):
-        if part.kind == "quat_wxyz" and part.is_used:
-            length = np.linalg.norm(states[:, where], axis=-1, keepdims=True)
-            states[:, where] = positive_w(states[:, where] / np.maximum(length, 1e-8))
+    for _, where in normalizer.layout.quaternions:
+        states[:, where] /= np.maximum(np.linalg.norm(states[:, where], axis=-1, keepdims=True), 1e-8)
+    states = normalizer.layout.with_positive_quaternions(states)
     return states, normalizer.denormalize_action(action.float().cpu().numpy())

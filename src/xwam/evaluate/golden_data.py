@@ -11,7 +11,6 @@ import functools
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from xwam.encode import depth_to_image
 from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
+from xwam.robot.published import flipped_gripper
 
 IMAGE_RANGE = 2.0  # images and depth images lie in [-1, 1]
 HALF_LEVEL = 0.5 / 127.5  # what rounding to bytes may change
@@ -55,14 +55,7 @@ def layout_of(source: Source, *, inverse_gripper: bool = False) -> Layout:
     """The published layout for these episodes; ``inverse_gripper`` flips the model's side of every opening."""
     arms, is_raw = source.arms == ("left",), source.is_raw
     layout = two_arm_layout(source.root.name, single_arm=arms, raw_gripper=is_raw, delta_gripper=not is_raw)
-    if not inverse_gripper:
-        return layout
-    flipped = {"gripper"} if source.is_raw else {"gripper", "delta_gripper"}  # raw commands are flipped anyway
-    state, action = (
-        tuple(replace(part, sign=-1) if part.kind in flipped else part for part in row)
-        for row in (layout.state, layout.action)
-    )
-    return replace(layout, state=state, action=action)
+    return flipped_gripper(layout) if inverse_gripper else layout
 
 
 def open_all(source: Source, layout: Layout, skip: int) -> list[XwamJsonEpisodes]:

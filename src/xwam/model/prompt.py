@@ -11,7 +11,7 @@ Prompts come in two lengths only, ``SHORT`` and the full one, so that compiled p
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from torch.nn import functional
 from xwam.files import whole_file
 from xwam.model.layers import KeysValues
 
+T = TypeVar("T")
 MAX_REMEMBERED = 8  # prompts; of the largest model, a merged one takes about 100 MB in bf16
 MAX_ENCODED = 256  # instructions, beside the stored ones; of the largest model, one takes 8 MB
 SHORT = 192  # rows of a prompt of up to 100 pieces, its padding merged
@@ -60,6 +61,12 @@ class ReadsPrompts(Protocol):
         ...
 
 
+def _latest(known: Mapping[str, T], used: Mapping[str, T], most: int) -> dict[str, T]:
+    """What was used last, at most so many; ``used`` just now."""
+    others = {text: kept for text, kept in known.items() if text not in used}
+    return dict(list({**others, **used}.items())[-most:])
+
+
 class EncodedPrompts:
     """What the text encoder made of instructions: those that came with a checkpoint, and the latest of the others."""
 
@@ -75,21 +82,19 @@ class EncodedPrompts:
     @torch.no_grad()
     def rows(self, texts: Sequence[str]) -> Float[Tensor, "B P Dt"]:
         """One row for each; each distinct one is encoded once and remembered for a while."""
-        found = {text: self._stored[text] if text in self._stored else self._pop(text) for text in dict.fromkeys(texts)}
-        self._made |= {text: row for text, row in found.items() if text not in self._stored}  # now the latest
-        self._made = dict(list(self._made.items())[-MAX_ENCODED:])
+        known = self._stored | self._made
+        found = {text: known[text] if text in known else self._encode(text) for text in dict.fromkeys(texts)}
+        used = {text: row for text, row in found.items() if text not in self._stored}
+        self._made = _latest(self._made, used, MAX_ENCODED)
         return torch.stack([found[text] for text in texts])
 
     def save(self, path: Path, texts: Sequence[str]) -> None:
         """Write these, beside those that were stored."""
         kept = list(dict.fromkeys([*self._stored, *texts]))
-        rows = self.rows(kept).cpu()
+        rows = dict(zip(kept, self.rows(kept), strict=True))
         with whole_file(path) as temporary:
-            save_file({text: row.clone() for text, row in zip(kept, rows, strict=True)}, temporary)
-        self._stored |= dict(zip(kept, self.rows(kept), strict=True))
-
-    def _pop(self, text: str) -> Tensor:
-        return self._made.pop(text) if text in self._made else self._encode(text)
+            save_file({text: row.cpu().clone() for text, row in rows.items()}, temporary)
+        self._stored |= rows
 
 
 class PromptMemory:
@@ -112,8 +117,7 @@ class PromptMemory:
             if text not in found:
                 context, bias = merge_padding(encode([text])[0])
                 found[text] = model.prompt_keys_values(context[None], None if bias is None else bias[None])
-        others = {text: kept for text, kept in self._known.items() if text not in found}
-        self._known = dict(list((others | found).items())[-MAX_REMEMBERED:])  # the latest in use
+        self._known = _latest(self._known, found, MAX_REMEMBERED)
         return join([found[text] for text in texts])
 
 

@@ -79,6 +79,11 @@ class Layout:
         """True for slots this robot has."""
         return np.repeat([p.is_used for p in self.action], [p.size for p in self.action])
 
+    @property
+    def quaternions(self) -> list[tuple[Part, slice]]:
+        """The rotations in the state of this robot, and where they stand."""
+        return [(part, where) for part, where in layout_slices(self.state) if part.kind == "quat_wxyz" and part.is_used]
+
     def state_slice(self, name: str) -> slice:
         """Where a part of the state stands."""
         return _slice(self.state, name)
@@ -93,9 +98,7 @@ class Layout:
 
     def check_quaternions(self, state: Float[np.ndarray, "*steps width"]) -> None:
         """Refuse a state whose rotations are not unit quaternions (10 % off is still called rounding)."""
-        for part, where in layout_slices(self.state):
-            if part.kind != "quat_wxyz" or not part.is_used:
-                continue
+        for part, where in self.quaternions:
             norms = np.linalg.norm(state[..., where], axis=-1)
             if (wrong := np.abs(norms - 1) > QUATERNION_SLACK).any():
                 norm = norms[wrong].flat[0]
@@ -104,9 +107,8 @@ class Layout:
     def with_positive_quaternions(self, state: Float[np.ndarray, "*steps width"]) -> Float[np.ndarray, "*steps width"]:
         """The same state, every rotation written with ``w >= 0`` (-q is the same rotation)."""
         state = np.array(state)
-        for part, where in layout_slices(self.state):
-            if part.kind == "quat_wxyz" and part.is_used:
-                state[..., where] = positive_w(state[..., where])
+        for _, where in self.quaternions:
+            state[..., where] = positive_w(state[..., where])
         return state
 
     def check_action(self, action: Float[np.ndarray, "*steps width"]) -> None:

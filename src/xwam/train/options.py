@@ -10,6 +10,13 @@ Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
 
 
+def _check_least(values: Mapping[str, Any], **least: int) -> None:
+    """Refuse a number, where it is given, below its least."""
+    for name, bound in least.items():
+        if name in values and values[name] < bound:
+            raise ValueError(f"{name}={values[name]}: must be {bound} or more.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """How a run is fitted into the machines at hand: memory and speed. What is learned stands in TrainConfig.
@@ -32,9 +39,7 @@ class Setup:
     """Processes that share one copy of weights, gradients and optimiser; 0: all of them."""
 
     def __post_init__(self) -> None:
-        for name, least in (("accumulate", 1), ("lora_rank", 0), ("shards", 0)):
-            if vars(self)[name] < least:
-                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+        _check_least(vars(self), accumulate=1, lora_rank=0, shards=0)
         if self.optimizer == "muon" and self.shards != 1:
             raise ValueError(f"optimizer='muon', shards={self.shards}: Muon needs whole matrices; use --shards 1.")
 
@@ -60,9 +65,7 @@ class Sources:
     keep their meaning (same robot, few or narrow demonstrations)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cache_processes", 1), ("every", 1), ("variants", 0)):
-            if vars(self)[name] < least:
-                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+        _check_least(vars(self), cache_processes=1, every=1, variants=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +99,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Raises ValueError for counts below 1; ``validate_every`` may be 0.
     """
-    for name in ("num_steps", "batch_size", "save_every", "log_every"):
-        if (value := changes.get(name, 1)) < 1:
-            raise ValueError(f"{name}={value}: must be 1 or more.")
+    _check_least(changes, num_steps=1, batch_size=1, save_every=1, log_every=1)
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
     noise = replace(config.noise, **of_noise)
