@@ -12,7 +12,7 @@ MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING = --vae-steps $(call n,15000) --every 14 --batch-size 16 --steps $(call n,11500) --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
 TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
-.PHONY: help demo test test-extras bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
+.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -23,6 +23,13 @@ help:  ## list the targets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[$(EXTRAS)]'
 	@touch $@
 
+.venv/robosuite: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt numba termcolor opencv-python-headless
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps robosuite
+	@touch $@
+
+robosuite: system .venv/robosuite  ## the second simulator, with two-armed tasks (its own pins are older than what works: hence --no-deps)
+
 system:  ## software rendering for the simulator (OSMesa), through apt when root
 	@tools/install_system.sh libosmesa6 libegl1 libgl1
 
@@ -32,7 +39,7 @@ browser:  ## headless Chromium, for the tests that open pages as a person would
 demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/report.html
 	$(BIN)/xwam demo
 
-test: system browser .venv/ready  ## the whole test suite
+test: system browser .venv/robosuite  ## the whole test suite
 	$(BIN)/python -m pytest
 
 test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits (installs ray and torchao into .venv-extras)

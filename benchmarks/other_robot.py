@@ -3,8 +3,7 @@
 Records smooth commands in robosuite's own numbers (xyzw, commands in [-1, 1], its own cameras), explains them in a
 robot.json, checks them, trains the debug preset on them and turns its answer back into robosuite's commands::
 
-    pip install --no-deps robosuite==1.5.2 mink==0.0.5 && pip install numba "qpsolvers[quadprog]" termcolor pynput \
-        opencv-python-headless h5py                    # their pins are older than what works
+    make robosuite
     MUJOCO_GL=osmesa PYOPENGL_PLATFORM=osmesa python benchmarks/other_robot.py runs/panda
 """
 

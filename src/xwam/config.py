@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar, Union
 
 NoiseDraw = Literal["asynchronous", "synchronous", "decoupled"]
 Mode = Literal["policy", "joint", "forward_dynamics"]
-Imagining = Literal["joint", "forward_dynamics"]
-"""Modes with a world: the model imagines its own actions, or is told them."""
+Imagining = Literal["joint", "forward_dynamics"]  # modes with a world: it imagines its own actions, or is told them
+Simulator = Literal["metaworld", "robosuite"]  # sim/simulators.py opens them
 T = TypeVar("T")
 TIME_STRIDE, SPACE_STRIDE = 4, 16  # frames and pixels of one latent cell of Wan2.2's autoencoder
 

@@ -17,12 +17,20 @@ GOAL_RADIUS_M, REACHED_M = 0.08, 0.02
 VIEWS = {
     "left": View("", (-0.8, 0.0, 0.6), (0.0, 0.0, 0.0), (0, 0, 1), 60, 0.1, 3.0),
     "right": View("", (0.6, -0.7, 0.5), (0.0, 0.0, 0.0), (0, 0, 1), 60, 0.1, 3.0),
-    "wrist": View("", (0.0, 0.0, 0.1), (0.3, 0.0, -0.1), (0, 0, 1), 80, 0.02, 3.0, on_hand=True),
+    "wrist": View("", (0.0, 0.0, 0.1), (0.3, 0.0, -0.1), (0, 0, 1), 80, 0.02, 3.0, hand="left"),
 }
 
 
 def make_fake(task: str = "fake-reach", *, width_px: int = 32, height_px: int = 32) -> "FakeEnv":
     return FakeEnv(task, width_px=width_px, height_px=height_px)
+
+
+def make_fake_elsewhere(task: str = "fake-reach", *, width_px: int = 32, height_px: int = 32) -> "FakeEnv":
+    """The same world through two cameras that no preset knows together."""
+    env = FakeEnv(task, width_px=width_px, height_px=height_px)
+    views = {"front": VIEWS["left"], "wrist": VIEWS["wrist"]}
+    env.cameras = {name: _camera(name, view, width_px, height_px) for name, view in views.items()}
+    return env
 
 
 class FakeEnv:
@@ -32,7 +40,8 @@ class FakeEnv:
     action_hz = 20.0
     max_steps = 60
     max_delta_m = 0.04
-    workspace = (np.array([-0.3, -0.3, 0.05]), np.array([0.3, 0.3, 0.4]))
+    max_turn_rad = 0.0
+    workspaces = ((np.array([-0.3, -0.3, 0.05]), np.array([0.3, 0.3, 0.4])),)
 
     def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
         self.task = task
@@ -104,5 +113,5 @@ def _camera(name: str, view: View, width_px: int, height_px: int) -> Camera:
         intrinsics=np.array([[focal, 0, width_px / 2], [0, focal, height_px / 2], [0, 0, 1.0]]),
         near_m=view.near_m,
         far_m=view.far_m,
-        **{"hand_from_camera" if view.on_hand else "base_from_camera": look_at(view)},
+        **{"base_from_camera" if view.hand is None else "hand_from_camera": look_at(view)},
     )

@@ -186,7 +186,7 @@ def test_wandering_goes_through_the_workspace_and_is_no_demonstration(tmp_path):
         np.testing.assert_allclose(moved, info.action[:-1, MOVE], atol=1e-6)  # what is stored is what was played
         assert np.abs(info.action[:, MOVE]).max() <= env.max_delta_m + 1e-6
     places = np.concatenate([info.state[:, :3] for info in infos])
-    low, high = env.workspace
+    low, high = env.workspaces[0]
     assert (places >= low - 1e-6).all()
     assert (places <= high + 1e-6).all()
     assert (np.ptp(places, axis=0) > 0.5 * (high - low)).all()

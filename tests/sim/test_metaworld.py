@@ -11,10 +11,10 @@ from xwam.sim.instructions import INSTRUCTIONS
 
 pytest.importorskip("metaworld", reason="pip install 'xwam[sim]'")
 
-from xwam.sim.metaworld import MARKED_GOALS, MAX_DELTA_M, METAWORLD_LAYOUT, TASKS, instructions, make_metaworld
+from xwam.sim.metaworld import MARKED_GOALS, MAX_DELTA_M, METAWORLD_LAYOUT, TASKS, VIEWS, instructions, make_metaworld
 from xwam.sim.record import record_wandering
 from xwam.sim.render import load_mujoco
-from xwam.sim.views import OPENCV_FROM_OPENGL, VIEWS
+from xwam.sim.views import OPENCV_FROM_OPENGL
 
 SIZE = 64
 MOVE = METAWORLD_LAYOUT.action_slice("left_position")
@@ -129,7 +129,7 @@ def test_an_action_moves_the_command_by_its_metres(env):
 
 def test_wandering_goes_far_and_stays_in_the_workspace(env):
     episodes = [record_wandering(env, seed) for seed in range(3)]
-    places, (low, high) = np.concatenate([episode.state[:, :3] for episode in episodes]), env.workspace
+    places, (low, high) = np.concatenate([episode.state[:, :3] for episode in episodes]), env.workspaces[0]
     assert (places > low - 0.03).all()  # the hand lags behind its command, and swings a little
     assert (places < high + 0.03).all()
     assert np.ptp(places, axis=0).max() > 0.2

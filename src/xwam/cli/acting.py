@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from xwam.config import Imagining
+from xwam.config import Imagining, Simulator
 
 if TYPE_CHECKING:
     from xwam.policy import Policy
+
+FIRST_TASK: dict[Simulator, str] = {"metaworld": "button-press-topdown-v3", "robosuite": "Lift"}
 
 
 def demo(
@@ -52,7 +54,7 @@ class OpenLoop:
 
 def evaluate(
     checkpoint: Annotated[Path, Positional],
-    env: Literal["metaworld"] | None = None,
+    env: Simulator | None = None,
     data: Path | None = None,
     tasks: tuple[str, ...] = (),
     episodes: int = 10,
@@ -69,13 +71,13 @@ def evaluate(
     steps: Annotated[Steps, arg(name="")] = Steps(),
     device: str = "cpu",
 ) -> None:
-    """Closed loop with ``--env metaworld --tasks …``; open loop on held-out clips with ``--data DIR``.
+    """Closed loop with ``--env SIMULATOR --tasks …``; open loop on held-out clips with ``--data DIR``.
 
     Args:
         checkpoint: a checkpoint folder.
-        env: metaworld: play episodes and count successes.
+        env: metaworld or robosuite: play episodes and count successes.
         data: a data set: compare imagined and real clips of held-out episodes.
-        tasks: names of tasks.
+        tasks: names of tasks; by default one.
         episodes: episodes per task.
         seed: which unseen placements.
         out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue.
@@ -94,18 +96,19 @@ def evaluate(
     from xwam.robot.stored import robot_for
 
     if (env is None) == (data is None):
-        raise ValueError(f"env={env}, data={data}: give --env metaworld (closed loop) or --data DIR (open loop).")
+        raise ValueError(f"env={env}, data={data}: give --env SIMULATOR (closed loop) or --data DIR (open loop).")
     if data is None and open_loop != OpenLoop():
         raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
     if data is not None and (tasks or blind or random):
-        raise ValueError("--tasks, --blind and --random play episodes: they need --env metaworld.")
+        raise ValueError("--tasks, --blind and --random play episodes: they need --env.")
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
         numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
     else:
+        assert env is not None
         settings = {"seed": seed, "replan_every": replan_every, "max_steps": max_steps, "num_envs": envs}
-        settings |= {"tasks": tasks or ("button-press-topdown-v3",), "num_episodes": episodes}
+        settings |= {"simulator": env, "tasks": tasks or (FIRST_TASK[env],), "num_episodes": episodes}
         numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
     if report and not random:
@@ -129,12 +132,12 @@ def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: An
 def _play(policy: "Policy", out: Path, report: bool, **settings: Any) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
-    from xwam.sim.metaworld import make_metaworld
+    from xwam.sim.simulators import make_env
 
     config = ClosedLoopConfig(**settings)
     numbers = evaluate_closed_loop(policy, config, out)
     if report and not config.is_random:  # random actions come without an imagined world
-        write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_metaworld)
+        write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_env(config.simulator))
     return numbers
 
 

@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from xwam.config import Simulator
+
 
 def collect(
-    simulator: Annotated[Literal["metaworld"], Positional] = "metaworld",
+    simulator: Annotated[Simulator, Positional] = "metaworld",
     tasks: tuple[str, ...] = ("button-press-topdown-v3",),
     episodes: int = 50,
     out: Path = Path("runs/data"),
@@ -20,7 +22,7 @@ def collect(
     """Record scripted experts as a LeRobot v3 data set. Interrupt and repeat at will: it continues.
 
     Args:
-        simulator: metaworld.
+        simulator: metaworld, or robosuite (Lift, Stack; TwoArmLift, which needs a data set of its own).
         tasks: names of tasks.
         episodes: episodes per task in the end.
         out: folder of the data set.
@@ -34,7 +36,7 @@ def collect(
 
     run(
         out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=workers,
-        width_px=size_px, height_px=size_px,
+        width_px=size_px, height_px=size_px, simulator=simulator,
     )  # fmt: skip
 
 

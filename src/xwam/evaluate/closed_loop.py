@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from xwam.config import Simulator
 from xwam.evaluate.metrics import wilson_interval
 from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
 from xwam.sim.env import Env
-from xwam.sim.instructions import instructions
+from xwam.sim.simulators import check_robot, make_env
 
 MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one evaluation
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
@@ -33,6 +34,7 @@ UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
 class ClosedLoopConfig:
     """What is evaluated, and how the chunks are played."""
 
+    simulator: Simulator = "metaworld"
     tasks: tuple[str, ...]
     num_episodes: int
     seed: int
@@ -62,18 +64,13 @@ class EpisodeResult:
     waits: Sequence[float] = ()  # that time for every decision
 
 
-def check_tasks(tasks: Sequence[str]) -> None:
-    """Refuse tasks that Meta-World does not have, before any simulator starts."""
-    for task in tasks:
-        instructions(task)
-
-
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
     """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall.
 
-    Raises ValueError for unknown tasks, more actions per decision than an answer has, and results of other settings.
+    Raises ValueError for unknown tasks, another robot than the policy's, more actions per decision than an answer has,
+    and results of other settings.
     """
-    check_tasks(config.tasks)
+    check_robot(config.simulator, config.tasks, policy.layout, policy.config.clip.action_hz)
     horizon = policy.config.clip.action_horizon
     if config.replan_every > horizon:
         raise ValueError(f"replan_every={config.replan_every}: must be in 1..{horizon}, the actions of one answer.")
@@ -185,7 +182,7 @@ def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list
     workers = []
     for _ in range(count):
         here, there = context.Pipe()
-        arguments = (there, clip.width_px, clip.height_px, config.max_steps)
+        arguments = (there, config.simulator, clip.width_px, clip.height_px, config.max_steps)
         process = context.Process(target=_simulate, args=arguments, daemon=True)
         process.start()
         there.close()
@@ -193,10 +190,8 @@ def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list
     return workers
 
 
-def _simulate(connection: Connection, width_px: int, height_px: int, max_steps: int) -> None:
+def _simulate(connection: Connection, simulator: Simulator, width_px: int, height_px: int, max_steps: int) -> None:
     """A worker: its own simulator; answers ``reset`` and ``play`` with (observation, success, steps, is_over)."""
-    from xwam.sim.metaworld import make_metaworld
-
     opened: dict[str, Env] = {}
     steps = 0
     try:
@@ -205,7 +200,7 @@ def _simulate(connection: Connection, width_px: int, height_px: int, max_steps: 
             if word == "reset":
                 task, seed = value
                 if task not in opened:
-                    opened = {task: make_metaworld(task, width_px=width_px, height_px=height_px)}
+                    opened = {task: make_env(simulator)(task, width_px=width_px, height_px=height_px)}
                 env = opened[task]
                 env.reset(seed)
                 steps = 0
@@ -244,7 +239,7 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    before = {"statistics": settings["statistics"]} | stored["settings"]  # older ones do not say
+    before = {"statistics": settings["statistics"], "simulator": "metaworld"} | stored["settings"]  # not in older ones
     known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (before, settings))
     if known != asked:
         raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")

@@ -30,6 +30,7 @@ Kind = Literal[
 ]
 GRIPPER_ACTIONS: tuple[Kind, ...] = ("gripper_command", "delta_gripper")
 Scaling = Literal["quantile", "symmetric", "identity"]
+MEANING = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
 QUATERNION_SLACK = 0.1
 
 
@@ -170,6 +171,23 @@ def two_arm_layout(
             part("gripper", gripper, 1, "1", *(("identity", -1) if raw_gripper else ("symmetric", 1))),
         ]
     return Layout(name=name, state=tuple(state), action=tuple(action))
+
+
+def differences(one: Layout, other: Layout) -> list[str]:
+    """In what two layouts do not mean the same, in words; their names and how they are normalised do not count."""
+    found = []
+    for which in ("state", "action"):
+        mine, theirs = getattr(one, which), getattr(other, which)
+        if len(mine) != len(theirs):
+            found.append(f"{len(mine)} parts of {which}, not {len(theirs)}")
+            continue
+        for part, twin in zip(mine, theirs, strict=True):
+            found += [
+                f"{which} {part.name}: {key}={getattr(part, key)!r}, not {getattr(twin, key)!r}"
+                for key in MEANING
+                if getattr(part, key) != getattr(twin, key)
+            ]
+    return found
 
 
 def layout_slices(parts: tuple[Part, ...]) -> list[tuple[Part, slice]]:

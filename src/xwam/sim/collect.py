@@ -10,7 +10,7 @@ import signal
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,14 +18,13 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from xwam.config import Simulator
 from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.sim.env import ExpertEnv
-from xwam.sim.instructions import instructions
-from xwam.sim.metaworld import make_metaworld
 from xwam.sim.record import record_episode, record_wandering
-
-MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function of a module, as workers import it
+from xwam.sim.simulators import MakeEnv, check_tasks
+from xwam.sim.simulators import make_env as make_env_of
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
 MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
@@ -54,18 +53,20 @@ def collect(
     num_workers: int = 1,
     width_px: int = 128,
     height_px: int = 128,
-    make_env: MakeEnv = make_metaworld,
+    simulator: Simulator = "metaworld",
+    make_env: MakeEnv | None = None,
 ) -> int:
     """Record until ``out`` holds ``num_episodes`` successful episodes of every task; returns how many it holds.
 
     ``seed`` is the first placement; ``noise`` the strength of the exploration, as a share of the largest displacement.
-    ``wander``: no demonstrations; the hand wanders, and success is neither wanted nor noted.
+    ``wander``: no demonstrations; the hand wanders, and success is neither wanted nor noted. ``make_env``: a simulator
+    of your own, instead of ``simulator``.
     Raises ValueError on a bad argument or when ``out`` holds another kind of data. Failed placements are warned about.
     """
     _check(tasks, num_episodes, seed, noise, num_workers)
-    if make_env is make_metaworld:
-        for task in tasks:
-            instructions(task)  # refuses an unknown name now, not after hours
+    if make_env is None:
+        check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
+        make_env = make_env_of(simulator)
     env = _opened(make_env, tasks[0], width_px, height_px)
     if (out / "meta" / "info.json").is_file() and _is_wandering(open_lerobot(out)) != wander:
         raise ValueError(

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from xwam.records import Camera, Observation
 from xwam.robot.layout import Layout
 
+Workspace = tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]  # lowest and highest, metres
+
 
 @runtime_checkable
 class Env(Protocol):
@@ -51,7 +53,8 @@ class ExpertEnv(Env, Protocol):
     """An Env that also knows how its task is done."""
 
     max_delta_m: float  # the largest displacement per axis that one action executes
-    workspace: tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]  # where the hand can be: lowest, highest, metres
+    max_turn_rad: float  # the largest turn that one action executes; 0 where hands cannot be turned
+    workspaces: tuple[Workspace, ...]  # where each hand can be
 
     def expert_action(self) -> Float[np.ndarray, " Da"]:
         """What a scripted expert would do now, within the range that ``step`` executes."""

@@ -22,7 +22,7 @@ from xwam.records import Camera, Observation
 from xwam.robot.layout import two_arm_layout
 from xwam.sim.instructions import INSTRUCTIONS, instructions
 from xwam.sim.render import Marker, Renderer, load_mujoco
-from xwam.sim.views import VIEWS, camera_records, place_cameras
+from xwam.sim.views import View, camera_records, place_cameras
 
 __all__ = ["MARKED_GOALS", "MAX_DELTA_M", "METAWORLD_LAYOUT", "TASKS", "MetaWorld", "instructions", "make_metaworld"]
 
@@ -48,6 +48,13 @@ MARKED_GOALS = (
     "stick-pull-v3",
     "stick-push-v3",
 )
+# The static views just hold every task's objects, goals and hand paths (a table of 0.9 m x 0.5 m) from opposite sides:
+# "left" sees what faces the table's far end, "right" the fronts of drawers, doors and buttons.
+VIEWS = {
+    "left": View("corner", (-0.73, 1.12, 0.87), (-0.04, 0.62, 0.10), (0, 0, 1), 36, 0.5, 2.0),
+    "right": View("corner3", (0.80, 0.15, 0.84), (0.07, 0.64, 0.10), (0, 0, 1), 36, 0.5, 2.0),
+    "wrist": View("gripperPOV", (-0.06, -0.10, 0.10), (0.11, 0.02, 0.0), (-1, 0, 0), 70, 0.08, 1.2, hand="left"),
+}
 _POSITION = METAWORLD_LAYOUT.action_slice("left_position")
 _GRIPPER = METAWORLD_LAYOUT.action_slice("left_gripper")
 
@@ -68,21 +75,22 @@ class MetaWorld:
     action_hz = ACTION_HZ
     max_steps = MAX_STEPS
     max_delta_m = MAX_DELTA_M
+    max_turn_rad = 0.0
 
     def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
         self._mujoco = load_mujoco()
         self._raw, self._expert_class = _open_task(task)
-        self.workspace = (np.array(self._raw.mocap_low, float), np.array(self._raw.mocap_high, float))
+        self.workspaces = ((np.array(self._raw.mocap_low, float), np.array(self._raw.mocap_high, float)),)
         self.task = task
         self.instruction = instructions(task)[0]
         self.success = False
         self._obs: Float[np.ndarray, " 39"] | None = None  # Meta-World's own observation; only the expert reads it
         model = self._raw.model
-        place_cameras(model)
+        place_cameras(model, VIEWS)
         # A reset writes placements into the model; these copies undo the ones of the episode before.
         self._initial = {name: getattr(model, name).copy() for name in ("body_pos", "body_quat", "site_pos")}
         self._renderer = Renderer(model, width_px=width_px, height_px=height_px)
-        self.cameras: Mapping[str, Camera] = camera_records(width_px, height_px)
+        self.cameras: Mapping[str, Camera] = camera_records(VIEWS, width_px, height_px)
 
     def reset(self, seed: int) -> None:
         """Place robot and objects anew, and draw one of the wordings; all from ``seed`` alone (0 or more)."""

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from xwam.data.episodes import Episode
 from xwam.records import Observation
+from xwam.robot.layout import Kind, Part, layout_slices
 from xwam.sim.env import ExpertEnv
 
 STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
@@ -32,8 +33,9 @@ EXPERT_SHARE = 0.3  # of the holds follow the expert, so that things are touched
 def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
     """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
     env.reset(seed)
-    moves = _moves(env)
-    disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m)
+    moves = _slots(env.layout.action, "delta_position")
+    where = np.concatenate([np.r_[move] for move in moves])
+    disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m, len(where))
     rows, wanted, executed, success_at = [], [], [], None
     while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
         if success_at is None and len(rows) == env.max_steps:
@@ -41,7 +43,7 @@ def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | N
         rows.append(env.observe())
         wanted.append(env.expert_action())
         action = wanted[-1].copy()
-        action[moves] = (action[moves] + next(disturbance)).clip(-env.max_delta_m, env.max_delta_m)
+        action[where] = (action[where] + next(disturbance)).clip(-env.max_delta_m, env.max_delta_m)
         executed.append(action)
         if env.step(action) and success_at is None:
             success_at = len(rows)
@@ -62,36 +64,41 @@ def record_wandering(env: ExpertEnv, seed: int) -> Episode:
 
 
 def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
-    """Actions without end: towards one random place after another; some of them are the expert's."""
-    layout, moves = env.layout, _moves(env)
-    hand = next(layout.state_slice(part.name) for part in layout.state if part.kind == "position")
-    gripper = next(layout.action_slice(part.name) for part in layout.action if part.kind == "gripper_command")
+    """Actions without end: every hand towards one random place after another; some of them are the expert's."""
+    hands = _slots(env.layout.state, "position")
+    moves, turns, grippers = (
+        _slots(env.layout.action, kind) for kind in ("delta_position", "delta_rotation", "gripper_command")
+    )
     follows_expert = False
     while True:
-        place, speed = rng.uniform(*env.workspace), env.max_delta_m * rng.uniform()
-        action = np.zeros(layout.action_width, dtype=np.float32)
-        action[gripper] = rng.choice([-1.0, 1.0])
+        action, ways = np.zeros(env.layout.action_width, dtype=np.float32), []
+        for workspace, turn, gripper in zip(env.workspaces, turns, grippers, strict=True):
+            ways.append((rng.uniform(*workspace), env.max_delta_m * rng.uniform()))
+            action[gripper] = rng.choice([-1.0, 1.0])
+            if env.max_turn_rad:  # about the vertical
+                action[turn] = [0, 0, env.max_turn_rad * rng.uniform(-1, 1)]
         for _ in range(rng.integers(WANDER_HOLDS[0], WANDER_HOLDS[1] + 1)):
-            way = place - env.state()[hand]
-            action[moves] = way * min(1.0, speed / max(np.abs(way).max(), 1e-9))
+            for (place, speed), hand, move in zip(ways, hands, moves, strict=True):
+                way = place - env.state()[hand]
+                action[move] = way * min(1.0, speed / max(np.abs(way).max(), 1e-9))
             yield env.expert_action() if follows_expert else action.copy()
         follows_expert = rng.uniform() < EXPERT_SHARE
 
 
-def smooth_noise(rng: np.random.Generator, scale_m: float) -> Iterator[Float[np.ndarray, " 3"]]:
+def smooth_noise(rng: np.random.Generator, scale_m: float, size: int = 3) -> Iterator[Float[np.ndarray, " size"]]:
     """Displacements in metres, without end: bursts of an AR(1) process of at most this standard deviation."""
     strength = scale_m * rng.uniform() if rng.uniform() >= CLEAN_SHARE else 0.0
-    is_on, value = False, np.zeros(3)
+    is_on, value = False, np.zeros(size)
     fresh = np.sqrt(1 - NOISE_PERSISTENCE**2)  # keeps the standard deviation at 1
     while True:
         is_on = rng.uniform() >= BURST_STOPS if is_on else rng.uniform() < BURST_STARTS
-        value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=3)
+        value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=size)
         yield strength * value * is_on
 
 
-def _moves(env: ExpertEnv) -> slice:
-    """Where an action says how the (first) hand moves."""
-    return next(env.layout.action_slice(part.name) for part in env.layout.action if part.kind == "delta_position")
+def _slots(parts: tuple[Part, ...], kind: Kind) -> list[slice]:
+    """Where each hand of this robot has its part of a kind, the first hand first."""
+    return [where for part, where in layout_slices(parts) if part.kind == kind and part.is_used]
 
 
 def _episode(

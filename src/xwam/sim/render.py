@@ -64,9 +64,9 @@ def _shared_context() -> Any:
 
 
 class Renderer:
-    """Pictures of one MuJoCo model. Geom groups 0 to 2 are shown, sites are not."""
+    """Pictures of one MuJoCo model. Geom groups 0 to 2 are shown but for ``hidden_groups``, sites are not."""
 
-    def __init__(self, model: Any, *, width_px: int, height_px: int) -> None:
+    def __init__(self, model: Any, *, width_px: int, height_px: int, hidden_groups: Sequence[int] = ()) -> None:
         self._mujoco = mujoco = load_mujoco()
         self._model = model
         extent = model.stat.extent  # the clipping planes are stored in units of it
@@ -81,6 +81,8 @@ class Renderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._option = mujoco.MjvOption()
         self._option.sitegroup[:] = 0
+        for group in hidden_groups:
+            self._option.geomgroup[group] = 0
         self._viewport = mujoco.MjrRect(0, 0, width_px, height_px)
 
     def render(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from xwam.config import Config
+from xwam.config import Config, Simulator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
@@ -113,7 +113,9 @@ class Watch:
     """How a run is watched while it learns."""
 
     evaluate_tasks: tuple[str, ...] = ()
-    """Meta-World tasks to play with the averaged weights whenever validation is due."""
+    """Tasks to play with the averaged weights whenever validation is due."""
+    evaluate_simulator: Simulator = "metaworld"
+    """Whose tasks they are."""
     evaluate_episodes: int = 4
     """Episodes per task of that."""
     evaluate_max_steps: int = 100

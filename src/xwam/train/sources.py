@@ -5,6 +5,7 @@ grey there, which never trains. Every data set keeps its own layout and statisti
 and carries the others.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,11 +65,13 @@ def shares(sources: Sequence[Source], count: int) -> list[int]:
 
 
 def fit(config: Config, sources: Sequence[Source]) -> Config:
-    """The settings for these robots: their views, widths and rate. With data sets of ours alone, the preset's own.
+    """The settings for these robots: their views, widths and rate; the preset's own where every data set has them.
 
-    Raises ValueError when they do not go together.
+    Warns when a data set of ours is the reason. Raises ValueError when they do not go together.
     """
-    if any(source.is_foreign for source in sources):
+    reasons = [reason for source in sources if not source.is_foreign for reason in _misfits(config, source.episodes)]
+    is_fitted = bool(reasons) or any(source.is_foreign for source in sources)
+    if is_fitted:
         names = tuple(dict.fromkeys(camera.name for source in sources for camera in source.episodes.cameras))
         layout = sources[0].episodes.layout
         model = replace(
@@ -79,9 +82,29 @@ def fit(config: Config, sources: Sequence[Source]) -> Config:
         )
         clip = replace(config.clip, action_hz=sources[0].episodes.action_hz)
         config = replace(config, view_names=names, model=model, clip=clip)
+    if reasons:
+        text = f"{reasons[0]}: the model is fitted to the data, with the cameras {', '.join(config.view_names)}."
+        warnings.warn(text, stacklevel=2)
     for source in sources:
-        check_fits(config, source.episodes, may_lack_views=source.is_foreign)
+        check_fits(config, source.episodes, may_lack_views=is_fitted)
     return config
+
+
+def _misfits(config: Config, episodes: Episodes) -> list[str]:
+    """Why a data set is not one for this preset as it is."""
+    known, layout = [camera.name for camera in episodes.cameras], episodes.layout
+    pairs = {
+        "action_hz": (config.clip.action_hz, episodes.action_hz),
+        "state_width": (config.model.state_width, layout.state_width),
+        "action_width": (config.model.action_width, layout.action_width),
+    }
+    return [
+        f"camera={n!r} of preset {config.name!r} is not in the data" for n in config.view_names if n not in known
+    ] + [
+        f"{what}={theirs:g} of the data is not {ours:g}, as preset {config.name!r} has it"
+        for what, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
 
 
 def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = False) -> None:
@@ -92,7 +115,7 @@ def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = Fal
         if name not in known:
             raise ValueError(
                 f"camera={name!r} is not in this data set ({', '.join(known)}); preset {config.name!r} looks through "
-                f"{', '.join(config.view_names)}: record it, or give a robot.json, which fits the model to others."
+                f"{', '.join(config.view_names)}: record it."
             )
     for what, ours, theirs in (
         ("state_width", config.model.state_width, layout.state_width),
@@ -101,7 +124,7 @@ def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = Fal
         if ours != theirs:
             raise ValueError(
                 f"{what}={theirs} of the data set's layout {layout.name!r}: preset {config.name!r} has {ours}; "
-                "choose a preset of that width or another layout (or the same widths in every robot.json)."
+                "the data sets of one run need the same widths."
             )
 
 

@@ -11,12 +11,13 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
-from xwam.evaluate.closed_loop import ClosedLoopConfig, check_tasks, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.open_loop import score_clip, summarize
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
+from xwam.sim.simulators import check_robot
 from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
@@ -50,17 +51,19 @@ def make_validate(
 
 
 def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "cpu") -> Validate:
-    """Success in Meta-World with the averaged weights, the same placements every time; kept in ``out/closed-loop``.
+    """Success in the simulator with the averaged weights, the same placements every time; kept in ``out/closed-loop``.
 
     A late checkpoint may be worse than an earlier one, and no loss says so.
     """
-    check_tasks(watch.evaluate_tasks)
+    layout = run.robot.normalizer.layout
+    check_robot(watch.evaluate_simulator, watch.evaluate_tasks, layout, config.clip.action_hz)
     model, frozen = XWAM(config.model), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
     networks = Networks(model, vae, lambda: TextEncoder.load(frozen / "text", config.model.text_length))
     cameras = {camera.name: camera for camera in run.robot.cameras}
     policy = Policy(config, run.robot.normalizer, cameras, networks, device=device)
     settings = ClosedLoopConfig(
+        simulator=watch.evaluate_simulator,
         tasks=watch.evaluate_tasks,
         num_episodes=watch.evaluate_episodes,
         seed=99,  # not those of the evaluation that counts
