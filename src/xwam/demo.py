@@ -23,6 +23,7 @@ from xwam.policy import Policy, load_policy
 from xwam.sim.env import Env
 from xwam.sim.metaworld import make_metaworld
 from xwam.sim.rollout import Rollout, gather, play_chunks
+from xwam.sim.simulators import check_robot
 from xwam.view.mosaic import write_mosaic
 
 REPLAN_EVERY = 16  # actions played of each chunk
@@ -35,6 +36,7 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
         raise ValueError(f"episodes={num_episodes}: play at least 1.")
     env = make_metaworld(task)  # a wrong task fails here, before anything heavy is loaded
     policy = load_policy(checkpoint)
+    check_robot("metaworld", [task], policy.layout, action_hz=policy.config.clip.action_hz, views=policy.needed_views)
     out.mkdir(parents=True, exist_ok=True)
     episodes, scores, played = [], [], []
     bar = tqdm(total=num_episodes * MAX_DECISIONS, desc="act and imagine", unit="decision")

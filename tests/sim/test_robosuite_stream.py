@@ -28,7 +28,7 @@ def pair(tmp_path_factory):
     root = tmp_path_factory.mktemp("pair")
     words = ["collect", "robosuite", "--tasks", "TwoArmLift", "--episodes", "2", "--out", str(root / "data")]
     main([*words, "--workers", "1", "--size-px", "48"])
-    with pytest.warns(UserWarning, match="fitted to the data, with the cameras front, wrist, right_wrist"):
+    with pytest.warns(UserWarning, match="fitted to data: cameras front, wrist, right_wrist instead of"):
         last = run_pipeline(
             "debug", root / "data", root / "run", {"num_steps": 2, "validate_every": 0}, vae=SHORT_VAE,
             sources=Sources(every=8),

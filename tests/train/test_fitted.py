@@ -1,5 +1,6 @@
 """Data of ours that the preset does not know as it is: the model is fitted to it, and says so."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from tests.sim.fake_env import make_fake, make_fake_elsewhere
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.sim.collect import collect
-from xwam.train.options import Sources
+from xwam.train.options import Sources, Watch
 from xwam.train.pipeline import run_pipeline
 from xwam.train.sources import check_fits, fit, open_sources
 
@@ -31,8 +32,38 @@ def test_a_preset_that_knows_the_cameras_stays_as_it_is(data, recwarn):
     assert not [w for w in recwarn if "fitted" in str(w.message)]
 
 
+def test_only_what_does_not_fit_is_changed(data):
+    """One camera of three and a clock that is a little off are the preset's own; another rate is taken over alone."""
+    nearly, slow = (replace(preset("mini").clip, action_hz=hz) for hz in (20.1, 5.0))
+    (source,) = open_sources([data / "three"], [], [])
+    assert fit(replace(preset("mini"), clip=nearly), [source]).clip == nearly
+    with pytest.warns(UserWarning, match=r"fitted to three: action_hz 20.0 instead of 5.0\."):
+        fitted = fit(replace(preset("mini"), clip=slow), [source])
+    assert fitted.view_names == ("right",)
+
+
+def test_data_of_two_rates_are_refused_before_anything_is_made(data):
+    (source,) = open_sources([data / "three"], [], [])
+    other = copy.copy(source.episodes)
+    other.action_hz = 10.0
+    with pytest.raises(ValueError, match="action_hz=10 of the data set, 20 of the model"):
+        fit(preset("debug"), [source, source._replace(episodes=other)])
+
+
+@pytest.mark.filterwarnings("ignore:preset 'debug' is fitted")
+def test_a_task_that_the_robot_cannot_play_is_refused_before_anything_is_made(data, tmp_path):
+    for name, watch, message in (
+        ("two", Watch(evaluate_tasks=("reach-v3",)), "camera 'front', not among left, right, wrist"),
+        ("three", Watch(evaluate_tasks=("reach-v33",)), "did you mean 'reach-v3'"),
+        ("three", Watch(evaluate_tasks=("TwoArmLift",), evaluate_simulator="robosuite"), "right_position: is_used"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_pipeline("debug", data / name, tmp_path, {}, vae=SHORT_VAE, sources=SPARSE, watch=watch)
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_cameras_are_trained_on_and_played_from(data, tmp_path):
-    with pytest.warns(UserWarning, match="camera='left' of preset 'debug' is not in the data: .* cameras front, wrist"):
+    with pytest.warns(UserWarning, match="fitted to two: cameras front, wrist instead of left, right, wrist"):
         last = run_pipeline(
             "debug", data / "two", tmp_path, {"num_steps": 1, "validate_every": 0}, vae=SHORT_VAE, sources=SPARSE
         )
@@ -45,19 +76,24 @@ def test_other_cameras_are_trained_on_and_played_from(data, tmp_path):
     assert [camera.name for camera in world.cameras] == ["front", "wrist"]
 
 
-def test_a_rate_of_its_own_is_taken_over(data):
-    slow = preset("debug")
-    slow = replace(slow, clip=replace(slow.clip, action_hz=5.0))
-    with pytest.warns(UserWarning, match="action_hz=20 of the data is not 5, as preset 'debug' has it"):
-        fitted = fit(slow, open_sources([data / "three"], [], []))
-    assert fitted == preset("debug")
-
-
 def test_mixed_data_share_what_they_have(data):
-    with pytest.warns(UserWarning, match="is not in the data"):
+    with pytest.warns(UserWarning, match="cameras left, right, wrist, front instead of"):
         fitted = fit(preset("debug"), open_sources([data / "three", data / "two"], [], []))
     assert fitted.view_names == ("left", "right", "wrist", "front")
     assert fitted.model.num_views == 4
+
+
+def test_a_run_on_mixed_cameras_plays_the_simulator_through_those_of_its_first_data(data, tmp_path):
+    """Views that the first robot lacks are grey in play, as they were in training."""
+    pytest.importorskip("metaworld")
+    watch = Watch(evaluate_tasks=("reach-v3",), evaluate_episodes=1, evaluate_max_steps=2)
+    changes = {"num_steps": 1, "validate_every": 1, "num_warmup_steps": 1}
+    with pytest.warns(UserWarning, match="cameras left, right, wrist, front instead of"):
+        run_pipeline(
+            "debug", [data / "three", data / "two"], tmp_path, changes, vae=SHORT_VAE, sources=SPARSE, watch=watch
+        )
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["validation/success"] for row in rows if "validation/success" in row] == [0.0]
 
 
 def test_a_cache_of_latents_is_not_fitted(data):

@@ -11,8 +11,6 @@ from xwam.config import Imagining, Simulator
 if TYPE_CHECKING:
     from xwam.policy import Policy
 
-FIRST_TASK: dict[Simulator, str] = {"metaworld": "button-press-topdown-v3", "robosuite": "Lift"}
-
 
 def demo(
     task: str = "button-press-topdown-v3",
@@ -94,6 +92,7 @@ def evaluate(
     """
     from xwam.policy import load_policy
     from xwam.robot.stored import robot_for
+    from xwam.sim.simulators import known
 
     if (env is None) == (data is None):
         raise ValueError(f"env={env}, data={data}: give --env SIMULATOR (closed loop) or --data DIR (open loop).")
@@ -108,7 +107,7 @@ def evaluate(
     else:
         assert env is not None
         settings = {"seed": seed, "replan_every": replan_every, "max_steps": max_steps, "num_envs": envs}
-        settings |= {"simulator": env, "tasks": tasks or (FIRST_TASK[env],), "num_episodes": episodes}
+        settings |= {"simulator": env, "tasks": tasks or (known(env).first_task,), "num_episodes": episodes}
         numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
     if report and not random:
@@ -132,12 +131,12 @@ def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: An
 def _play(policy: "Policy", out: Path, report: bool, **settings: Any) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
-    from xwam.sim.simulators import make_env
+    from xwam.sim.simulators import known
 
     config = ClosedLoopConfig(**settings)
     numbers = evaluate_closed_loop(policy, config, out)
     if report and not config.is_random:  # random actions come without an imagined world
-        write_closed_report(out.with_suffix(".html"), policy, config, numbers, make_env(config.simulator))
+        write_closed_report(out.with_suffix(".html"), policy, config, numbers, known(config.simulator).make_env)
     return numbers
 
 

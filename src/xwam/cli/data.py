@@ -10,7 +10,7 @@ from xwam.config import Simulator
 
 def collect(
     simulator: Annotated[Simulator, Positional] = "metaworld",
-    tasks: tuple[str, ...] = ("button-press-topdown-v3",),
+    tasks: tuple[str, ...] = (),
     episodes: int = 50,
     out: Path = Path("runs/data"),
     seed: int = 0,
@@ -23,7 +23,7 @@ def collect(
 
     Args:
         simulator: metaworld, or robosuite (Lift, Stack; TwoArmLift, which needs a data set of its own).
-        tasks: names of tasks.
+        tasks: names of tasks; by default one.
         episodes: episodes per task in the end.
         out: folder of the data set.
         seed: first placement.
@@ -33,7 +33,9 @@ def collect(
         size_px: height and width of the images.
     """
     from xwam.sim.collect import collect as run
+    from xwam.sim.simulators import known
 
+    tasks = tasks or (known(simulator).first_task,)
     run(
         out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=workers,
         width_px=size_px, height_px=size_px, simulator=simulator,

@@ -16,6 +16,7 @@ from xwam.config import ClipConfig
 from xwam.data.episodes import Episodes, camera_named
 from xwam.images import GREY, resize, resize_nearest, to_bytes
 from xwam.records import Camera, Clip
+from xwam.robot.layout import same_rate
 
 Split = Literal["train", "validation", "all"]
 VALIDATION_SHARE = 0.1  # of the episodes are held out
@@ -71,7 +72,7 @@ class Clips:
         ``absent``: views that this data set does not have; grey pictures that never train stand for them, as for a
         camera that an episode lacks. Raises ValueError when rates or cameras do not fit.
         """
-        if abs(episodes.action_hz - config.action_hz) > 0.01 * config.action_hz:
+        if not same_rate(episodes.action_hz, config.action_hz):
             raise ValueError(
                 f"action_hz={episodes.action_hz:g} of the data set: the settings say {config.action_hz:g}; "
                 "actions of another rate mean something else. Change clip.action_hz or resample the data set."

@@ -24,7 +24,7 @@ from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
 from xwam.sim.env import Env
-from xwam.sim.simulators import check_robot, make_env
+from xwam.sim.simulators import check_robot, known
 
 MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one evaluation
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
@@ -70,7 +70,8 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
     Raises ValueError for unknown tasks, another robot than the policy's, more actions per decision than an answer has,
     and results of other settings.
     """
-    check_robot(config.simulator, config.tasks, policy.layout, policy.config.clip.action_hz)
+    hz = policy.config.clip.action_hz
+    check_robot(config.simulator, config.tasks, policy.layout, action_hz=hz, views=policy.needed_views)
     horizon = policy.config.clip.action_horizon
     if config.replan_every > horizon:
         raise ValueError(f"replan_every={config.replan_every}: must be in 1..{horizon}, the actions of one answer.")
@@ -200,7 +201,7 @@ def _simulate(connection: Connection, simulator: Simulator, width_px: int, heigh
             if word == "reset":
                 task, seed = value
                 if task not in opened:
-                    opened = {task: make_env(simulator)(task, width_px=width_px, height_px=height_px)}
+                    opened = {task: known(simulator).make_env(task, width_px=width_px, height_px=height_px)}
                 env = opened[task]
                 env.reset(seed)
                 steps = 0

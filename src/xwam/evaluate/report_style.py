@@ -15,12 +15,12 @@ p {{ margin: .3rem 0; }}
 .faint, figcaption, .note {{ color: var(--faint); font-size: .9rem; }}
 .card {{ background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: 1rem;
   margin: .8rem 0; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: .8rem;
+.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .8rem;
   margin: 1.2rem 0; }}
 .tile {{ background: var(--paper); border: 1px solid var(--line); border-radius: .6rem; padding: .8rem 1rem; }}
 .tile b {{ display: block; font-size: 1.5rem; line-height: 1.3; font-weight: 650; white-space: nowrap; }}
 .tile small {{ font-size: .65em; font-weight: 500; }}
-.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: .8rem; }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: .8rem; }}
 .charts .card {{ margin: 0; }}
 figure {{ margin: 0; min-width: 0; }}
 svg {{ display: block; width: 100%; height: auto; font: 12px system-ui, sans-serif; }}

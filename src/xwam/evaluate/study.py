@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import t as student
 from tqdm import tqdm
 
-from xwam.config import with_denoise_steps
+from xwam.config import Simulator, with_denoise_steps
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
 from xwam.files import write_text
@@ -27,13 +27,14 @@ Point = dict[str, float]
 intervals (``…_low``, ``…_high``; clips of one episode are not independent, so they are a little too narrow)."""
 
 OPEN_LOOP = ("action_position_m", "psnr_db", "psnr_copy_db", "moving_psnr_db", "moving_psnr_copy_db", "abs_rel")
-OPEN_LOOP += ("chamfer_m", "path_left_position_m")
+OPEN_LOOP += ("chamfer_m", "path_left_position_m", "path_right_position_m")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """How every point of a study is scored."""
 
+    simulator: Simulator = "metaworld"
     tasks: tuple[str, ...]
     num_episodes: int  # per task; 0: no closed loop
     data: Path

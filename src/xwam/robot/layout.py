@@ -174,7 +174,10 @@ def two_arm_layout(
 
 
 def differences(one: Layout, other: Layout) -> list[str]:
-    """In what two layouts do not mean the same, in words; their names and how they are normalised do not count."""
+    """In what two layouts do not mean the same, in words; their names and how they are normalised do not count.
+
+    Of a part that neither robot has, only name and size are compared.
+    """
     found = []
     for which in ("state", "action"):
         mine, theirs = getattr(one, which), getattr(other, which)
@@ -182,12 +185,18 @@ def differences(one: Layout, other: Layout) -> list[str]:
             found.append(f"{len(mine)} parts of {which}, not {len(theirs)}")
             continue
         for part, twin in zip(mine, theirs, strict=True):
+            keys = MEANING if part.is_used or twin.is_used else ("name", "size")
             found += [
                 f"{which} {part.name}: {key}={getattr(part, key)!r}, not {getattr(twin, key)!r}"
-                for key in MEANING
+                for key in keys
                 if getattr(part, key) != getattr(twin, key)
             ]
     return found
+
+
+def same_rate(one_hz: float, other_hz: float) -> bool:
+    """Whether actions of two rates last equally long; clocks of robots are a little off."""
+    return abs(one_hz - other_hz) <= 0.01 * other_hz
 
 
 def layout_slices(parts: tuple[Part, ...]) -> list[tuple[Part, slice]]:

@@ -23,8 +23,7 @@ from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.sim.env import ExpertEnv
 from xwam.sim.record import record_episode, record_wandering
-from xwam.sim.simulators import MakeEnv, check_tasks
-from xwam.sim.simulators import make_env as make_env_of
+from xwam.sim.simulators import MakeEnv, check_tasks, known
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
 MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
@@ -66,7 +65,7 @@ def collect(
     _check(tasks, num_episodes, seed, noise, num_workers)
     if make_env is None:
         check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
-        make_env = make_env_of(simulator)
+        make_env = known(simulator).make_env
     env = _opened(make_env, tasks[0], width_px, height_px)
     if (out / "meta" / "info.json").is_file() and _is_wandering(open_lerobot(out)) != wander:
         raise ValueError(

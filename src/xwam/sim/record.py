@@ -66,17 +66,16 @@ def record_wandering(env: ExpertEnv, seed: int) -> Episode:
 def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
     """Actions without end: every hand towards one random place after another; some of them are the expert's."""
     hands = _slots(env.layout.state, "position")
-    moves, turns, grippers = (
-        _slots(env.layout.action, kind) for kind in ("delta_position", "delta_rotation", "gripper_command")
-    )
+    moves, grippers = (_slots(env.layout.action, kind) for kind in ("delta_position", "gripper_command"))
+    turns = _slots(env.layout.action, "delta_rotation") if env.max_turn_rad else []
     follows_expert = False
     while True:
         action, ways = np.zeros(env.layout.action_width, dtype=np.float32), []
-        for workspace, turn, gripper in zip(env.workspaces, turns, grippers, strict=True):
+        for workspace, gripper in zip(env.workspaces, grippers, strict=True):
             ways.append((rng.uniform(*workspace), env.max_delta_m * rng.uniform()))
             action[gripper] = rng.choice([-1.0, 1.0])
-            if env.max_turn_rad:  # about the vertical
-                action[turn] = [0, 0, env.max_turn_rad * rng.uniform(-1, 1)]
+        for turn in turns:  # about the vertical
+            action[turn] = [0, 0, env.max_turn_rad * rng.uniform(-1, 1)]
         for _ in range(rng.integers(WANDER_HOLDS[0], WANDER_HOLDS[1] + 1)):
             for (place, speed), hand, move in zip(ways, hands, moves, strict=True):
                 way = place - env.state()[hand]

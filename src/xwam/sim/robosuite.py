@@ -113,7 +113,8 @@ class RoboSuite:
 
     def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
         load_mujoco()  # chooses how to draw before robosuite imports it
-        self.task, (num_arms, self._wordings) = task, TASKS[task]
+        self.task = task
+        num_arms, self._wordings = TASKS[task]
         self.instruction = self._wordings[0]
         self.success = False
         self.layout = LAYOUTS[num_arms]
@@ -255,8 +256,10 @@ def _open_task(task: str, num_arms: int) -> Any:
     """The simulator's own environment: no renderer, a stiff controller for absolute poses, the model loaded once."""
     logging.getLogger("robosuite_logs").addFilter(_is_trouble)  # it would set a level of its own
     try:
-        import robosuite
-        from robosuite.controllers import load_composite_controller_config
+        import robosuite  # pyright: ignore[reportMissingImports]
+        from robosuite.controllers import (  # pyright: ignore[reportMissingImports]
+            load_composite_controller_config,
+        )
     except ImportError as error:
         raise ImportError(f"robosuite cannot be imported ({error}): {INSTALL}") from error
     controller: Any = load_composite_controller_config(robot="Panda")

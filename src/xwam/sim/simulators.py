@@ -1,10 +1,11 @@
 """The simulators by name: which tasks they have, with which robot, and how a task is opened. Imports none of them."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import importlib.util
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, get_args
 
 from xwam.config import Simulator, suggest
-from xwam.robot.layout import Layout, differences
+from xwam.robot.layout import Layout, differences, same_rate
 from xwam.sim import metaworld, robosuite
 from xwam.sim.env import ExpertEnv
 
@@ -12,29 +13,48 @@ MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function
 
 
 class SimulatedRobot(NamedTuple):
-    """What a task's robot understands."""
+    """What a task's robot understands, and what it sees with."""
 
     layout: Layout
     action_hz: float
+    cameras: tuple[str, ...]
 
 
-def make_env(simulator: Simulator) -> MakeEnv:
-    """The function that opens a task of this simulator."""
-    return metaworld.make_metaworld if simulator == "metaworld" else robosuite.make_robosuite
+class Known(NamedTuple):
+    """One simulator."""
+
+    package: str  # that must be installed
+    install: str  # how
+    make_env: MakeEnv
+    robots: Mapping[str, SimulatedRobot]  # of every task that has an expert
+    first_task: str  # the one to begin with
 
 
-def tasks_of(simulator: Simulator) -> tuple[str, ...]:
-    """The names of its tasks that have an expert."""
-    return metaworld.TASKS if simulator == "metaworld" else tuple(robosuite.TASKS)
+def known(simulator: Simulator) -> Known:
+    """What there is to know of a simulator. Raises ValueError on another name."""
+    match simulator:
+        case "metaworld":
+            sawyer = SimulatedRobot(metaworld.METAWORLD_LAYOUT, metaworld.ACTION_HZ, tuple(metaworld.VIEWS))
+            robots = dict.fromkeys(metaworld.TASKS, sawyer)
+            how = "run `pip install 'xwam[sim]'`."
+            return Known("metaworld", how, metaworld.make_metaworld, robots, "button-press-topdown-v3")
+        case "robosuite":
+            robots = {
+                name: SimulatedRobot(
+                    robosuite.LAYOUTS[task.num_arms], robosuite.ACTION_HZ, tuple(robosuite.VIEWS[task.num_arms])
+                )
+                for name, task in robosuite.TASKS.items()
+            }
+            return Known("robosuite", robosuite.INSTALL, robosuite.make_robosuite, robots, "Lift")
+    raise ValueError(f"simulator={simulator!r}: {suggest(simulator, get_args(Simulator))}")
 
 
 def robot_of(simulator: Simulator, task: str) -> SimulatedRobot:
-    """Layout and rate of the robot that does this task. Raises ValueError with the nearest names."""
-    if task not in tasks_of(simulator):
-        raise ValueError(f"task={task!r}: {suggest(task, tasks_of(simulator))}")
-    if simulator == "metaworld":
-        return SimulatedRobot(metaworld.METAWORLD_LAYOUT, metaworld.ACTION_HZ)
-    return SimulatedRobot(robosuite.LAYOUTS[robosuite.TASKS[task].num_arms], robosuite.ACTION_HZ)
+    """The robot that does this task. Raises ValueError with the nearest names."""
+    robots = known(simulator).robots
+    if task not in robots:
+        raise ValueError(f"task={task!r}: {suggest(task, robots)}")
+    return robots[task]
 
 
 def check_tasks(simulator: Simulator, tasks: Sequence[str]) -> None:
@@ -47,13 +67,28 @@ def check_tasks(simulator: Simulator, tasks: Sequence[str]) -> None:
             )
 
 
-def check_robot(simulator: Simulator, tasks: Sequence[str], layout: Layout, action_hz: float) -> None:
-    """Refuse tasks whose robot is not the one that a policy was made for."""
+def check_robot(
+    simulator: Simulator, tasks: Sequence[str], layout: Layout, *, action_hz: float, views: Collection[str]
+) -> None:
+    """Refuse tasks whose robot is not the one that a policy was made for, or that lack a view it needs.
+
+    Raises ValueError, or ImportError when the simulator is not installed. What the sign of a gripper's command means
+    stands in no layout and is not compared.
+    """
     check_tasks(simulator, tasks)
+    everyone: tuple[Simulator, ...] = get_args(Simulator)
+    ours = {robot.layout.name for name in everyone for robot in known(name).robots.values()}
     for task in tasks:
         robot = robot_of(simulator, task)
         wrong = differences(layout, robot.layout)
-        if robot.action_hz != action_hz:
+        if layout.name in ours - {robot.layout.name}:
+            wrong.append(f"robot {layout.name!r}, not {robot.layout.name!r}")
+        if not same_rate(action_hz, robot.action_hz):
             wrong.append(f"action_hz={action_hz:g}, not {robot.action_hz:g}")
+        wrong += [
+            f"camera {name!r}, not among {', '.join(robot.cameras)}" for name in views if name not in robot.cameras
+        ]
         if wrong:
             raise ValueError(f"task={task!r} has another robot than this policy: {'; '.join(wrong)}.")
+    if importlib.util.find_spec(known(simulator).package) is None:
+        raise ImportError(f"{simulator} is not installed: {known(simulator).install}")

@@ -28,7 +28,7 @@ from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
 from xwam.train.vae import VaeTraining
-from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
+from xwam.train.validate import check_watch, make_closed_loop, make_validate, together, write_first_batch
 
 
 def run_pipeline(
@@ -60,6 +60,7 @@ def run_pipeline(
     world = join_world(target)
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
     config = fit(config, opened)
+    check_watch(config, watch, opened[0].episodes)
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
     check_resume(out, config, {}, how)

@@ -23,6 +23,7 @@ from xwam.data.episodes import Episodes
 from xwam.data.held import HeldCache
 from xwam.data.opening import is_published, open_data
 from xwam.encode import Batch
+from xwam.robot.layout import same_rate
 from xwam.robot.mapping import RobotConfig, load_robot
 
 OWN = "own"  # in place of a robot.json: a data set that needs none, of ours or published
@@ -65,51 +66,50 @@ def shares(sources: Sequence[Source], count: int) -> list[int]:
 
 
 def fit(config: Config, sources: Sequence[Source]) -> Config:
-    """The settings for these robots: their views, widths and rate; the preset's own where every data set has them.
+    """The settings for these robots: their views, widths and rate.
 
-    Warns when a data set of ours is the reason. Raises ValueError when they do not go together.
+    With data sets of ours alone the preset's own are kept wherever every data set has them; what is not is said in a
+    warning. Raises ValueError when the data sets do not go together.
     """
-    reasons = [reason for source in sources if not source.is_foreign for reason in _misfits(config, source.episodes)]
-    is_fitted = bool(reasons) or any(source.is_foreign for source in sources)
-    if is_fitted:
+    first, views = sources[0].episodes, [{c.name for c in source.episodes.cameras} for source in sources]
+    is_foreign = any(source.is_foreign for source in sources)
+    names, action_hz = config.view_names, config.clip.action_hz
+    if is_foreign or any(not set(names) <= known for known in views):
         names = tuple(dict.fromkeys(camera.name for source in sources for camera in source.episodes.cameras))
-        layout = sources[0].episodes.layout
-        model = replace(
-            config.model,
-            num_views=len(names) * (2 if config.depth_is_views else 1),
-            state_width=layout.state_width,
-            action_width=layout.action_width,
-        )
-        clip = replace(config.clip, action_hz=sources[0].episodes.action_hz)
-        config = replace(config, view_names=names, model=model, clip=clip)
-    if reasons:
-        text = f"{reasons[0]}: the model is fitted to the data, with the cameras {', '.join(config.view_names)}."
-        warnings.warn(text, stacklevel=2)
+    if is_foreign or not same_rate(first.action_hz, action_hz):
+        action_hz = first.action_hz
+    model = replace(
+        config.model,
+        num_views=len(names) * (2 if config.depth_is_views else 1),
+        state_width=first.layout.state_width,
+        action_width=first.layout.action_width,
+    )
+    fitted = replace(config, view_names=names, model=model, clip=replace(config.clip, action_hz=action_hz))
+    if not is_foreign and (changes := _changes(config, fitted)):
+        warnings.warn(f"preset {config.name!r} is fitted to {sources[0].name}: {'; '.join(changes)}.", stacklevel=2)
     for source in sources:
-        check_fits(config, source.episodes, may_lack_views=is_fitted)
-    return config
+        check_fits(fitted, source.episodes, may_lack_views=names != config.view_names or is_foreign)
+    return fitted
 
 
-def _misfits(config: Config, episodes: Episodes) -> list[str]:
-    """Why a data set is not one for this preset as it is."""
-    known, layout = [camera.name for camera in episodes.cameras], episodes.layout
+def _changes(before: Config, after: Config) -> list[str]:
     pairs = {
-        "action_hz": (config.clip.action_hz, episodes.action_hz),
-        "state_width": (config.model.state_width, layout.state_width),
-        "action_width": (config.model.action_width, layout.action_width),
+        "cameras": (", ".join(before.view_names), ", ".join(after.view_names)),
+        "action_hz": (before.clip.action_hz, after.clip.action_hz),
+        "state_width": (before.model.state_width, after.model.state_width),
+        "action_width": (before.model.action_width, after.model.action_width),
     }
-    return [
-        f"camera={n!r} of preset {config.name!r} is not in the data" for n in config.view_names if n not in known
-    ] + [
-        f"{what}={theirs:g} of the data is not {ours:g}, as preset {config.name!r} has it"
-        for what, (ours, theirs) in pairs.items()
-        if ours != theirs
-    ]
+    return [f"{name} {new} instead of {old}" for name, (old, new) in pairs.items() if old != new]
 
 
 def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = False) -> None:
-    """Refuse a data set that lacks a camera, or whose vectors have other widths than the model."""
+    """Refuse a data set that lacks a camera, or has another rate or other widths than the model."""
     layout = episodes.layout
+    if not same_rate(episodes.action_hz, config.clip.action_hz):
+        raise ValueError(
+            f"action_hz={episodes.action_hz:g} of the data set, {config.clip.action_hz:g} of the model: actions of "
+            "another rate mean something else; the data sets of one run need the same (a robot.json may skip frames)."
+        )
     known = [camera.name for camera in episodes.cameras]
     for name in () if may_lack_views else config.view_names:
         if name not in known:

@@ -10,6 +10,7 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
+from xwam.data.episodes import Episodes
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.open_loop import score_clip, summarize
@@ -23,7 +24,8 @@ from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
 from xwam.train.options import Watch
 
-SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "path_left_position_m")
+SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m")
+SHOWN += ("path_left_position_m", "path_right_position_m")
 
 
 def make_validate(
@@ -50,18 +52,26 @@ def make_validate(
     return validate
 
 
+def check_watch(config: Config, watch: Watch, episodes: Episodes) -> None:
+    """Refuse tasks that the run's first robot cannot play, before anything is prepared."""
+    cameras = {camera.name for camera in episodes.cameras}
+    views = [name for name in config.view_names if name in cameras]
+    if watch.evaluate_tasks:
+        hz = config.clip.action_hz
+        check_robot(watch.evaluate_simulator, watch.evaluate_tasks, episodes.layout, action_hz=hz, views=views)
+
+
 def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "cpu") -> Validate:
     """Success in the simulator with the averaged weights, the same placements every time; kept in ``out/closed-loop``.
 
     A late checkpoint may be worse than an earlier one, and no loss says so.
     """
-    layout = run.robot.normalizer.layout
-    check_robot(watch.evaluate_simulator, watch.evaluate_tasks, layout, config.clip.action_hz)
     model, frozen = XWAM(config.model), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
     networks = Networks(model, vae, lambda: TextEncoder.load(frozen / "text", config.model.text_length))
     cameras = {camera.name: camera for camera in run.robot.cameras}
-    policy = Policy(config, run.robot.normalizer, cameras, networks, device=device)
+    absent = set(config.view_names) - set(cameras)
+    policy = Policy(config, run.robot.normalizer, cameras, networks, device=device, absent=absent)
     settings = ClosedLoopConfig(
         simulator=watch.evaluate_simulator,
         tasks=watch.evaluate_tasks,
