@@ -12,7 +12,7 @@ MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING = --vae-steps $(call n,15000) --every 14 --batch-size 16 --steps $(call n,11500) --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
 TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
-.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune conformance-openpi clean
+.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-two-arms conformance-openpi clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -100,6 +100,19 @@ reproduce-truth: system .venv/ready  ## does imagination tell the truth
 
 reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
 	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --task drawer-open-v3 --out runs/finetune $(FINETUNING)
+
+reproduce-two-arms: robosuite  ## a robot with two arms, from the shipped checkpoint (about 2 hours on 2 cores; SHORT=100: a hundredth of everything)
+	$(BIN)/xwam collect robosuite --tasks TwoArmLift --episodes $(call n,200) --out runs/two_arms/data
+	$(BIN)/xwam train-vae tiny --data runs/two_arms/data --start checkpoints/tiny --out runs/two_arms/vae --steps $(call n,3000) \
+		--learning-rate 3e-3 --episodes 180 --precision bfloat16 --device $(DEVICE)
+	mkdir -p runs/two_arms/start && cp -r checkpoints/tiny/* runs/two_arms/start
+	cp --remove-destination runs/two_arms/vae/vae/* runs/two_arms/start/vae
+	$(BIN)/xwam train tiny --data runs/two_arms/data --start runs/two_arms/start --out runs/two_arms/run --cache-processes 2 --batch-size 32 \
+		--steps $(call n,1000) --optimizer muon --learning-rate 8e-4 --action-loss-weight 8 --clean-action-ratio 0.1 --precision bfloat16 \
+		--validate-every 0 --save-every 100 --device $(DEVICE)
+	$(BIN)/xwam convert run $$(ls -d runs/two_arms/run/step-* | tail -1) runs/two_arms/checkpoint
+	$(BIN)/xwam evaluate runs/two_arms/checkpoint --env robosuite --tasks TwoArmLift --episodes $(call n,50) --seed 7 --max-steps 125 \
+		--out runs/two_arms/closed.json
 
 bench-gpu: .venv/ready  ## the 5B model on this machine's GPU, bf16, random weights, answers and a LoRA step: runs/bench/*.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json
