@@ -39,6 +39,7 @@ from xwam.imagine import imagine_clip as imagine_clip_of
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
+from xwam.sim.worker import simulate
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.view.export import load_prediction, save_prediction
@@ -281,7 +282,7 @@ def test_success_ends_an_episode_and_a_blind_policy_sees_grey(world, monkeypatch
     policy = load_policy(last)
     monkeypatch.setattr("xwam.sim.metaworld.make_metaworld", make_fake)
     here, there = multiprocessing.Pipe()
-    worker = threading.Thread(target=closed_loop._simulate, args=(there, "metaworld", 24, 24, 60))
+    worker = threading.Thread(target=simulate, args=(there, "metaworld", 24, 24, 60))
     worker.start()
     expert = make_fake("fake-reach", width_px=24, height_px=24)
     expert.reset(7)

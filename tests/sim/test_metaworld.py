@@ -275,7 +275,7 @@ def test_a_missing_meta_world_says_what_to_install(monkeypatch):
 
 def test_importing_is_light():
     answer = run_python(
-        "import sys, xwam.sim.collect, xwam.sim.rollout; "
-        "assert not {'torch', 'mujoco', 'metaworld', 'gymnasium'} & set(sys.modules)"
+        "import sys, xwam.sim.collect, xwam.sim.rollout, xwam.sim.worker; "
+        "assert not {'torch', 'mujoco', 'metaworld', 'robosuite', 'gymnasium'} & set(sys.modules)"
     )
     assert answer.returncode == 0, answer.stderr

@@ -23,8 +23,8 @@ from xwam.evaluate.metrics import wilson_interval
 from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
-from xwam.sim.env import Env
-from xwam.sim.simulators import check_robot, known
+from xwam.sim.simulators import check_robot
+from xwam.sim.worker import simulate
 
 MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one evaluation
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
@@ -184,38 +184,11 @@ def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list
     for _ in range(count):
         here, there = context.Pipe()
         arguments = (there, config.simulator, clip.width_px, clip.height_px, config.max_steps)
-        process = context.Process(target=_simulate, args=arguments, daemon=True)
+        process = context.Process(target=simulate, args=arguments, daemon=True)
         process.start()
         there.close()
         workers.append((here, process))
     return workers
-
-
-def _simulate(connection: Connection, simulator: Simulator, width_px: int, height_px: int, max_steps: int) -> None:
-    """A worker: its own simulator; answers ``reset`` and ``play`` with (observation, success, steps, is_over)."""
-    opened: dict[str, Env] = {}
-    steps = 0
-    try:
-        while True:
-            word, value = connection.recv()
-            if word == "reset":
-                task, seed = value
-                if task not in opened:
-                    opened = {task: known(simulator).make_env(task, width_px=width_px, height_px=height_px)}
-                env = opened[task]
-                env.reset(seed)
-                steps = 0
-            else:
-                (env,) = opened.values()
-                for action in value:
-                    env.step(action)
-                    steps += 1
-                    if env.success or steps >= max_steps:
-                        break
-            is_over = steps >= max_steps or env.success
-            connection.send((None if is_over else env.observe(), bool(env.success), steps, is_over))
-    except (EOFError, KeyboardInterrupt, BrokenPipeError):
-        return
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
