@@ -17,6 +17,7 @@ from xwam.evaluate.report import Decision, EpisodeReport, Totals, decision_score
 from xwam.evaluate.report_episode import latencies
 from xwam.evaluate.report_pictures import strip
 from xwam.evaluate.report_plots import Line, histogram, interval_chart, line_chart, path_plot
+from xwam.robot.layout import two_arm_layout
 from xwam.view.html import write_page
 
 
@@ -141,6 +142,20 @@ def test_the_page_says_what_happened(report_file):
     assert 'href="pages/world%201.html"' in text
     assert "<td>details</td><td>0.1235, yes, xwam 0.1</td>" in text
     assert "http" not in re.sub(r"base64,[^\"]+", "", text)
+
+
+def test_two_hands_have_a_row_of_paths_each(tmp_path, episodes):
+    def doubled(world):
+        return replace(world, state=np.tile(world.state[:, :8], 2))
+
+    both = [replace(d, imagined=doubled(d.imagined), real=doubled(d.real)) for d in episodes[0].decisions]
+    pair = replace(episodes[0], layout=two_arm_layout("pair"), decisions=both)
+    for shown, rows in ((episodes[:1], 1), ([pair], 2)):
+        write_report(tmp_path / "report.html", shown, {"title": "t"})
+        page = (tmp_path / "report.html").read_text()
+        paths = page[page.index("Path of the hand") :]
+        assert paths.count('<div class="charts">') == rows
+        assert ("left hand" in paths, "right hand" in paths) == (rows == 2, rows == 2)
 
 
 def test_actions_only_episodes_are_reported_too(tmp_path, episodes):

@@ -148,27 +148,27 @@ def _figures(imagined: Prediction, real: Prediction | None) -> str:
 
 def _paths(episode: EpisodeReport) -> str:
     """Imagined and executed hand paths from three sides, one row per arm in use."""
-    figures = []
-    for part in episode.layout.state:
-        if part.kind != "position" or not part.is_used or not episode.decisions:
-            continue
-        where = episode.layout.state_slice(part.name)
-        lines = []
+    hands = [part for part in episode.layout.state if part.kind == "position" and part.is_used]
+    if not (hands and episode.decisions):
+        return ""
+    rows = []
+    for part in hands:
+        where, lines = episode.layout.state_slice(part.name), []
         for decision in episode.decisions:
             if decision.real is not None:
                 lines.append(("executed", decision.real.state[:, where], REAL, False))
             if not decision.is_told:
                 lines.append(("imagined", decision.imagined.state[:, where], IMAGINED, True))
+        figures = []
         for first, second in ((0, 1), (0, 2), (1, 2)):
             flat = [Line(name, path[:, [first, second]], colour, dash) for name, path, colour, dash in lines]
             plot = path_plot(flat, f"{'xyz'[first]} (m)", f"{'xyz'[second]} (m)")
             figures.append(f'<figure class="card">{plot}</figure>')
-    if not figures:
-        return ""
+        name = f'<p class="note">{html.escape(part.name.removesuffix("_position"))} hand</p>' if len(hands) > 1 else ""
+        rows.append(f'{name}<div class="charts">{"".join(figures)}</div>')
     return (
         '<p>Path of the hand, from above and from two sides: <span class="real">executed, solid</span>; '
-        '<span class="imagined">imagined, dashed</span>. A ring marks where a decision began.</p>'
-        f'<div class="charts">{"".join(figures)}</div>'
+        '<span class="imagined">imagined, dashed</span>. A ring marks where a decision began.</p>' + "".join(rows)
     )
 
 
