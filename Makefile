@@ -113,6 +113,9 @@ reproduce-two-arms: robosuite  ## a robot with two arms, from the shipped checkp
 	$(BIN)/xwam convert run $$(ls -d runs/two_arms/run/step-* | tail -1) runs/two_arms/checkpoint
 	$(BIN)/xwam evaluate runs/two_arms/checkpoint --env robosuite --tasks TwoArmLift --episodes $(call n,50) --seed 7 --max-steps 125 \
 		--out runs/two_arms/closed.json
+	$(BIN)/xwam evaluate runs/two_arms/checkpoint --env robosuite --tasks TwoArmLift --episodes $(call n,20) --seed 7 --max-steps 125 \
+		--blind --no-report --out runs/two_arms/blind.json
+	$(BIN)/xwam evaluate runs/two_arms/checkpoint --data runs/two_arms/data --clips $(call n,16) --out runs/two_arms/open.json
 
 bench-gpu: .venv/ready  ## the 5B model on this machine's GPU, bf16, random weights, answers and a LoRA step: runs/bench/*.json
 	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json

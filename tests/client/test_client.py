@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from xwam_client.client import Client, MismatchError, Observation
+from xwam_client.client import COMPARED, Client, MismatchError, Observation
 from xwam_client.protocol import RefusedError, decode_world
 from xwam_client.rollout import rollout
 
@@ -23,6 +23,7 @@ from tests.client.mock_robot import MockRobot
 from tests.examples import make_observation
 from tests.serve.conftest import CONFIG, Running
 from xwam.records import Camera
+from xwam.robot.layout import MEANING
 
 SEEN = make_observation(CONFIG)
 
@@ -36,6 +37,11 @@ def robot(policy) -> MockRobot:
 def client(server):
     with Client(port=server.port) as found:
         yield found
+
+
+def test_client_and_simulators_compare_the_same_of_a_part():
+    """The client knows no xwam, so the names stand twice."""
+    assert COMPARED == MEANING
 
 
 def test_actions_are_the_policys_own(client, policy):

@@ -15,6 +15,8 @@ import av.error
 import numpy as np
 from jaxtyping import Int, UInt8, UInt16
 
+from xwam.robot.layout import same_rate
+
 KEY_FRAME_EVERY = 10
 PixelFormat = Literal["rgb24", "gray12le"]
 
@@ -134,7 +136,7 @@ def _decode(
         raise ValueError(f"video={path}: has no video stream; the file is damaged: copy it again.")
     stream = container.streams.video[0]
     stream.thread_type = "NONE"  # files are small and read by many processes at once
-    if stream.average_rate is None or abs(float(stream.average_rate) - fps) > 0.01 * fps:
+    if stream.average_rate is None or not same_rate(float(stream.average_rate), fps):
         raise ValueError(f"video={path} has fps={stream.average_rate}: the data set says fps={fps:g}; encode it again.")
     found: dict[int, np.ndarray] = {}
     numbers = sorted({int(i) for i in indices})

@@ -120,8 +120,7 @@ def near_hands(
 
 def hand_positions(state: Float[np.ndarray, "Ts Ds"], layout: Layout) -> Float[np.ndarray, "Ts hands 3"]:
     """Where every arm's hand is, in the order of the layout; no hands for a robot that tells joint angles alone."""
-    parts = [part.name for part in layout.state if part.kind == "position" and part.is_used]
-    found = [state[:, layout.state_slice(name)].astype(np.float64) for name in parts]
+    found = [state[:, where].astype(np.float64) for _, where in layout.hands]
     return np.stack(found, axis=1) if found else np.zeros((len(state), 0, 3))
 
 

@@ -148,12 +148,12 @@ def _figures(imagined: Prediction, real: Prediction | None) -> str:
 
 def _paths(episode: EpisodeReport) -> str:
     """Imagined and executed hand paths from three sides, one row per arm in use."""
-    hands = [part for part in episode.layout.state if part.kind == "position" and part.is_used]
+    hands = episode.layout.hands
     if not (hands and episode.decisions):
         return ""
     rows = []
-    for part in hands:
-        where, lines = episode.layout.state_slice(part.name), []
+    for hand, where in hands:
+        lines = []
         for decision in episode.decisions:
             if decision.real is not None:
                 lines.append(("executed", decision.real.state[:, where], REAL, False))
@@ -164,8 +164,8 @@ def _paths(episode: EpisodeReport) -> str:
             flat = [Line(name, path[:, [first, second]], colour, dash) for name, path, colour, dash in lines]
             plot = path_plot(flat, f"{'xyz'[first]} (m)", f"{'xyz'[second]} (m)")
             figures.append(f'<figure class="card">{plot}</figure>')
-        name = f'<p class="note">{html.escape(part.name.removesuffix("_position"))} hand</p>' if len(hands) > 1 else ""
-        rows.append(f'{name}<div class="charts">{"".join(figures)}</div>')
+        title = f'<p class="note">{html.escape(hand)} hand</p>' if len(hands) > 1 else ""
+        rows.append(f'{title}<div class="charts">{"".join(figures)}</div>')
     return (
         '<p>Path of the hand, from above and from two sides: <span class="real">executed, solid</span>; '
         '<span class="imagined">imagined, dashed</span>. A ring marks where a decision began.</p>' + "".join(rows)

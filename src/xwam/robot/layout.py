@@ -83,7 +83,12 @@ class Layout:
     @property
     def quaternions(self) -> list[tuple[Part, slice]]:
         """The rotations in the state of this robot, and where they stand."""
-        return [(part, where) for part, where in layout_slices(self.state) if part.kind == "quat_wxyz" and part.is_used]
+        return used_slices(self.state, "quat_wxyz")
+
+    @property
+    def hands(self) -> list[tuple[str, slice]]:
+        """The arms of this robot by name, and where the state has their hands' positions; none where it has joints."""
+        return [(part.name.removesuffix("_position"), where) for part, where in used_slices(self.state, "position")]
 
     def state_slice(self, name: str) -> slice:
         """Where a part of the state stands."""
@@ -195,7 +200,7 @@ def differences(one: Layout, other: Layout) -> list[str]:
 
 
 def same_rate(one_hz: float, other_hz: float) -> bool:
-    """Whether actions of two rates last equally long; clocks of robots are a little off."""
+    """Whether two rates are the same; clocks are a little off."""
     return abs(one_hz - other_hz) <= 0.01 * other_hz
 
 
@@ -203,6 +208,11 @@ def layout_slices(parts: tuple[Part, ...]) -> list[tuple[Part, slice]]:
     """Every part with the slots where it stands."""
     ends = np.cumsum([0, *(part.size for part in parts)]).tolist()
     return [(part, slice(start, stop)) for part, start, stop in zip(parts, ends[:-1], ends[1:], strict=True)]
+
+
+def used_slices(parts: tuple[Part, ...], kind: Kind) -> list[tuple[Part, slice]]:
+    """Every part of a kind that the robot has, with the slots where it stands; the left arm's first."""
+    return [(part, where) for part, where in layout_slices(parts) if part.kind == kind and part.is_used]
 
 
 def _slice(parts: tuple[Part, ...], name: str) -> slice:

@@ -3,12 +3,13 @@
 One episode: ``reset(seed)``, then ``observe`` and ``step`` in turn, until ``success`` or ``max_steps`` actions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from xwam.config import suggest
 from xwam.records import Camera, Observation
 from xwam.robot.layout import Layout
 
@@ -59,3 +60,22 @@ class ExpertEnv(Env, Protocol):
     def expert_action(self) -> Float[np.ndarray, " Da"]:
         """What a scripted expert would do now, within the range that ``step`` executes."""
         ...
+
+
+def check_task(task: str, tasks: Collection[str]) -> None:
+    """Refuse a task that is not among these, with the nearest names."""
+    if task not in tasks:
+        raise ValueError(f"task={task!r}: {suggest(task, tasks)}")
+
+
+def check_opening(task: str, tasks: Collection[str], width_px: int, height_px: int) -> None:
+    """Refuse an unknown task and pictures without pixels."""
+    check_task(task, tasks)
+    if width_px < 1 or height_px < 1:
+        raise ValueError(f"width_px={width_px}, height_px={height_px}: must be 1 or more.")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a placement that ``reset`` does not know."""
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more.")

@@ -3,7 +3,7 @@
 None is longer than 62 letters: small checkpoints read 64 bytes of text and cut the rest.
 """
 
-from xwam.config import suggest
+from xwam.sim.env import check_task
 
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "assembly-v3": (
@@ -294,6 +294,5 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 def instructions(task: str) -> tuple[str, ...]:
     """All wordings of a task. Raises ValueError with the nearest task names."""
-    if task not in INSTRUCTIONS:
-        raise ValueError(f"task={task!r}: {suggest(task, INSTRUCTIONS)}")
+    check_task(task, INSTRUCTIONS)
     return INSTRUCTIONS[task]

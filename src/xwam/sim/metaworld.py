@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from xwam.config import suggest
 from xwam.records import Camera, Observation
 from xwam.robot.layout import two_arm_layout
+from xwam.sim.env import check_opening, check_seed
 from xwam.sim.instructions import INSTRUCTIONS, instructions
-from xwam.sim.render import Marker, Renderer, load_mujoco
-from xwam.sim.views import View, camera_records, place_cameras
+from xwam.sim.render import INSTALL, Marker, Renderer, load_mujoco
+from xwam.sim.views import View, camera_records, look, place_cameras
 
 __all__ = ["MARKED_GOALS", "MAX_DELTA_M", "METAWORLD_LAYOUT", "TASKS", "MetaWorld", "instructions", "make_metaworld"]
 
@@ -61,10 +61,7 @@ _GRIPPER = METAWORLD_LAYOUT.action_slice("left_gripper")
 
 def make_metaworld(task: str, *, width_px: int = 128, height_px: int = 128) -> "MetaWorld":
     """Open one task. Raises ValueError on an unknown name, ImportError or RuntimeError with the line to install."""
-    if task not in INSTRUCTIONS:
-        raise ValueError(f"task={task!r}: {suggest(task, TASKS)}")
-    if width_px < 1 or height_px < 1:
-        raise ValueError(f"width_px={width_px}, height_px={height_px}: must be 1 or more.")
+    check_opening(task, TASKS, width_px, height_px)
     return MetaWorld(task, width_px=width_px, height_px=height_px)
 
 
@@ -94,8 +91,7 @@ class MetaWorld:
 
     def reset(self, seed: int) -> None:
         """Place robot and objects anew, and draw one of the wordings; all from ``seed`` alone (0 or more)."""
-        if seed < 0:
-            raise ValueError(f"seed={seed}: must be 0 or more.")
+        check_seed(seed)
         raw, model, data = self._raw, self._raw.model, self._raw.data
         for name, values in self._initial.items():
             getattr(model, name)[:] = values
@@ -124,13 +120,9 @@ class MetaWorld:
     def observe(self) -> Observation:
         """Three RGB-D images, the state and the instruction. Depth is 0 (unknown) beyond a camera's ``far_m``."""
         self._check_begun()
-        images, depth = {}, {}
-        markers = [Marker(np.array(self._raw._target_pos[:3]), 0.02, (0.1, 0.9, 0.2, 1.0))]
-        for name, camera in self.cameras.items():
-            images[name], metres = self._renderer.render(
-                self._raw.data, VIEWS[name].mujoco_name, markers if self.task in MARKED_GOALS else ()
-            )
-            depth[name] = np.where(metres <= camera.far_m, metres, np.float32(0))
+        goal = Marker(np.array(self._raw._target_pos[:3]), 0.02, (0.1, 0.9, 0.2, 1.0))
+        markers = [goal] if self.task in MARKED_GOALS else []
+        images, depth = look(self._renderer, self._raw.data, VIEWS, markers)
         return Observation(
             images=images, depth=depth, state=self.state(), instruction=self.instruction, cameras=self.cameras
         )
@@ -185,7 +177,7 @@ def _open_task(task: str) -> tuple[Any, Any]:
         from metaworld.env_dict import ENV_CLS_MAP
         from metaworld.policies import ENV_POLICY_MAP
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed: run `pip install 'xwam[sim]'`.") from error
+        raise ImportError(f"{error.name} is not installed: {INSTALL}") from error
     raw = ENV_CLS_MAP[task]()
     raw._set_task_called = True
     raw._freeze_rand_vec = False

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from xwam.data.episodes import Episode
 from xwam.records import Observation
-from xwam.robot.layout import Kind, Part, layout_slices
+from xwam.robot.layout import used_slices
 from xwam.sim.env import ExpertEnv
 
 STEPS_AFTER_SUCCESS = 12  # actions recorded after success, so that clips have a real future
@@ -33,8 +33,7 @@ EXPERT_SHARE = 0.3  # of the holds follow the expert, so that things are touched
 def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
     """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
     env.reset(seed)
-    moves = _slots(env.layout.action, "delta_position")
-    where = np.concatenate([np.r_[move] for move in moves])
+    where = np.concatenate([np.r_[move] for _, move in used_slices(env.layout.action, "delta_position")])
     disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m, len(where))
     rows, wanted, executed, success_at = [], [], [], None
     while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
@@ -65,20 +64,21 @@ def record_wandering(env: ExpertEnv, seed: int) -> Episode:
 
 def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
     """Actions without end: every hand towards one random place after another; some of them are the expert's."""
-    hands = _slots(env.layout.state, "position")
-    moves, grippers = (_slots(env.layout.action, kind) for kind in ("delta_position", "gripper_command"))
-    turns = _slots(env.layout.action, "delta_rotation") if env.max_turn_rad else []
+    parts = env.layout.action
+    moves, grippers = used_slices(parts, "delta_position"), used_slices(parts, "gripper_command")
+    turns = used_slices(parts, "delta_rotation") if env.max_turn_rad else []
     follows_expert = False
     while True:
         action, ways = np.zeros(env.layout.action_width, dtype=np.float32), []
-        for workspace, gripper in zip(env.workspaces, grippers, strict=True):
+        for workspace, (_, gripper) in zip(env.workspaces, grippers, strict=True):
             ways.append((rng.uniform(*workspace), env.max_delta_m * rng.uniform()))
             action[gripper] = rng.choice([-1.0, 1.0])
-        for turn in turns:  # about the vertical
+        for _, turn in turns:  # about the vertical
             action[turn] = [0, 0, env.max_turn_rad * rng.uniform(-1, 1)]
         for _ in range(rng.integers(WANDER_HOLDS[0], WANDER_HOLDS[1] + 1)):
-            for (place, speed), hand, move in zip(ways, hands, moves, strict=True):
-                way = place - env.state()[hand]
+            state = env.state()
+            for (place, speed), (_, hand), (_, move) in zip(ways, env.layout.hands, moves, strict=True):
+                way = place - state[hand]
                 action[move] = way * min(1.0, speed / max(np.abs(way).max(), 1e-9))
             yield env.expert_action() if follows_expert else action.copy()
         follows_expert = rng.uniform() < EXPERT_SHARE
@@ -93,11 +93,6 @@ def smooth_noise(rng: np.random.Generator, scale_m: float, size: int = 3) -> Ite
         is_on = rng.uniform() >= BURST_STOPS if is_on else rng.uniform() < BURST_STARTS
         value = NOISE_PERSISTENCE * value + fresh * rng.normal(size=size)
         yield strength * value * is_on
-
-
-def _slots(parts: tuple[Part, ...], kind: Kind) -> list[slice]:
-    """Where each hand of this robot has its part of a kind, the first hand first."""
-    return [where for part, where in layout_slices(parts) if part.kind == kind and part.is_used]
 
 
 def _episode(

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 NEAR_M, FAR_M = 0.01, 20.0  # clipping planes; wide enough for every camera
+INSTALL = "run `pip install 'xwam[sim]'`."
 GL_ADVICE = (
     "install OpenGL for pictures without a screen: `apt-get install -y libosmesa6 libegl1 libgl1`, and choose with "
     "MUJOCO_GL=osmesa (any CPU) or MUJOCO_GL=egl (GPU)."
@@ -42,7 +43,7 @@ def load_mujoco() -> ModuleType:
     try:
         import mujoco
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed: run `pip install 'xwam[sim]'`.") from error
+        raise ImportError(f"{error.name} is not installed: {INSTALL}") from error
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
         raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
     return mujoco

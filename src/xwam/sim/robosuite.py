@@ -17,22 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from xwam.config import suggest
 from xwam.records import Camera, Observation, Pose
 from xwam.robot.actions import apply_deltas, deltas_between
-from xwam.robot.layout import Layout, two_arm_layout
+from xwam.robot.layout import Kind, Layout, two_arm_layout, used_slices
 from xwam.robot.rotations import (
     matrix_from_quat,
     matrix_from_vector,
     pose_matrix,
-    positive_w,
     quat_from_matrix,
     vector_from_matrix,
 )
-from xwam.sim.env import Workspace
+from xwam.sim.env import Workspace, check_opening, check_seed
 from xwam.sim.render import Renderer, load_mujoco
-from xwam.sim.robosuite_experts import EXPERTS, Goal, Hand
-from xwam.sim.views import View, camera_records, place_cameras
+from xwam.sim.robosuite_experts import EXPERTS, OPEN, Goal, Hand
+from xwam.sim.views import View, camera_records, look, place_cameras
 
 INSTALL = (
     "run `make robosuite`, or: pip install --no-deps robosuite==1.5.2 && pip install numba termcolor "
@@ -96,10 +94,7 @@ VIEWS: dict[int, dict[str, View]] = {
 
 def make_robosuite(task: str, *, width_px: int = 128, height_px: int = 128) -> "RoboSuite":
     """Open one task. Raises ValueError on an unknown name, ImportError or RuntimeError with the line to install."""
-    if task not in TASKS:
-        raise ValueError(f"task={task!r}: {suggest(task, TASKS)}")
-    if width_px < 1 or height_px < 1:
-        raise ValueError(f"width_px={width_px}, height_px={height_px}: must be 1 or more.")
+    check_opening(task, TASKS, width_px, height_px)
     return RoboSuite(task, width_px=width_px, height_px=height_px)
 
 
@@ -120,6 +115,9 @@ class RoboSuite:
         self.layout = LAYOUTS[num_arms]
         self.workspaces = WORKSPACES[num_arms]
         self._hands = HANDS[:num_arms]
+        kinds: tuple[Kind, ...] = ("delta_position", "delta_rotation", "gripper_command")
+        rows = [[where for _, where in used_slices(self.layout.action, kind)] for kind in kinds]
+        self._slots = list(zip(*rows, strict=True))  # how each hand moves, turns and grips
         self._raw = _open_task(task, num_arms)
         self._model, self._data = self._raw.sim.model._model, self._raw.sim.data._data
         self._sites = [robot.eef_site_id["right"] for robot in self._raw.robots]
@@ -134,14 +132,14 @@ class RoboSuite:
 
     def reset(self, seed: int) -> None:
         """Place robot and objects anew, and draw one of the wordings; all from ``seed`` alone (0 or more)."""
-        if seed < 0:
-            raise ValueError(f"seed={seed}: must be 0 or more.")
+        check_seed(seed)
         raw = self._raw
         raw.rng = raw.placement_initializer.rng = np.random.default_rng([seed, 0])
         raw.reset()
         self._commanded = [(hand.position, hand.quat) for hand in self.hands()]
         rest = np.zeros(self.layout.action_width)
-        rest[self._gripper_slots()] = -1.0
+        for _, _, gripper in self._slots:
+            rest[gripper] = OPEN
         for _ in range(SETTLING):
             self.step(rest)
         self.success = False
@@ -153,7 +151,7 @@ class RoboSuite:
         self.layout.check_action(action)
         command = []
         for number, hand in enumerate(self.hands()):
-            move, turn, gripper = (action[where] for where in self._slots(number))
+            move, turn, gripper = (action[where] for where in self._slots[number])
             deltas = np.concatenate([move.clip(-MAX_DELTA_M, MAX_DELTA_M), _shortened(turn, MAX_TURN_RAD)])
             position, quat = apply_deltas(*commanded[number], deltas)
             lead = deltas_between(hand.position, hand.quat, position, quat)
@@ -168,10 +166,7 @@ class RoboSuite:
     def observe(self) -> Observation:
         """RGB-D images, the state and the instruction. Depth is 0 (unknown) beyond a camera's ``far_m``."""
         self._begun()
-        images, depth = {}, {}
-        for name, camera in self.cameras.items():
-            images[name], metres = self._renderer.render(self._data, self._views[name].mujoco_name)
-            depth[name] = np.where(metres <= camera.far_m, metres, np.float32(0))
+        images, depth = look(self._renderer, self._data, self._views)
         return Observation(
             images=images, depth=depth, state=self.state(), instruction=self.instruction, cameras=self.cameras
         )
@@ -189,7 +184,7 @@ class RoboSuite:
         """Where each hand is now, and how far open."""
         found = []
         for site, fingers, turn in zip(self._sites, self._fingers, self._site_from_hand, strict=True):
-            quat = positive_w(quat_from_matrix(self._data.site_xmat[site].reshape(3, 3) @ turn))
+            quat = quat_from_matrix(self._data.site_xmat[site].reshape(3, 3) @ turn)
             one, other = self._data.qpos[fingers]
             found.append(Hand(self._data.site_xpos[site].copy(), quat, float(np.clip((one - other) / 0.08, 0, 1))))
         return found
@@ -200,7 +195,7 @@ class RoboSuite:
         action = np.zeros(self.layout.action_width, dtype=np.float32)
         for number, goal in enumerate(EXPERTS[self.task](self._raw, self.hands())):
             deltas = deltas_between(*commanded[number], goal.position, _upright(goal))
-            move, turn, gripper = self._slots(number)
+            move, turn, gripper = self._slots[number]
             action[move] = deltas[:3].clip(-goal.speed_m, goal.speed_m)
             action[turn] = _shortened(deltas[3:], MAX_TURN_RAD)
             action[gripper] = goal.gripper
@@ -215,16 +210,6 @@ class RoboSuite:
         if self._commanded is None:
             raise ValueError(f"task={self.task!r} has not begun: call reset(seed) first.")
         return self._commanded
-
-    def _slots(self, number: int) -> tuple[slice, slice, slice]:
-        """Where an action says how this hand moves, turns and grips."""
-        move, turn, gripper = (
-            self.layout.action_slice(f"{self._hands[number]}_{what}") for what in ("position", "rotation", "gripper")
-        )
-        return move, turn, gripper
-
-    def _gripper_slots(self) -> list[int]:
-        return [self._slots(number)[2].start for number in range(len(self._hands))]
 
     def _place_cameras(self) -> None:
         place_cameras(self._model, {name: view for name, view in self._views.items() if view.hand is None})

@@ -7,7 +7,8 @@ from typing import NamedTuple, get_args
 from xwam.config import Simulator, suggest
 from xwam.robot.layout import Layout, differences, same_rate
 from xwam.sim import metaworld, robosuite
-from xwam.sim.env import ExpertEnv
+from xwam.sim.env import ExpertEnv, check_task
+from xwam.sim.render import INSTALL
 
 MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function of a module, as workers import it
 
@@ -36,8 +37,7 @@ def known(simulator: Simulator) -> Known:
         case "metaworld":
             sawyer = SimulatedRobot(metaworld.METAWORLD_LAYOUT, metaworld.ACTION_HZ, tuple(metaworld.VIEWS))
             robots = dict.fromkeys(metaworld.TASKS, sawyer)
-            how = "run `pip install 'xwam[sim]'`."
-            return Known("metaworld", how, metaworld.make_metaworld, robots, "button-press-topdown-v3")
+            return Known("metaworld", INSTALL, metaworld.make_metaworld, robots, "button-press-topdown-v3")
         case "robosuite":
             robots = {
                 name: SimulatedRobot(
@@ -52,8 +52,7 @@ def known(simulator: Simulator) -> Known:
 def robot_of(simulator: Simulator, task: str) -> SimulatedRobot:
     """The robot that does this task. Raises ValueError with the nearest names."""
     robots = known(simulator).robots
-    if task not in robots:
-        raise ValueError(f"task={task!r}: {suggest(task, robots)}")
+    check_task(task, robots)
     return robots[task]
 
 

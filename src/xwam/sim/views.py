@@ -3,13 +3,15 @@
 MuJoCo's own cameras look along -z with y up; ours (records.Camera) look along +z with y down.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 
 from xwam.records import Camera, Pose
 from xwam.robot.rotations import quat_from_matrix
+from xwam.sim.render import Marker, Renderer
 
 OPENCV_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -40,6 +42,17 @@ def place_cameras(model: Any, views: Mapping[str, View], body_from_hand: Pose | 
         model.cam_pos[camera] = pose[:3, 3]
         model.cam_quat[camera] = quat_from_matrix((pose @ OPENCV_FROM_OPENGL)[:3, :3])
         model.cam_fovy[camera] = view.fovy_degrees
+
+
+def look(
+    renderer: Renderer, data: Any, views: Mapping[str, View], markers: Sequence[Marker] = ()
+) -> tuple[dict[str, UInt8[np.ndarray, "H W 3"]], dict[str, Float32[np.ndarray, "H W"]]]:
+    """RGB and depth (metres) of every view by name; depth is 0 (unknown) beyond a view's ``far_m``."""
+    images, depth = {}, {}
+    for name, view in views.items():
+        images[name], metres = renderer.render(data, view.mujoco_name, markers)
+        depth[name] = np.where(metres <= view.far_m, metres, np.float32(0))
+    return images, depth
 
 
 def look_at(view: View) -> Pose:

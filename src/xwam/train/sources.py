@@ -88,7 +88,7 @@ def fit(config: Config, sources: Sequence[Source]) -> Config:
     if not is_foreign and (changes := _changes(config, fitted)):
         warnings.warn(f"preset {config.name!r} is fitted to {sources[0].name}: {'; '.join(changes)}.", stacklevel=2)
     for source in sources:
-        check_fits(fitted, source.episodes, may_lack_views=names != config.view_names or is_foreign)
+        check_fits(fitted, source.episodes, may_lack_views=True)
     return fitted
 
 

@@ -200,11 +200,7 @@ def _add_camera(
 
 def _hand_paths(world: Prediction, layout: Layout) -> list[tuple[str, Float[np.ndarray, "T 3"]]]:
     """Name and positions of every arm in use."""
-    return [
-        (part.name.removesuffix("_position"), world.state[:, layout.state_slice(part.name)].astype(np.float64))
-        for part in layout.state
-        if part.kind == "position" and part.is_used
-    ]
+    return [(name, world.state[:, where].astype(np.float64)) for name, where in layout.hands]
 
 
 def _add_path(

@@ -44,11 +44,9 @@ def _log_world(
         stream.set_time("time", duration=step / prediction.frame_hz)
         cloud = fuse(prediction, layout, step, voxel_m=VOXEL_M)
         stream.log(f"{root}/points", rerun.Points3D(cloud.points, colors=cloud.colours, radii=0.002))
-        for part in layout.state:
-            if part.kind == "position" and part.is_used:
-                path = prediction.state[: step + 1, layout.state_slice(part.name)]
-                name = f"{root}/path/{part.name.removesuffix('_position')}"
-                stream.log(name, rerun.LineStrips3D([path], colors=[colour], radii=0.003))
+        for name, where in layout.hands:
+            path = prediction.state[: step + 1, where]
+            stream.log(f"{root}/path/{name}", rerun.LineStrips3D([path], colors=[colour], radii=0.003))
         for view, camera in enumerate(prediction.cameras):
             if camera.is_calibrated:
                 _log_camera(rerun, stream, f"{root}/cameras/{camera.name}", camera, prediction, layout, step)
