@@ -1,5 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything lands in .venv.
 PYTHON ?= python3
+PYTHON312 ?= python3.12
 BIN := .venv/bin
 EXTRAS := sim,view,train,serve,lora,lowmem,wandb,dev
 TINY_TASKS := reach-v3 button-press-topdown-v3 drawer-close-v3 door-close-v3 window-open-v3 hammer-v3
@@ -12,7 +13,7 @@ MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING = --vae-steps $(call n,15000) --every 14 --batch-size 16 --steps $(call n,11500) --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
 TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
-.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-two-arms conformance-openpi clean
+.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-two-arms conformance-openpi conformance-lerobot clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -125,6 +126,11 @@ bench-gpu: .venv/ready  ## the 5B model on this machine's GPU, bf16, random weig
 conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment, gets actions from our server
 	$(PYTHON) -m venv .venv-openpi && .venv-openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions
 	$(BIN)/python tests/client/openpi_conformance.py .venv-openpi/bin/python checkpoints/tiny
+
+conformance-lerobot: system .venv/ready  ## LeRobot's lerobot-rollout plays our policies and records what we train on (Python 3.12, 7 GB in .venv-lerobot)
+	$(PYTHON312) -m venv .venv-lerobot
+	.venv-lerobot/bin/pip install --quiet 'lerobot[core-scripts]>=0.6,<0.7' --editable packages/xwam-client --editable '.[sim,serve]' --editable packages/lerobot_policy_xwam
+	PYTHONPATH=. $(BIN)/python tests/serve/lerobot_conformance.py .venv-lerobot/bin/lerobot-rollout checkpoints/tiny
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

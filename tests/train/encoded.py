@@ -52,7 +52,7 @@ class EncodedClips:
         return indices % 2
 
 
-def write_checkpoint(root: Path, config: Config) -> Path:
+def write_checkpoint(root: Path, config: Config, robot: checkpoint.Robot | None = None) -> Path:
     """A checkpoint with random weights, every file as training writes it: ``root/whole``."""
     write_frozen(root / "frozen", config)
     model = XWAM(config.model)
@@ -60,7 +60,7 @@ def write_checkpoint(root: Path, config: Config) -> Path:
     with torch.no_grad():  # a head that starts at zero would hide the network behind it
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    robot = checkpoint.Robot(make_normalizer(), make_cameras(config))
+    robot = robot or checkpoint.Robot(make_normalizer(), make_cameras(config))
 
     def fill(target: Path) -> None:
         checkpoint.save_policy_files(target, config, robot, root / "frozen", {"steps": 0})

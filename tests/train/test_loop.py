@@ -16,7 +16,7 @@ from tests.train.encoded import EncodedClips, write_frozen
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
-from xwam.train.options import Setup
+from xwam.train.options import Changes, Setup, changed
 from xwam.train.state import build_model
 
 CONFIG = preset("debug")
@@ -134,6 +134,19 @@ def test_learning_rate_warms_up_and_falls():
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.01)
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+@pytest.mark.parametrize(
+    ("given", "warmup"), [({}, 1000), ({"steps": 8000}, 1000), ({"steps": 500}, 125), ({"steps": 1}, 0)]
+)
+def test_a_short_run_reaches_its_learning_rate(given, warmup):
+    """A preset's warm-up may be longer than the run that is asked for."""
+    config = changed(preset("small"), Changes(**given).given()).train
+    assert config.num_warmup_steps == warmup
+    rates = [setup.learning_rate_at(step, config) for step in range(min(config.num_steps, 9000))]
+    assert max(rates) == pytest.approx(config.learning_rate)
+    asked = changed(preset("small"), Changes(**given, warmup_steps=7).given()).train
+    assert asked.num_warmup_steps == 7
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):

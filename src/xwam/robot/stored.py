@@ -24,8 +24,13 @@ def absent_views(folder: Path, view_names: Sequence[str]) -> frozenset[str]:
     return frozenset(view_names) - frozenset(known) if known else frozenset()
 
 
+def own_robot(checkpoint: Path, robot: str | None) -> RobotConfig | None:
+    """What the numbers of a checkpoint's robot mean outside; None: they are the layout's own."""
+    path = robot_folder(checkpoint, robot) / ROBOT_FILE
+    return load_robot(path) if path.is_file() else None
+
+
 def robot_for(checkpoint: Path, robot: str | None, data: Path) -> RobotConfig | None:
     """The robot.json by which to read a data set: the checkpoint's, unless the data set explains itself (None)."""
-    path = robot_folder(checkpoint, robot) / ROBOT_FILE
     is_foreign = (data / "meta" / "info.json").is_file() and not (data / "meta" / "layout.json").is_file()
-    return load_robot(path) if is_foreign and path.is_file() else None
+    return own_robot(checkpoint, robot) if is_foreign else None

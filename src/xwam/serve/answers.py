@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import platform
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from jaxtyping import Float
 from xwam_client.protocol import PROTOCOL, RefusedError, packb
 
 import xwam
+from xwam.config import to_json
 from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
+from xwam.robot.mapping import RobotConfig
 from xwam.serve.batching import Answer, Part
 from xwam.serve.request import GENEROUS, MAX_SIDE_PX, MAX_TEXT, Request, RequestId
 from xwam.serve.wire import LIMITS, pack_array, pack_images
@@ -24,7 +27,9 @@ FINEST_DEPTH_M = 1e-4
 FINEST_POINT_M = 1e-3
 
 
-def metadata(policy: Policy, *, name: str, checkpoint_hash: str, queue: int, per_connection: int) -> dict[str, Any]:
+def metadata(
+    policy: Policy, *, name: str, checkpoint_hash: str, robot: RobotConfig | None, queue: int, per_connection: int
+) -> dict[str, Any]:
     """The server's first message: all that a robot must know, and compare with itself, before it moves."""
     config, clip, layout = policy.config, policy.config.clip, policy.layout
     cameras = [
@@ -39,6 +44,7 @@ def metadata(policy: Policy, *, name: str, checkpoint_hash: str, queue: int, per
         "statistics_hash": policy.normalizer.fingerprint(),
         "modes": list(config.modes),
         "layout": dataclasses.asdict(layout),
+        "robot": None if robot is None else json.loads(to_json(robot)),
         "cameras": [vars(camera) for camera in cameras],
         "image_size": {"height": clip.height_px, "width": clip.width_px},
         "state_width": layout.state_width,

@@ -20,6 +20,8 @@ from xwam_client.protocol import packb
 
 from xwam.compile import compiled, made_up_observation, warm_up
 from xwam.policy import Policy, load_policy
+from xwam.robot.mapping import RobotConfig
+from xwam.robot.stored import own_robot
 from xwam.serve.answers import checkpoint_hash, metadata
 from xwam.serve.batching import Worker
 from xwam.serve.conversation import Conversation
@@ -59,7 +61,10 @@ class ServeConfig:
 class Service:
     """A policy that is asked by many."""
 
-    def __init__(self, policy: Policy, config: ServeConfig, *, name: str, hash_: str) -> None:
+    def __init__(
+        self, policy: Policy, config: ServeConfig, *, name: str, hash_: str, robot: RobotConfig | None = None
+    ) -> None:
+        """``robot``: what the numbers of a robot mean outside; robots are told so, and translate (player.py)."""
         self.policy, self.config = policy, config
         self.metrics = Metrics(RULES)
         self.worker = Worker(
@@ -71,7 +76,7 @@ class Service:
             max_bytes=config.max_bytes,
         )
         limits = {"queue": config.max_queue, "per_connection": config.per_connection}
-        self.metadata = metadata(policy, name=name, checkpoint_hash=hash_, **limits)
+        self.metadata = metadata(policy, name=name, checkpoint_hash=hash_, robot=robot, **limits)
         self._health = "warming up"
         self.packing = ThreadPoolExecutor(1, "xwam-packing")  # pictures and clouds; the worker must not wait for them
         self._numbers = itertools.count()
@@ -146,4 +151,5 @@ def load_service(
         from xwam.quantize import quantized
 
         quantized(policy, quantize)
-    return Service(policy, config, name=checkpoint.resolve().name, hash_=checkpoint_hash(checkpoint))
+    name, hash_ = checkpoint.resolve().name, checkpoint_hash(checkpoint)
+    return Service(policy, config, name=name, hash_=hash_, robot=own_robot(checkpoint, robot))

@@ -74,6 +74,8 @@ class Changes:
 
     steps: int | None = None
     """Instead of the preset's number of steps."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises; by default the preset's, but at most a quarter of ``--steps``."""
     batch_size: int | None = None
     """Instead of the preset's; of all processes together."""
     learning_rate: float | None = None
@@ -91,7 +93,8 @@ class Changes:
 
     def given(self) -> dict[str, Any]:
         """What is given, by the names of TrainConfig and NoiseConfig."""
-        return {"num_steps" if name == "steps" else name: x for name, x in vars(self).items() if x is not None}
+        names = {"steps": "num_steps", "warmup_steps": "num_warmup_steps"}
+        return {names.get(name, name): x for name, x in vars(self).items() if x is not None}
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -99,7 +102,10 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Raises ValueError for counts below 1; ``validate_every`` may be 0.
     """
-    _check_least(changes, num_steps=1, batch_size=1, save_every=1, log_every=1)
+    _check_least(changes, num_steps=1, num_warmup_steps=0, batch_size=1, save_every=1, log_every=1)
+    if "num_steps" in changes and "num_warmup_steps" not in changes:  # or a short run would end before its peak
+        warmup = min(config.train.num_warmup_steps, changes["num_steps"] // 4)
+        changes = {**changes, "num_warmup_steps": warmup}
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
     noise = replace(config.noise, **of_noise)

@@ -1,0 +1,132 @@
+"""The policy that LeRobot calls once per control period. It holds no weights of its own: see ``xwam.serve.player``."""
+
+# pyright: reportMissingImports=false
+import logging
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor
+from xwam.cli.serving import read_key
+from xwam.serve.player import ACTION_KEY, Answers, Player, answers_of_checkpoint, answers_of_server
+from xwam_client.client import Client
+
+from lerobot_policy_xwam.configuration_xwam import TRAIN, XWAMConfig
+
+LOG = logging.getLogger(__name__)
+PERIODS_MEASURED = 40  # before the rate of the loop is compared with the checkpoint's
+CHUNKS = "use select_action (lerobot-rollout --inference.type=sync); --policy.play=realtime is this policy's own."
+
+
+def open_answers(config: XWAMConfig) -> Answers:
+    """Whoever the configuration names. Raises FileNotFoundError, ConnectionError or ValueError that says why not."""
+    if config.server is not None:
+        key = None if config.api_key_file is None else read_key(Path(config.api_key_file))
+        return answers_of_server(Client(config.server, api_key=key, connect_seconds=config.timeout_s))
+    assert config.checkpoint is not None, "one of the two is given"
+    return answers_of_checkpoint(
+        Path(config.checkpoint), device=config.device or "cpu", dtype=getattr(torch, config.precision),
+        robot=config.robot, action_steps=config.action_steps,
+    )  # fmt: skip
+
+
+class XWAMPolicy(PreTrainedPolicy):
+    """One robot's play. Not batched: one environment at a time."""
+
+    config_class = XWAMConfig
+    name = "xwam"
+
+    def __init__(self, config: XWAMConfig, *_: Any, **__: Any) -> None:
+        super().__init__(config)
+        self.player = Player(
+            open_answers(config), play=config.play, replan_every=config.replan_every, timeout_s=config.timeout_s
+        )
+        check_features(config, self.player)
+        self._pace = Pace(self.player.fps)
+        LOG.info("xwam: commands for %g Hz; run with --fps=%g.", self.player.fps, self.player.fps)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: Any = None, *, config: Any = None, **_: Any) -> Self:
+        """LeRobot's way to open a policy: the configuration alone says where the weights are."""
+        return cls(config or XWAMConfig.from_pretrained(pretrained_name_or_path))
+
+    def reset(self) -> None:
+        """A new episode."""
+        self.player.reset()
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
+        """The command of this control period, ``1 A``, in the robot's own units."""
+        self._pace.tick()
+        columns = {key: _row(batch, key).cpu().numpy() for key in self.player.state_widths}
+        images = {key: _picture(_row(batch, key)) for key in self.player.image_keys.values()}
+        task = batch.get("task", "")
+        instruction = task if isinstance(task, str) else "".join(task[:1])
+        command = self.player.command(columns, images, instruction)
+        return torch.from_numpy(command[ACTION_KEY].astype(np.float32))[None]
+
+    def predict_action_chunk(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
+        """Refused: a target depends on where the robot is when its action begins."""
+        raise NotImplementedError(f"predict_action_chunk: {CHUNKS}")
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict | None]:
+        """Refused: see TRAIN."""
+        raise NotImplementedError(f"forward: {TRAIN}")
+
+    def get_optim_params(self) -> dict:
+        """Refused: see TRAIN."""
+        raise NotImplementedError(f"get_optim_params: {TRAIN}")
+
+
+class Pace:
+    """Says once when the loop is called at another rate than the commands are for: LeRobot does not tell it."""
+
+    def __init__(self, fps: float) -> None:
+        self.fps = fps
+        self._at: list[float] = []
+
+    def tick(self) -> None:
+        """Once per control period."""
+        if len(self._at) > PERIODS_MEASURED:
+            return
+        self._at.append(time.perf_counter())
+        if len(self._at) > PERIODS_MEASURED:
+            found = 1 / statistics.median(np.diff(self._at).tolist())
+            if not 0.8 < found / self.fps < 1.25:
+                LOG.warning("xwam: called %.3g times a second, made for %g: set --fps=%g.", found, self.fps, self.fps)
+
+
+def check_features(config: XWAMConfig, player: Player) -> None:
+    """Refuse a robot or data set that lacks a column or a camera, or whose commands have another width."""
+    if set(player.action_widths) != {ACTION_KEY}:
+        raise ValueError(f"action columns {sorted(player.action_widths)}: LeRobot has only {ACTION_KEY!r}.")
+    given = {key: tuple(feature.shape) for key, feature in (config.input_features or {}).items()}
+    wrong = [
+        f"{key} (at least {width} numbers): {given.get(key, 'not there')}"
+        for key, width in player.state_widths.items()
+        if given and (key not in given or given[key][0] < width)
+    ]
+    wrong += [f"{key}: not there" for key in player.image_keys.values() if given and key not in given]
+    commands = (config.output_features or {}).get(ACTION_KEY)
+    if commands is not None and tuple(commands.shape) != (player.action_widths[ACTION_KEY],):
+        wrong.append(f"action has shape {tuple(commands.shape)}: the policy gives {player.action_widths[ACTION_KEY]}")
+    if wrong:
+        raise ValueError(f"this robot is not the policy's: {'; '.join(wrong)}.")
+
+
+def _row(batch: dict[str, Any], key: str) -> Tensor:
+    """One robot's part of a batch."""
+    if key not in batch:
+        raise ValueError(f"{key!r} is not in the observation: {', '.join(sorted(batch))}.")
+    if len(batch[key]) != 1:
+        raise ValueError(f"{key!r} has a batch of {len(batch[key])}: one robot at a time (--eval.batch_size=1).")
+    return batch[key][0]
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    """``3 H W`` in [0, 1] to ``H W 3`` bytes: what the camera gave."""
+    return (image * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

@@ -1,0 +1,183 @@
+"""A robot's side in the robot's own numbers: its columns and pictures in, one command per control period out.
+
+    player = Player(answers_of_checkpoint(Path("checkpoints/mine")), play="wait")   # or answers_of_server(client)
+    while True:                                                  # player.fps times a second
+        robot.send(player.command({"observation.state": robot.numbers()}, pictures, "fold the cloth")["action"])
+
+Columns and pictures are called as in the data set that the checkpoint was trained on. Its ``robot.json`` translates, in
+both directions; without one the numbers are those of the layout. A target is counted from where the robot is when its
+action begins, not from where it was when the chunk was made. Nothing here limits what comes out.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from xwam_client.chunks import Chunks, Command
+from xwam_client.client import Client
+
+from xwam.compile import made_up_observation
+from xwam.config import from_json, suggest
+from xwam.data.lerobot_format import video_key
+from xwam.policy import load_policy
+from xwam.records import Observation
+from xwam.robot.columns import read_state, write_action
+from xwam.robot.layout import Layout, differences
+from xwam.robot.mapping import RobotConfig, layout_of
+from xwam.robot.stored import own_robot
+
+STATE_KEY, ACTION_KEY = "observation.state", "action"  # of a robot without a robot.json
+
+
+class Answers(NamedTuple):
+    """Who answers, and what must be known of it. ``ask`` is called as ``Client.ask`` is; it gives the actions alone."""
+
+    ask: Callable[..., Future[dict[str, Any]]]
+    layout: Layout
+    action_hz: float
+    action_horizon: int
+    views: tuple[str, ...]
+    robot: RobotConfig | None
+    close: Callable[[], None]
+
+
+def answers_of_checkpoint(
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, robot: str | None = None,
+    action_steps: int | None = None,
+) -> Answers:  # fmt: skip
+    """A checkpoint in this process, answering in a thread of its own; it is warm when this returns."""
+    policy = load_policy(folder, device=device, dtype=dtype, with_world=False, robot=robot, action_steps=action_steps)
+    thread = ThreadPoolExecutor(1, "xwam-policy")
+
+    def answer(observation: Observation, **asked: Any) -> dict[str, Any]:
+        return {"actions": next(iter(policy.predict(observation, actions_only=True, **asked))).action}
+
+    thread.submit(answer, made_up_observation(policy)).result()
+    return Answers(
+        lambda observation, **asked: thread.submit(answer, observation, **asked),
+        policy.layout,
+        policy.config.clip.action_hz,
+        policy.config.clip.action_horizon,
+        policy.needed_views,
+        own_robot(folder, robot),
+        lambda: thread.shutdown(wait=False, cancel_futures=True),
+    )
+
+
+def answers_of_server(client: Client) -> Answers:
+    """A server that a client is connected to. Raises ValueError when its metadata are not as needed."""
+    known = client.metadata
+    robot = known.get("robot")
+    return Answers(
+        lambda observation, **asked: client.ask(observation, **asked).actions,
+        from_json(Layout, json.dumps(known["layout"])),
+        known["action_hz"],
+        known["action_horizon"],
+        tuple(camera["name"] for camera in known["cameras"]),
+        None if robot is None else from_json(RobotConfig, json.dumps(robot)),
+        client.close,
+    )
+
+
+class Player:
+    """One robot's play, one call of ``command`` per control period.
+
+    ``play``: as in ``xwam_client.chunks``. With ``wait`` a call lasts until there is something to play; the others
+    return at once, but for the first call of an episode. ``replan_every``: actions (half of a chunk, unless said).
+    """
+
+    def __init__(
+        self, answers: Answers, *, play: str = "wait", replan_every: int | None = None, timeout_s: float = 60.0
+    ) -> None:
+        self.answers, self.robot, self.timeout_s = answers, answers.robot, timeout_s
+        if self.robot is not None and (wrong := differences(layout_of(self.robot), answers.layout)):
+            raise ValueError(f"robot.json {self.robot.name!r} is not the policy's robot: {'; '.join(wrong)}.")
+        self.frames_per_action = 1 if self.robot is None else self.robot.frames_per_action
+        self.fps = answers.action_hz * self.frames_per_action
+        self.state_widths, self.action_widths = _widths(answers)
+        sources = {} if self.robot is None else {camera.name: camera for camera in self.robot.cameras}
+        self.image_keys = {name: sources[name].key if name in sources else video_key(name) for name in answers.views}
+        self._turned = {name for name, source in sources.items() if source.upside_down}
+        self.play, self.replan_every = play, replan_every or max(1, answers.action_horizon // 2)
+        self.reset()
+
+    def reset(self) -> None:
+        """A new episode: forget what was to be played."""
+        keeps_time = self.play != "wait"
+        self._chunks = Chunks(
+            self.answers.ask, [dataclasses.asdict(part) for part in self.answers.layout.action], play=self.play,
+            replan_every=self.replan_every, seed=None if keeps_time else 0,
+            action_hz=self.answers.action_hz if keeps_time else None,
+        )  # fmt: skip
+        self._frame, self._moved_at = 0, time.monotonic()
+
+    def command(
+        self,
+        columns: Mapping[str, Float[np.ndarray, " _n"]],
+        images: Mapping[str, UInt8[np.ndarray, "_H _W 3"]],
+        instruction: str,
+    ) -> dict[str, Float[np.ndarray, " _m"]]:
+        """What to send to the robot in this control period, by column, in its own units.
+
+        ``columns``: at least those of ``state_widths``; ``images``: those of ``image_keys``, RGB. Raises ValueError for
+        what is missing or has another width, RefusedError, and ConnectionError when no answer came for ``timeout_s``.
+        """
+        state = self._state(columns)
+        if self._frame % self.frames_per_action == 0:
+            self._begun_at = state
+            self._command = self._next(
+                lambda: Observation(images=self._images(images), state=state, instruction=instruction)
+            )
+        self._frame += 1
+        action = self._command.action[None].astype(np.float64)
+        if self.robot is None:
+            return {ACTION_KEY: action[0]}
+        written = write_action(self.robot, action, self._begun_at[None])
+        return {key: rows[0] for key, rows in written.items()}
+
+    def _next(self, observe: Callable[[], Observation]) -> Command:
+        if self._frame == 0 or self.play == "wait":
+            self._chunks.settle(observe, self.timeout_s)
+        command, now = self._chunks.next_action(observe), time.monotonic()
+        self._moved_at = self._moved_at if command.is_held else now
+        if now - self._moved_at > self.timeout_s:
+            raise self._chunks.trouble or ConnectionError(f"no answer has come for {self.timeout_s:g} s.")
+        return command
+
+    def _state(self, columns: Mapping[str, np.ndarray]) -> Float[np.ndarray, " Ds"]:
+        for key, width in self.state_widths.items():
+            if key not in columns:
+                raise ValueError(f"column={key!r} is missing: {suggest(key, columns)}")
+            if columns[key].ndim != 1 or len(columns[key]) < width:
+                raise ValueError(f"column {key!r} has shape {columns[key].shape}: must be one row of {width} or more.")
+        if self.robot is None:
+            return columns[STATE_KEY].astype(np.float64)
+        return read_state(self.robot, {key: columns[key][None] for key in self.state_widths})[0]
+
+    def _images(self, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Pictures by the model's names, turned as the data set's were."""
+        seen = {}
+        for name, key in self.image_keys.items():
+            if key not in images:
+                raise ValueError(f"image={key!r} (camera {name!r}) is missing: {suggest(key, images)}")
+            seen[name] = images[key][::-1, ::-1].copy() if name in self._turned else images[key]
+        return seen
+
+
+def _widths(answers: Answers) -> tuple[dict[str, int], dict[str, int]]:
+    """Columns of states and of actions, and how many numbers each holds."""
+    if answers.robot is None:
+        return {STATE_KEY: answers.layout.state_width}, {ACTION_KEY: answers.layout.action_width}
+    sides: tuple[dict[str, int], dict[str, int]] = ({}, {})
+    for widths, parts in zip(sides, (answers.robot.state, answers.robot.action), strict=True):
+        for part in parts:
+            if part.key is not None:
+                widths[part.key] = max(widths.get(part.key, 0), part.stop)
+    return sides

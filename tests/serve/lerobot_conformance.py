@@ -1,0 +1,107 @@
+"""LeRobot's own command plays our policies and records what we train on. It needs an environment of its own.
+
+``make conformance-lerobot``, or by hand, with Python 3.12 or newer::
+
+    python3.12 -m venv .venv-lerobot
+    .venv-lerobot/bin/pip install 'lerobot[core-scripts]>=0.6,<0.7' \\
+        packages/xwam-client '.[sim,serve]' packages/lerobot_policy_xwam
+    python tests/serve/lerobot_conformance.py .venv-lerobot/bin/lerobot-rollout [CHECKPOINT]
+
+Four things: (1) an unmodified ``lerobot-rollout`` solves a simulated task with a checkpoint in its process; (2) so it
+does with a server and real-time play, and records the episode; (3) ``xwam check data`` reads what LeRobot recorded, and
+a model trains on it through a robot.json; (4) ``lerobot-rollout`` plays that model, in the robot's own numbers.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.client.openpi_conformance import free_port, wait_until_healthy
+
+TASK, WORDS = "button-press-topdown-v3", "press the red button from above"
+XWAM = (sys.executable, "-c", "from xwam.cli import main; main()")
+ROBOT = {
+    "name": "simulated_sawyer",
+    "action_hz": 20.0,
+    "state": [
+        {"what": "position", "key": "observation.state", "start": 0},
+        {"what": "rotation", "key": "observation.state", "start": 3},
+        {"what": "gripper", "key": "observation.state", "start": 7},
+    ],
+    "action": [
+        {"what": "position", "key": "action", "start": 0, "reference": "delta"},
+        {"what": "gripper", "key": "action", "start": 6, "closed": 1, "open": -1},
+        {"what": "joints", "arm": "right", "size": 7, "unit": "1", "key": "action", "start": 7},  # it has no right arm
+    ],
+    "cameras": [
+        {"name": name, "key": f"observation.images.{name}", "near_m": 0.1, "far_m": 2.5}
+        for name in ("left", "right", "wrist")
+    ],
+}  # fmt: skip
+
+
+def run(*command: object, may_fail: bool = False) -> str:
+    """Run to the end and return all it said. Raises RuntimeError with it when it fails."""
+    ended = subprocess.run(
+        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
+    )
+    if ended.returncode and not may_fail:
+        raise RuntimeError(f"{' '.join(map(str, command))}:\n{ended.stdout[-4000:]}")
+    return ended.stdout
+
+
+def roll(rollout: str, policy: dict[str, object], *more: object) -> str:
+    """One run of LeRobot's command on the simulated robot."""
+    chosen = [f"--policy.{key}={value}" for key, value in policy.items()]
+    return run(
+        rollout, "--policy.type=xwam", *chosen, "--policy.device=cpu", "--robot.type=xwam_simulator",
+        f"--robot.task={TASK}", "--fps=20", f"--task={WORDS}", "--return_to_initial_position=false", *more,
+    )  # fmt: skip
+
+
+def main(rollout: str, checkpoint: str = "checkpoints/tiny") -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["HF_LEROBOT_HOME"] = str(folder / "lerobot")
+        said = roll(rollout, {"checkpoint": checkpoint}, "--duration=6")
+        assert "it was solved." in said, said
+        print("1. solved, the checkpoint in LeRobot's process")
+
+        port = free_port()
+        server = subprocess.Popen([*XWAM, "serve", checkpoint, "--port", str(port), "--actions-only"])
+        try:
+            wait_until_healthy(port, server)
+            recording = [
+                "--strategy.type=episodic", "--dataset.repo_id=me/rollout_button", f"--dataset.root={folder / 'data'}",
+                "--dataset.push_to_hub=false", "--dataset.num_episodes=1", "--dataset.episode_time_s=4",
+                "--dataset.reset_time_s=0", "--dataset.fps=20", f"--dataset.single_task={WORDS}", "--play_sounds=false",
+            ]  # fmt: skip
+            policy = {"server": f"ws://127.0.0.1:{port}", "play": "realtime", "replan_every": 8}
+            said = roll(rollout, policy, *recording)
+            assert "it was solved." in said, said
+        finally:
+            server.terminate()
+            server.wait(60)
+        print("2. solved and recorded, a server in real-time play")
+
+        robot, data, out = folder / "robot.json", folder / "data", folder / "run"
+        robot.write_text(json.dumps(ROBOT))
+        said = run(*XWAM, "check", "data", data, "--robot", robot, "--out", folder / "check", may_fail=True)
+        position = next(line for line in said.splitlines() if "'left_position'" in line)
+        gripper = next(line for line in said.splitlines() if "'left_gripper'" in line)
+        assert position.startswith("fine"), said
+        assert not gripper.startswith("WRONG"), said
+        run(*XWAM, "train", "debug", "--data", data, "--robot", robot, "--out", out, "--vae-steps", 2, "--steps", 2)
+        trained = max(out.glob("step-*"))
+        print(f"3. read and trained on: {position.strip()}")
+
+        said = roll(rollout, {"checkpoint": trained, "play": "overlap"}, "--duration=3")
+        assert "Rollout finished" in said, said
+        print("4. what was trained is played")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
