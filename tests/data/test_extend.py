@@ -10,6 +10,7 @@ from foreign import path_of, write_foreign
 from xwam.cli import main
 from xwam.config import from_json
 from xwam.data.lerobot import open_lerobot
+from xwam.robot.columns import read_action, read_state, write_action
 from xwam.robot.mapping import RobotConfig
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
@@ -41,3 +42,19 @@ def test_the_example_reads_the_foreign_data_set_and_is_checked(tmp_path, capsys)
     assert code == 1
     assert "WRONG  action 'left_position': reference='absolute' fits the states better" in capsys.readouterr().out
     assert "Correct this before you train" in (tmp_path / "check/check.html").read_text()
+
+
+def test_every_robot_of_the_lerobot_guide_means_something():
+    """Degrees and per cent there and back; four frames of changes are one action."""
+    found = re.findall(r"^ *```json\n(.*?)```", GUIDE.with_name("lerobot.md").read_text(), re.DOTALL | re.MULTILINE)
+    arm, simulated = (from_json(RobotConfig, text) for text in found)
+    numbers = np.array([[-90.0, 45.0, 0.0, 10.0, 180.0, 50.0]])
+    state = read_state(arm, {"observation.state": numbers})
+    np.testing.assert_allclose(state[0, :6], [*np.deg2rad(numbers[0, :5]), 0.5])
+    action = read_action(arm, {"observation.state": numbers, "action": numbers})
+    np.testing.assert_allclose(write_action(arm, action, state)["action"], numbers)
+    commands = np.tile([1.0, 0.0, -0.5, -1.0], (4, 1))
+    action = read_action(simulated, {"observation.state": np.zeros((4, 4)), "action": commands})
+    np.testing.assert_allclose(action[0, :3], [0.04, 0, -0.02])
+    written = write_action(simulated, action, read_state(simulated, {"observation.state": np.zeros((1, 4))}))
+    np.testing.assert_allclose(written["action"], commands[:1])

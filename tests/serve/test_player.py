@@ -165,3 +165,15 @@ def test_without_a_robot_file_the_numbers_are_the_layouts_own(served_folder):
     for row in expected[:8]:
         played = player.command({"observation.state": observation.state}, pictures, observation.instruction)
         np.testing.assert_allclose(played["action"], row, atol=1e-6)
+
+
+def test_a_watched_checkpoint_imagines_the_world_of_what_it_answers(served_folder):
+    worlds, observation = [], make_observation(CONFIG)
+    answers = answers_of_checkpoint(served_folder, watch=worlds.append)
+    assert not worlds, "warming up is nobody's world"
+    seen = replace(observation, cameras={})
+    played = answers.ask(seen, seed=3).result()["actions"]
+    *_, expected = load_policy(served_folder).predict(seen, seed=3)
+    assert len(worlds) == 1
+    np.testing.assert_array_equal(worlds[0].video, expected.video)
+    np.testing.assert_array_equal(played, expected.action)

@@ -12,6 +12,7 @@ action begins, not from where it was when the chunk was made. Nothing here limit
 import dataclasses
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,7 +28,7 @@ from xwam.compile import made_up_observation
 from xwam.config import from_json, suggest
 from xwam.data.lerobot_format import video_key
 from xwam.policy import load_policy
-from xwam.records import Observation
+from xwam.records import Observation, Prediction
 from xwam.robot.columns import read_state, write_action
 from xwam.robot.layout import Layout, differences
 from xwam.robot.mapping import RobotConfig, layout_of
@@ -50,16 +51,27 @@ class Answers(NamedTuple):
 
 def answers_of_checkpoint(
     folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, robot: str | None = None,
-    action_steps: int | None = None,
+    action_steps: int | None = None, watch: Callable[[Prediction], Any] | None = None,
 ) -> Answers:  # fmt: skip
-    """A checkpoint in this process, answering in a thread of its own; it is warm when this returns."""
-    policy = load_policy(folder, device=device, dtype=dtype, with_world=False, robot=robot, action_steps=action_steps)
+    """A checkpoint in this process, answering in a thread of its own; it is warm when this returns.
+
+    ``watch``: imagine the world as well, and hand it over (in that thread) before the actions are answered: to look at,
+    not for a robot that waits.
+    """
+    has_world = watch is not None
+    policy = load_policy(
+        folder, device=device, dtype=dtype, with_world=has_world, robot=robot, action_steps=action_steps
+    )
     thread = ThreadPoolExecutor(1, "xwam-policy")
 
     def answer(observation: Observation, **asked: Any) -> dict[str, Any]:
-        return {"actions": next(iter(policy.predict(observation, actions_only=True, **asked))).action}
+        *_, prediction = policy.predict(observation, actions_only=not has_world, **asked)
+        if watch is not None:
+            watch(prediction)
+        return {"actions": prediction.action}
 
-    thread.submit(answer, made_up_observation(policy)).result()
+    made_up = made_up_observation(policy)
+    thread.submit(deque, policy.predict(made_up, actions_only=not has_world), 0).result()
     return Answers(
         lambda observation, **asked: thread.submit(answer, observation, **asked),
         policy.layout,

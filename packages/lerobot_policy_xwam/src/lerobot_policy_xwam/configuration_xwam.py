@@ -23,6 +23,7 @@ class XWAMConfig(PreTrainedConfig):
     action_steps: int | None = None  # denoising steps, instead of the checkpoint's
     precision: str = "float32"  # or bfloat16
     timeout_s: float = 10.0  # how long the robot may stand still for want of an answer
+    save_predicted_video: bool = False  # of lerobot-eval: imagine every chunk's world too, beside the real video
     normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)  # the checkpoint has its own
 
     def __post_init__(self) -> None:
@@ -31,6 +32,10 @@ class XWAMConfig(PreTrainedConfig):
             raise ValueError(
                 f"policy.checkpoint={self.checkpoint!r}, policy.server={self.server!r}: give one of them, a folder or "
                 "an address."
+            )
+        if self.save_predicted_video and self.checkpoint is None:
+            raise ValueError(
+                "policy.save_predicted_video=true: needs policy.checkpoint; a server's worlds are not kept."
             )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"policy.precision={self.precision!r}: must be float32 or bfloat16.")

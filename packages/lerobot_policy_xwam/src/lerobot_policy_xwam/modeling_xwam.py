@@ -4,6 +4,7 @@
 import logging
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,9 @@ import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 from xwam.cli.serving import read_key
+from xwam.records import Prediction
 from xwam.serve.player import ACTION_KEY, Answers, Player, answers_of_checkpoint, answers_of_server
+from xwam.view.mosaic import mosaic_frames
 from xwam_client.client import Client
 
 from lerobot_policy_xwam.configuration_xwam import TRAIN, XWAMConfig
@@ -22,32 +25,35 @@ PERIODS_MEASURED = 40  # before the rate of the loop is compared with the checkp
 CHUNKS = "use select_action (lerobot-rollout --inference.type=sync); --policy.play=realtime is this policy's own."
 
 
-def open_answers(config: XWAMConfig) -> Answers:
-    """Whoever the configuration names. Raises FileNotFoundError, ConnectionError or ValueError that says why not."""
+def open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None = None) -> Answers:
+    """Whoever the configuration names; ``watch`` sees what is imagined.
+
+    Raises FileNotFoundError, ConnectionError or ValueError that says why not.
+    """
     if config.server is not None:
         key = None if config.api_key_file is None else read_key(Path(config.api_key_file))
         return answers_of_server(Client(config.server, api_key=key, connect_seconds=config.timeout_s))
     assert config.checkpoint is not None, "one of the two is given"
     return answers_of_checkpoint(
         Path(config.checkpoint), device=config.device or "cpu", dtype=getattr(torch, config.precision),
-        robot=config.robot, action_steps=config.action_steps,
+        robot=config.robot, action_steps=config.action_steps, watch=watch,
     )  # fmt: skip
 
 
 class XWAMPolicy(PreTrainedPolicy):
-    """One robot's play. Not batched: one environment at a time."""
+    """A Player for every robot of a batch (simulators of ``lerobot-eval``; a real robot is alone)."""
 
     config_class = XWAMConfig
     name = "xwam"
 
     def __init__(self, config: XWAMConfig, *_: Any, **__: Any) -> None:
         super().__init__(config)
-        self.player = Player(
-            open_answers(config), play=config.play, replan_every=config.replan_every, timeout_s=config.timeout_s
-        )
-        check_features(config, self.player)
-        self._pace = Pace(self.player.fps)
-        LOG.info("xwam: commands for %g Hz; run with --fps=%g.", self.player.fps, self.player.fps)
+        self.players: list[Player] = []
+        self.last_predicted_latents: Tensor | None = None  # what lerobot-eval collects; here finished pictures
+        player = self._player(0)
+        check_features(config, player)
+        self._pace = Pace(player.fps)
+        LOG.info("xwam: commands for %g Hz; run with --fps=%g.", player.fps, player.fps)
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any = None, *, config: Any = None, **_: Any) -> Self:
@@ -56,18 +62,48 @@ class XWAMPolicy(PreTrainedPolicy):
 
     def reset(self) -> None:
         """A new episode."""
-        self.player.reset()
+        for player in self.players:
+            player.reset()
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """The command of this control period, ``1 A``, in the robot's own units."""
+        """The commands of this control period, ``B A``, in the robot's own units."""
         self._pace.tick()
-        columns = {key: _row(batch, key).cpu().numpy() for key in self.player.state_widths}
-        images = {key: _picture(_row(batch, key)) for key in self.player.image_keys.values()}
-        task = batch.get("task", "")
-        instruction = task if isinstance(task, str) else "".join(task[:1])
-        command = self.player.command(columns, images, instruction)
-        return torch.from_numpy(command[ACTION_KEY].astype(np.float32))[None]
+        states = {key: _found(batch, key) for key in self.players[0].state_widths}
+        images = {key: _found(batch, key) for key in self.players[0].image_keys.values()}
+        number, task = len(next(iter(states.values()))), batch.get("task", "")
+        if number > 1 and self.config.save_predicted_video:
+            raise ValueError(f"save_predicted_video with a batch of {number}: give --eval.batch_size=1.")
+        words = [task] * number if isinstance(task, str) else task
+        commands = []
+        for row in range(number):
+            columns = {key: values[row].cpu().numpy() for key, values in states.items()}
+            pictures = {key: _picture(values[row]) for key, values in images.items()}
+            commands.append(self._player(row).command(columns, pictures, words[row])[ACTION_KEY])
+        return torch.from_numpy(np.array(commands, np.float32))
+
+    def _player(self, row: int) -> Player:
+        """That of a row. A checkpoint answers all of them; with a server each is a robot of its own."""
+        config = self.config
+        while len(self.players) <= row:
+            is_shared = self.players and config.server is None
+            watch = self._keep if config.save_predicted_video else None
+            answers = self.players[0].answers if is_shared else open_answers(config, watch)
+            rest = {"play": config.play, "replan_every": config.replan_every, "timeout_s": config.timeout_s}
+            self.players.append(Player(answers, **rest))
+        return self.players[row]
+
+    def _keep(self, world: Prediction) -> None:
+        """The imagined views up to the next observation, at the speed of the loop; as lerobot-eval joins latents."""
+        player = self.players[0]
+        ticks = round(player.fps / world.frame_hz)  # control periods per imagined frame
+        num_frames = max(1, player.replan_every * player.frames_per_action // ticks)
+        frames = np.repeat(mosaic_frames(world)[:num_frames], ticks, axis=0)
+        self.last_predicted_latents = torch.from_numpy(frames)[None, None]
+
+    def decode_predicted_latents(self, latents: Tensor) -> np.ndarray:
+        """``1 1 T H W 3`` to ``T H W 3`` bytes: they are pictures already."""
+        return latents[0, 0].numpy()
 
     def predict_action_chunk(self, batch: dict[str, Tensor], **_: Any) -> Tensor:
         """Refused: a target depends on where the robot is when its action begins."""
@@ -118,13 +154,10 @@ def check_features(config: XWAMConfig, player: Player) -> None:
         raise ValueError(f"this robot is not the policy's: {'; '.join(wrong)}.")
 
 
-def _row(batch: dict[str, Any], key: str) -> Tensor:
-    """One robot's part of a batch."""
+def _found(batch: dict[str, Any], key: str) -> Tensor:
     if key not in batch:
         raise ValueError(f"{key!r} is not in the observation: {', '.join(sorted(batch))}.")
-    if len(batch[key]) != 1:
-        raise ValueError(f"{key!r} has a batch of {len(batch[key])}: one robot at a time (--eval.batch_size=1).")
-    return batch[key][0]
+    return batch[key]
 
 
 def _picture(image: Tensor) -> np.ndarray:
