@@ -129,7 +129,7 @@ conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment
 
 conformance-lerobot: system .venv/ready  ## LeRobot's lerobot-rollout plays our policies and records what we train on (Python 3.12, 7 GB in .venv-lerobot)
 	$(PYTHON312) -m venv .venv-lerobot
-	.venv-lerobot/bin/pip install --quiet 'lerobot[core-scripts]>=0.6,<0.7' --editable packages/xwam-client --editable '.[sim,serve]' --editable packages/lerobot_policy_xwam
+	.venv-lerobot/bin/pip install --quiet 'lerobot[core-scripts]>=0.6,<0.7' --editable packages/xwam-client --editable '.[sim,serve,view]' --editable packages/lerobot_policy_xwam
 	PYTHONPATH=. $(BIN)/python tests/serve/lerobot_conformance.py .venv-lerobot/bin/lerobot-rollout checkpoints/tiny
 
 lint: .venv/ready  ## ruff and pyright

@@ -48,6 +48,19 @@ def test_a_short_real_video_leaves_empty_tiles(imagined, real):
     assert (frames[2, top : top + 40, left : left + 40] == 255).all()
 
 
+def test_a_long_instruction_leaves_room_for_the_time(imagined):
+    """Beside a single camera there is little of it: the words end before the time begins."""
+    first = {"cameras": imagined.cameras[:1], "video": imagined.video[:1], "depth": imagined.depth[:1]}
+    alone = replace(imagined, **first)
+    long = mosaic_frames(replace(alone, instruction="press the red button from above and then let it go again"))
+    empty = mosaic_frames(replace(alone, instruction=" "))
+    differs = (long[4, :TOP_PX] != empty[4, :TOP_PX]).any(axis=(0, 2))
+    time = (empty[4, :TOP_PX] != empty[3, :TOP_PX]).any(axis=(0, 2))
+    assert differs.any()
+    assert time.any()
+    assert np.flatnonzero(differs).max() < np.flatnonzero(time).min()
+
+
 def test_the_file_plays_at_the_robots_speed(tmp_path, imagined):
     write_mosaic(tmp_path / "a.mp4", imagined)
     with av.open(str(tmp_path / "a.mp4")) as container:

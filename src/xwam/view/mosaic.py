@@ -63,7 +63,8 @@ def _frame_of_names(
     size = (LEFT_PX + num_views * (width + GAP_PX), TOP_PX + len(rows) * (TILE_PX + GAP_PX) + BOTTOM_PX)
     still = Image.new("RGB", tuple(n + n % 2 for n in size), "white")
     draw = ImageDraw.Draw(still)
-    draw.text((LEFT_PX, 8), prediction.instruction, TEXT_RGB, font(20))
+    room = size[0] - LEFT_PX - draw.textlength("in 10.0 s", font(20)) - 2 * GAP_PX
+    draw.text((LEFT_PX, 8), _shortened(prediction.instruction, room, draw, font(20)), TEXT_RGB, font(20))
     for view, camera in enumerate(prediction.cameras):
         left = LEFT_PX + view * (width + GAP_PX)
         draw.text((left + width / 2, TOP_PX - 14), camera.name, TEXT_RGB, font(16), anchor="mm")
@@ -81,6 +82,15 @@ def _frame_of_names(
         ImageDraw.Draw(words).text((TILE_PX / 2, LEFT_PX / 2), name, colour, font(17), anchor="mm")
         still.paste(words.rotate(90, expand=True), (0, TOP_PX + row * (TILE_PX + GAP_PX)))
     return still
+
+
+def _shortened(words: str, room_px: float, draw: Any, font: Any) -> str:
+    """As much of a line as there is room for, beside a single camera say."""
+    if draw.textlength(words, font) <= room_px:
+        return words
+    while words and draw.textlength(f"{words.rstrip()}…", font) > room_px:
+        words = words[:-1]
+    return f"{words.rstrip()}…"
 
 
 def _filled(still: Any, rows: list, step: int, width: int, frame_hz: float) -> UInt8[np.ndarray, "height width 3"]:
