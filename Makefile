@@ -13,7 +13,7 @@ MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 TINY_TRAINING = --vae-steps $(call n,15000) --every 14 --batch-size 16 --steps $(call n,11500) --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
 TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
 
-.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-two-arms conformance-openpi conformance-lerobot clean
+.PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-two-arms reproduce-lerobot conformance-openpi conformance-lerobot clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -127,10 +127,22 @@ conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment
 	$(PYTHON) -m venv .venv-openpi && .venv-openpi/bin/pip install --quiet openpi-client==0.1.2 typing_extensions
 	$(BIN)/python tests/client/openpi_conformance.py .venv-openpi/bin/python checkpoints/tiny
 
-conformance-lerobot: system .venv/ready  ## LeRobot's lerobot-rollout plays our policies and records what we train on (Python 3.12, 7 GB in .venv-lerobot)
+.venv-lerobot/ready: packages/lerobot_policy_xwam/pyproject.toml
 	$(PYTHON312) -m venv .venv-lerobot
 	.venv-lerobot/bin/pip install --quiet 'lerobot[core-scripts]>=0.6,<0.7' --editable packages/xwam-client --editable '.[sim,serve,view]' --editable packages/lerobot_policy_xwam
-	PYTHONPATH=. $(BIN)/python tests/serve/lerobot_conformance.py .venv-lerobot/bin/lerobot-rollout checkpoints/tiny
+	@touch $@
+
+reproduce-lerobot: system .venv/ready .venv-lerobot/ready  ## two tasks of LeRobot's own Meta-World, recorded and played by LeRobot, trained here (an hour on 2 cores)
+	.venv-lerobot/bin/python benchmarks/lerobot_metaworld.py runs/lerobot/data --episodes $(call n,40)
+	$(BIN)/xwam train tiny --data runs/lerobot/data --robot benchmarks/lerobot_metaworld.json --start checkpoints/tiny --out runs/lerobot/run --every 1 \
+		--cache-processes 2 --batch-size 32 --steps $(call n,400) --warmup-steps $(call n,100) --optimizer muon --learning-rate 8e-4 --precision bfloat16 \
+		--action-loss-weight 8 --clean-action-ratio 0.1 --validate-every 0 --save-every 100 --device $(DEVICE)
+	for task in button-press-topdown-v3 window-open-v3; do .venv-lerobot/bin/lerobot-eval --policy.type=xwam \
+		--policy.checkpoint=$$(ls -d runs/lerobot/run/step-* | tail -1) --policy.device=$(DEVICE) --policy.push_to_hub=false --env.type=metaworld \
+		--env.task=$$task --eval.batch_size=2 --eval.n_episodes=$(call n,20) --seed=2000 --output_dir=runs/lerobot/$$task || exit 1; done
+
+conformance-lerobot: system .venv/ready .venv-lerobot/ready  ## LeRobot's lerobot-rollout plays our policies and records what we train on (Python 3.12, 7 GB in .venv-lerobot)
+	PYTHONPATH=. $(BIN)/python tests/serve/lerobot_conformance.py .venv-lerobot/bin checkpoints/tiny
 
 lint: .venv/ready  ## ruff and pyright
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

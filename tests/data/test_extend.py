@@ -11,7 +11,7 @@ from xwam.cli import main
 from xwam.config import from_json
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.columns import read_action, read_state, write_action
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.mapping import RobotConfig, load_robot
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
 
@@ -44,10 +44,11 @@ def test_the_example_reads_the_foreign_data_set_and_is_checked(tmp_path, capsys)
     assert "Correct this before you train" in (tmp_path / "check/check.html").read_text()
 
 
-def test_every_robot_of_the_lerobot_guide_means_something():
+def test_the_robots_of_the_lerobot_guide_mean_something():
     """Degrees and per cent there and back; four frames of changes are one action."""
-    found = re.findall(r"^ *```json\n(.*?)```", GUIDE.with_name("lerobot.md").read_text(), re.DOTALL | re.MULTILINE)
-    arm, simulated = (from_json(RobotConfig, text) for text in found)
+    text = re.search(r"```json\n(.*?)```", GUIDE.with_name("lerobot.md").read_text(), re.DOTALL)[1]
+    arm = from_json(RobotConfig, text)
+    simulated = load_robot(GUIDE.parents[1] / "benchmarks" / "lerobot_metaworld.json")
     numbers = np.array([[-90.0, 45.0, 0.0, 10.0, 180.0, 50.0]])
     state = read_state(arm, {"observation.state": numbers})
     np.testing.assert_allclose(state[0, :6], [*np.deg2rad(numbers[0, :5]), 0.5])

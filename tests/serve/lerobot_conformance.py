@@ -4,12 +4,13 @@
 
     python3.12 -m venv .venv-lerobot
     .venv-lerobot/bin/pip install 'lerobot[core-scripts]>=0.6,<0.7' \\
-        packages/xwam-client '.[sim,serve]' packages/lerobot_policy_xwam
-    python tests/serve/lerobot_conformance.py .venv-lerobot/bin/lerobot-rollout [CHECKPOINT]
+        packages/xwam-client '.[sim,serve,view]' packages/lerobot_policy_xwam
+    python tests/serve/lerobot_conformance.py .venv-lerobot/bin [CHECKPOINT]
 
-Four things: (1) an unmodified ``lerobot-rollout`` solves a simulated task with a checkpoint in its process; (2) so it
+Five things: (1) an unmodified ``lerobot-rollout`` solves a simulated task with a checkpoint in its process; (2) so it
 does with a server and real-time play, and records the episode; (3) ``xwam check data`` reads what LeRobot recorded, and
-a model trains on it through a robot.json; (4) ``lerobot-rollout`` plays that model, in the robot's own numbers.
+a model trains on it through a robot.json; (4) ``lerobot-rollout`` plays that model, in the robot's own numbers; (5)
+``lerobot-eval`` plays two of its own environments at once, and writes what a model imagined.
 """
 
 import json
@@ -17,10 +18,20 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from tests.client.openpi_conformance import free_port, wait_until_healthy
+import numpy as np
 
+from tests.client.openpi_conformance import free_port, wait_until_healthy
+from tests.examples import make_cameras
+from tests.train.encoded import write_checkpoint
+from xwam.presets import preset
+from xwam.robot.mapping import layout_of, load_robot
+from xwam.robot.normalizer import Normalizer
+from xwam.train.checkpoint import Robot
+
+ROBOT_FILE = Path(__file__).parents[2] / "benchmarks" / "lerobot_metaworld.json"
 TASK, WORDS = "button-press-topdown-v3", "press the red button from above"
 XWAM = (sys.executable, "-c", "from xwam.cli import main; main()")
 ROBOT = {
@@ -62,7 +73,28 @@ def roll(rollout: str, policy: dict[str, object], *more: object) -> str:
     )  # fmt: skip
 
 
-def main(rollout: str, checkpoint: str = "checkpoints/tiny") -> None:
+def untrained(folder: Path) -> Path:
+    """A checkpoint with random weights for LeRobot's Meta-World."""
+    robot, config = load_robot(ROBOT_FILE), preset("debug")
+    config = replace(config, view_names=robot.view_names, model=replace(config.model, num_views=1))
+    bounds = {"state_q01": np.full(16, -1.0), "state_q99": np.full(16, 1.0)}
+    bounds |= {"action_q01": np.full(14, -0.02), "action_q99": np.full(14, 0.02)}
+    about = Robot(Normalizer(layout=layout_of(robot), **bounds), make_cameras(config), robot)
+    return write_checkpoint(folder, config, about)
+
+
+def evaluated(folder: Path, command: Path, *more: str) -> dict:
+    """What lerobot-eval says of the untrained policy in its own Meta-World."""
+    run(
+        command, "--policy.type=xwam", f"--policy.checkpoint={folder / 'untrained' / 'whole'}", "--policy.device=cpu",
+        "--policy.push_to_hub=false", "--env.type=metaworld", f"--env.task={TASK}", f"--output_dir={folder / 'eval'}",
+        *more,
+    )  # fmt: skip
+    return json.loads((folder / "eval" / "eval_info.json").read_text())
+
+
+def main(bin_: str, checkpoint: str = "checkpoints/tiny") -> None:
+    rollout = f"{bin_}/lerobot-rollout"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["HF_LEROBOT_HOME"] = str(folder / "lerobot")
@@ -101,6 +133,19 @@ def main(rollout: str, checkpoint: str = "checkpoints/tiny") -> None:
         said = roll(rollout, {"checkpoint": trained, "play": "overlap"}, "--duration=3")
         assert "Rollout finished" in said, said
         print("4. what was trained is played")
+
+        untrained(folder / "untrained")
+        said = evaluated(folder, Path(bin_) / "lerobot-eval", "--eval.n_episodes=2", "--eval.batch_size=2")
+        assert len(said["per_task"][0]["metrics"]["successes"]) == 2, said
+        one = [
+            "--eval.n_episodes=1",
+            "--eval.batch_size=1",
+            "--policy.save_predicted_video=true",
+            "--env.episode_length=64",
+        ]
+        evaluated(folder, Path(bin_) / "lerobot-eval", *one)
+        assert list(folder.glob("eval/videos/*/pred_episode_0.mp4")), "what was imagined is written"
+        print("5. LeRobot's own environments")
 
 
 if __name__ == "__main__":
