@@ -83,7 +83,7 @@ reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty fol
 	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --start runs/tiny/checkpoint --imagined $(call n,2400) \
 		--out runs/tiny/drawn --steps $(call n,5200) --learning-rate 1e-3 --precision bfloat16 --device $(DEVICE)
 	cp --remove-destination runs/tiny/drawn/vae/* runs/tiny/checkpoint/vae
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes $(call n,50) --seed 7 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes $(call n,50) --seed 7 --max-steps 100 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 $(TABLE) --out runs/tiny/open.json
 	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 --mode forward_dynamics $(TABLE) --out runs/tiny/told.json
 

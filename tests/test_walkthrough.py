@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
-from xwam.cli import main
+from xwam.cli import acting, main
 from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
@@ -326,3 +326,11 @@ def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
     asked = report["settings"]
     assert (asked["tasks"], asked["num_episodes"], asked["max_steps"], asked["replan_every"]) == (["reach-v3"], 1, 4, 4)
     assert "mean_success" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("simulator", "limit"), [("metaworld", 125), ("robosuite", 150)])
+def test_an_episode_ends_when_its_simulator_says_so(world, monkeypatch, simulator, limit):
+    asked = {}
+    monkeypatch.setattr(acting, "_play", lambda *_, **settings: asked.update(settings) or {})
+    main(["evaluate", str(world[1]), "--env", simulator, "--random"])
+    assert asked["max_steps"] == limit

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
@@ -326,3 +327,10 @@ def test_the_calibration_of_an_observation_reaches_the_policy(client, policy, mo
     mirrored = SimpleNamespace(**vars(camera) | {"base_from_camera": np.diag([1.0, 1.0, -1.0, 1.0])})
     with pytest.raises(RefusedError, match="needs a rotation"):
         client.infer(SimpleNamespace(**vars(SEEN) | {"cameras": {name: mirrored}}))
+
+
+def test_an_address_that_is_none_is_refused_at_once():
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=r"ws://gpu-box:8000:8000: Port could not be cast"):
+        Client("gpu-box:8000", connect_seconds=30)
+    assert time.monotonic() - began < 5

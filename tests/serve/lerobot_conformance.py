@@ -44,6 +44,7 @@ ROBOT = {
     ],
     "action": [
         {"what": "position", "key": "action", "start": 0, "reference": "delta"},
+        {"what": "rotation", "key": "action", "start": 3, "form": "axis_angle", "reference": "delta"},
         {"what": "gripper", "key": "action", "start": 6, "closed": 1, "open": -1},
         {"what": "joints", "arm": "right", "size": 7, "unit": "1", "key": "action", "start": 7},  # it has no right arm
     ],

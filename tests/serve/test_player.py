@@ -1,5 +1,6 @@
 """A robot's own numbers in, its own commands out: recorded commands come back, here and over the wire."""
 
+import time
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from xwam_client.client import Client
 
+from tests.client.conftest import RunningAt
 from tests.data.foreign import ARM, path_of, written
 from tests.examples import make_cameras, make_observation
 from tests.serve.conftest import CONFIG, Running
@@ -14,14 +16,14 @@ from tests.train.encoded import write_checkpoint
 from xwam.data.lerobot_format import video_key
 from xwam.policy import load_policy
 from xwam.robot.columns import read_action
-from xwam.robot.mapping import RobotConfig, layout_of
+from xwam.robot.mapping import PartSource, RobotConfig, layout_of
 from xwam.robot.normalizer import Normalizer
 from xwam.serve.player import Answers, Player, answers_of_checkpoint, answers_of_server
-from xwam.serve.service import ServeConfig, load_service
+from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.train.checkpoint import Robot
 
 HORIZON, STEPS = 8, 24
-BLACK = {camera.key: np.zeros((4, 6, 3), np.uint8) for camera in ARM.cameras}
+BLACK = {camera.key: np.zeros((32, 32, 3), np.uint8) for camera in ARM.cameras}
 
 
 class Recorded:
@@ -100,22 +102,84 @@ def test_what_is_missing_is_named():
         Player(recorded.answers._replace(robot=other))
 
 
+def never(observation, **asked) -> Future:
+    """A question whose answer does not come."""
+    return Future()
+
+
+def test_a_robot_that_must_wait_keeps_its_targets():
+    """Nothing is left to play, and the arm sinks: a target of "here" would sink with it."""
+    state, target = written(3, STEPS)
+    recorded = Recorded(ARM, read_action(ARM, {"observation.state": state, "action": target}))
+    player = Player(recorded.answers, play="overlap", replan_every=2)
+    recorded.now = 0
+    player.command({"observation.state": state[0]}, BLACK, "go")
+    player._chunks.ask = never
+    sent = [player.command({"observation.state": state[step]}, BLACK, "go")["action"] for step in range(1, HORIZON)]
+    for sag in (10.0, 20.0, 30.0):
+        sunk = state[HORIZON] - [0, 0, sag, 0, 0, 0, 0, 0]
+        held = player.command({"observation.state": sunk}, BLACK, "go")["action"]
+        np.testing.assert_array_equal(held, sent[-1])
+
+    changes = tuple(replace(part, reference="delta") for part in ARM.action[:2])
+    robot = replace(ARM, action=(*changes, ARM.action[2]))
+    answers = recorded.answers._replace(robot=robot, layout=layout_of(robot))
+    player = Player(answers, play="overlap", replan_every=2)
+    player.command({"observation.state": state[0]}, BLACK, "go")
+    player._chunks.ask = never
+    for step in range(1, HORIZON + 1):
+        held = player.command({"observation.state": state[step]}, BLACK, "go")["action"]
+    np.testing.assert_allclose(held[:3], 0, atol=1e-9)
+    np.testing.assert_allclose(np.abs(held[3:7]), [0, 0, 0, 1], atol=1e-9)
+    assert held[7] == pytest.approx(target[HORIZON - 1, 7], abs=1e-6), "a gripper keeps what it was told"
+
+
 def test_a_robot_whose_server_is_gone_is_told():
     state, target = written(0)
     recorded = Recorded(ARM, read_action(ARM, {"observation.state": state, "action": target}))
     player = Player(recorded.answers, play="overlap", replan_every=2, timeout_s=0.0)
-    player.command({"observation.state": state[0]}, BLACK, "go")
 
     def lost(observation, **asked):
         future: Future = Future()
         future.set_exception(ConnectionError("no xwam server at ws://gpu-box"))
         return future
 
+    seen = {"observation.state": state[0]}
+    player.command(seen, BLACK, "go")
     player._chunks.ask = lost
-    for _ in range(HORIZON - 1):  # what it has is played to the end
-        player.command({"observation.state": state[0]}, BLACK, "go")
+    for _ in range(HORIZON):  # what it has is played to the end, and then once more
+        player.command(seen, BLACK, "go")
     with pytest.raises(ConnectionError, match="gpu-box"):
-        player.command({"observation.state": state[0]}, BLACK, "go")
+        player.command(seen, BLACK, "go")
+    player.reset()  # a new episode asks anew, whatever was under way
+    player.command(seen, BLACK, "go")
+    mute = Player(recorded.answers._replace(ask=never), timeout_s=0.05)
+    with pytest.raises(ConnectionError, match=r"no answer has come for 0.05 s \(timeout_s\)"):
+        mute.command(seen, BLACK, "go")
+
+
+def test_a_slot_that_nobody_names_would_be_sent_as_zero():
+    """A joint would be driven there."""
+    part = PartSource(what="joints", key="action", size=2)
+    state = PartSource(what="joints", key="observation.state", size=4)
+    gripper = PartSource(what="gripper", key="action", start=3)
+    robot = replace(ARM, state=(state,), action=(part, gripper))
+    answers = Answers(never, layout_of(robot), 20.0, HORIZON, robot.view_names, robot, lambda: None)
+    with pytest.raises(ValueError, match=r"no part names slot 2 of 'action'.*as joints"):
+        Player(answers)
+
+
+def test_words_and_numbers_are_looked_at_before_anything_is_sent():
+    robot = replace(ARM, instruction="pick up the cup")
+    state, target = written(0)
+    recorded = Recorded(robot, read_action(robot, {"observation.state": state, "action": target}))
+    player = Player(recorded.answers)
+    player.command({"observation.state": state[0]}, BLACK, "")
+    assert recorded.seen[0].instruction == "pick up the cup"
+    broken = state[1].copy()
+    broken[0] = np.nan
+    with pytest.raises(ValueError, match="state"):
+        player.command({"observation.state": broken}, BLACK, "")
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +214,36 @@ def test_over_the_wire_and_in_one_process_the_same_is_played(their_checkpoint):
         np.testing.assert_array_equal(play(player), here)
         player.reset()
         np.testing.assert_array_equal(play(player), here, "an episode can be played again")
-        overlapping = play(Player(answers, play="overlap", replan_every=4))
+        overlapping = play(Player(answers, play="realtime", replan_every=4))
     assert np.isfinite(overlapping).all()
+
+
+def test_a_server_that_comes_back_with_another_robot_is_not_asked(their_checkpoint):
+    """Its layout is the same, and its numbers mean something else."""
+    state, _ = written(1, 12)
+    seen = {"observation.state": state[0]}
+    config = ServeConfig(max_batch=1)
+    changes = replace(ARM, action=(replace(ARM.action[0], reference="delta"), *ARM.action[1:]))
+    assert layout_of(changes) == layout_of(ARM)
+    policy = load_policy(their_checkpoint, with_world=False)
+    with Running(Service(policy, config, name="debug", hash_="0" * 16, robot=ARM)) as first:
+        client = Client(port=first.port, connect_seconds=30)
+        player = Player(answers_of_server(client), timeout_s=30.0)
+        player.command(seen, BLACK, "go")
+    with RunningAt(Service(policy, config, name="debug", hash_="0" * 16, robot=changes), first.port), client:
+        while client.metadata["robot"]["action"][0]["reference"] != "delta":
+            time.sleep(0.05)
+        player.reset()
+        with pytest.raises(ValueError, match="now has another robot: nothing was asked"):
+            player.command(seen, BLACK, "go")
+
+
+def test_a_server_that_tells_no_robot_is_refused(running):
+    with Client(port=running.port, connect_seconds=30) as client:
+        answers_of_server(client)
+        del client.metadata["robot"]  # as servers did before they told it
+        with pytest.raises(ValueError, match=r"does not tell its robot.json.*update it"):
+            answers_of_server(client)
 
 
 def test_without_a_robot_file_the_numbers_are_the_layouts_own(served_folder):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from xwam.robot.actions import base_from_hand
+from xwam.sim.simulators import known, robot_of
 from xwam.sim.views import OPENCV_FROM_OPENGL
 
 
@@ -36,6 +37,13 @@ def assert_same(first, second):
     for name in first.images:
         np.testing.assert_array_equal(first.images[name], second.images[name])
         np.testing.assert_array_equal(first.depth[name], second.depth[name])
+
+
+def assert_known(simulator, env):
+    """What sim/simulators.py says of a task, without opening it."""
+    robot = robot_of(simulator, env.task)
+    assert (robot.layout, robot.action_hz, robot.cameras) == (env.layout, env.action_hz, tuple(env.cameras))
+    assert known(simulator).max_steps == env.max_steps
 
 
 def assert_asking_changes_nothing(env, data, action):

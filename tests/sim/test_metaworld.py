@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_same, muj_pose, our_pose, play
+from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_known, assert_same, muj_pose, our_pose, play
 from xwam.sim.instructions import INSTRUCTIONS
 
 pytest.importorskip("metaworld", reason="pip install 'xwam[sim]'")
@@ -58,6 +58,10 @@ def test_expert_succeeds(task):
         env.reset(seed)
         assert any(env.step(env.expert_action()) for _ in range(env.max_steps))
     env.close()
+
+
+def test_what_is_known_before_a_task_is_opened_is_so(env):
+    assert_known("metaworld", env)
 
 
 def test_same_seed_same_episode(env):

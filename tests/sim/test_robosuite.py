@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("robosuite", reason="make robosuite")
 
-from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_same, muj_pose, our_pose, play
+from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_known, assert_same, muj_pose, our_pose, play
 from xwam.data.check import check_data
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
@@ -37,6 +37,10 @@ def hold(env, steps, **parts):
         action[env.layout.action_slice(name)] = value
     for _ in range(steps):
         env.step(action)
+
+
+def test_what_is_known_before_a_task_is_opened_is_so(env):
+    assert_known("robosuite", env)
 
 
 def test_task_opens_moves_and_looks(env):

@@ -52,7 +52,7 @@ def test_a_long_instruction_leaves_room_for_the_time(imagined):
     """Beside a single camera there is little of it: the words end before the time begins."""
     first = {"cameras": imagined.cameras[:1], "video": imagined.video[:1], "depth": imagined.depth[:1]}
     alone = replace(imagined, **first)
-    long = mosaic_frames(replace(alone, instruction="press the red button from above and then let it go again"))
+    long = mosaic_frames(replace(alone, instruction="press the red button from above\nand then let it go again"))
     empty = mosaic_frames(replace(alone, instruction=" "))
     differs = (long[4, :TOP_PX] != empty[4, :TOP_PX]).any(axis=(0, 2))
     time = (empty[4, :TOP_PX] != empty[3, :TOP_PX]).any(axis=(0, 2))

@@ -59,7 +59,7 @@ def evaluate(
     seed: int = 0,
     out: Path = Path("runs/evaluation/report.json"),
     replan_every: int = 16,
-    max_steps: int = 100,
+    max_steps: int | None = None,
     envs: int = 2,
     blind: bool = False,
     random: bool = False,
@@ -80,7 +80,7 @@ def evaluate(
         seed: which unseen placements.
         out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue.
         replan_every: actions played of each chunk before the next decision.
-        max_steps: actions per episode.
+        max_steps: actions per episode; by default the simulator's own (metaworld 125, robosuite 150).
         envs: simulators in parallel.
         blind: baseline that sees grey images.
         random: baseline that draws actions at random.
@@ -106,7 +106,8 @@ def evaluate(
         numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
     else:
         assert env is not None
-        settings = {"seed": seed, "replan_every": replan_every, "max_steps": max_steps, "num_envs": envs}
+        limit = known(env).max_steps if max_steps is None else max_steps
+        settings = {"seed": seed, "replan_every": replan_every, "max_steps": limit, "num_envs": envs}
         settings |= {"simulator": env, "tasks": tasks or (known(env).first_task,), "num_episodes": episodes}
         numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))

@@ -35,6 +35,7 @@ from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.stored import own_robot
 
 STATE_KEY, ACTION_KEY = "observation.state", "action"  # of a robot without a robot.json
+FACTS = ("checkpoint", "layout", "robot", "action_hz", "action_horizon")  # of a server; they must stay what they were
 
 
 class Answers(NamedTuple):
@@ -84,16 +85,31 @@ def answers_of_checkpoint(
 
 
 def answers_of_server(client: Client) -> Answers:
-    """A server that a client is connected to. Raises ValueError when its metadata are not as needed."""
+    """A server that a client is connected to. Raises ValueError when it does not say what its numbers mean.
+
+    A server that comes back with another checkpoint, or another robot, is not asked: ``ask`` then raises ValueError.
+    """
     known = client.metadata
-    robot = known.get("robot")
+    if "robot" not in known:
+        raise ValueError(
+            f"server {client.uri} does not tell its robot.json (version {known.get('versions')}): update it."
+        )
+
+    def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:
+        changed = [key for key in FACTS if client.metadata.get(key) != known[key]]
+        if changed:
+            raise ValueError(
+                f"server {client.uri} now has another {', '.join(changed)}: nothing was asked; begin anew."
+            )
+        return client.ask(observation, **asked).actions
+
     return Answers(
-        lambda observation, **asked: client.ask(observation, **asked).actions,
+        ask,
         from_json(Layout, json.dumps(known["layout"])),
         known["action_hz"],
         known["action_horizon"],
         tuple(camera["name"] for camera in known["cameras"]),
-        None if robot is None else from_json(RobotConfig, json.dumps(robot)),
+        None if known["robot"] is None else from_json(RobotConfig, json.dumps(known["robot"])),
         client.close,
     )
 
@@ -102,22 +118,25 @@ class Player:
     """One robot's play, one call of ``command`` per control period.
 
     ``play``: as in ``xwam_client.chunks``. With ``wait`` a call lasts until there is something to play; the others
-    return at once, but for the first call of an episode. ``replan_every``: actions (half of a chunk, unless said).
+    return at once, but for the first call of an episode. ``replan_every``: actions (None: half of a chunk). While
+    nothing is left to play, targets stay where they were and changes are 0.
     """
 
     def __init__(
         self, answers: Answers, *, play: str = "wait", replan_every: int | None = None, timeout_s: float = 60.0
     ) -> None:
+        """Raises ValueError for a robot.json of another robot, or one that leaves slots of its commands unnamed."""
         self.answers, self.robot, self.timeout_s = answers, answers.robot, timeout_s
-        if self.robot is not None and (wrong := differences(layout_of(self.robot), answers.layout)):
-            raise ValueError(f"robot.json {self.robot.name!r} is not the policy's robot: {'; '.join(wrong)}.")
+        if self.robot is not None:
+            _check(self.robot, answers.layout)
         self.frames_per_action = 1 if self.robot is None else self.robot.frames_per_action
         self.fps = answers.action_hz * self.frames_per_action
         self.state_widths, self.action_widths = _widths(answers)
         sources = {} if self.robot is None else {camera.name: camera for camera in self.robot.cameras}
         self.image_keys = {name: sources[name].key if name in sources else video_key(name) for name in answers.views}
         self._turned = {name for name, source in sources.items() if source.upside_down}
-        self.play, self.replan_every = play, replan_every or max(1, answers.action_horizon // 2)
+        self.play = play
+        self.replan_every = max(1, answers.action_horizon // 2) if replan_every is None else replan_every
         self.reset()
 
     def reset(self) -> None:
@@ -128,7 +147,8 @@ class Player:
             replan_every=self.replan_every, seed=None if keeps_time else 0,
             action_hz=self.answers.action_hz if keeps_time else None,
         )  # fmt: skip
-        self._frame, self._moved_at = 0, time.monotonic()
+        self._frame, self._held_since = 0, None
+        self._sent: dict[str, np.ndarray] = {}
 
     def command(
         self,
@@ -138,29 +158,42 @@ class Player:
     ) -> dict[str, Float[np.ndarray, " _m"]]:
         """What to send to the robot in this control period, by column, in its own units.
 
-        ``columns``: at least those of ``state_widths``; ``images``: those of ``image_keys``, RGB. Raises ValueError for
-        what is missing or has another width, RefusedError, and ConnectionError when no answer came for ``timeout_s``.
+        ``columns``: at least those of ``state_widths``; ``images``: those of ``image_keys``, RGB. An empty instruction
+        is the robot.json's. Raises ValueError for what is missing, has another width or is no number, RefusedError, and
+        ConnectionError when no answer came for ``timeout_s``.
         """
         state = self._state(columns)
         if self._frame % self.frames_per_action == 0:
+            words = instruction or (self.robot and self.robot.instruction) or ""
             self._begun_at = state
-            self._command = self._next(
-                lambda: Observation(images=self._images(images), state=state, instruction=instruction)
-            )
+            self._command = self._next(lambda: Observation(images=self._images(images), state=state, instruction=words))
         self._frame += 1
         action = self._command.action[None].astype(np.float64)
         if self.robot is None:
             return {ACTION_KEY: action[0]}
-        written = write_action(self.robot, action, self._begun_at[None])
-        return {key: rows[0] for key, rows in written.items()}
+        written = {key: rows[0] for key, rows in write_action(self.robot, action, self._begun_at[None]).items()}
+        if self._command.is_held:  # a target of "here, where I am" would follow a robot that sinks
+            for part in self.robot.action:
+                if part.key is not None and part.reference == "absolute":
+                    written[part.key][part.start : part.stop] = self._sent[part.key][part.start : part.stop]
+        self._sent = written
+        return {key: values.copy() for key, values in written.items()}
 
     def _next(self, observe: Callable[[], Observation]) -> Command:
+        """The next action. Raises what a settled question raises, but says a lack of answers in words."""
+        silence = f"no answer has come for {self.timeout_s:g} s (timeout_s)."
         if self._frame == 0 or self.play == "wait":
-            self._chunks.settle(observe, self.timeout_s)
+            try:
+                self._chunks.settle(observe, self.timeout_s)
+            except TimeoutError as error:
+                raise ConnectionError(silence) from error
         command, now = self._chunks.next_action(observe), time.monotonic()
-        self._moved_at = self._moved_at if command.is_held else now
-        if now - self._moved_at > self.timeout_s:
-            raise self._chunks.trouble or ConnectionError(f"no answer has come for {self.timeout_s:g} s.")
+        if not command.is_held:
+            self._held_since = None
+        elif self._held_since is None:
+            self._held_since = now
+        elif now - self._held_since > self.timeout_s:
+            raise self._chunks.trouble or ConnectionError(silence)
         return command
 
     def _state(self, columns: Mapping[str, np.ndarray]) -> Float[np.ndarray, " Ds"]:
@@ -170,8 +203,11 @@ class Player:
             if columns[key].ndim != 1 or len(columns[key]) < width:
                 raise ValueError(f"column {key!r} has shape {columns[key].shape}: must be one row of {width} or more.")
         if self.robot is None:
-            return columns[STATE_KEY].astype(np.float64)
-        return read_state(self.robot, {key: columns[key][None] for key in self.state_widths})[0]
+            state = columns[STATE_KEY].astype(np.float64)
+        else:
+            state = read_state(self.robot, {key: columns[key][None] for key in self.state_widths})[0]
+        self.answers.layout.check_state(state)
+        return state
 
     def _images(self, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Pictures by the model's names, turned as the data set's were."""
@@ -181,6 +217,20 @@ class Player:
                 raise ValueError(f"image={key!r} (camera {name!r}) is missing: {suggest(key, images)}")
             seen[name] = images[key][::-1, ::-1].copy() if name in self._turned else images[key]
         return seen
+
+
+def _check(robot: RobotConfig, layout: Layout) -> None:
+    """Refuse another robot's file, and one by which a slot between two parts would be sent as 0."""
+    if wrong := differences(layout_of(robot), layout):
+        raise ValueError(f"robot.json {robot.name!r} is not the policy's robot: {'; '.join(wrong)}.")
+    named = {(part.key, slot) for part in robot.action for slot in range(part.start, part.stop)}
+    for part in robot.action:
+        for slot in range(part.stop):
+            if part.key is not None and (part.key, slot) not in named:
+                raise ValueError(
+                    f"robot.json {robot.name!r}: no part names slot {slot} of {part.key!r}, which would always be "
+                    "sent as 0: name it (as joints, say), and train with that."
+                )
 
 
 def _widths(answers: Answers) -> tuple[dict[str, int], dict[str, int]]:

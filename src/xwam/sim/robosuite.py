@@ -37,6 +37,7 @@ INSTALL = (
     "opencv-python-headless (its own pins are older than what works)."
 )
 ACTION_HZ = 20.0
+MAX_STEPS = 150
 SETTLING = 5  # actions before an episode begins, until everything lies still
 MAX_DELTA_M = 0.02
 MAX_TURN_RAD = 0.08
@@ -102,7 +103,7 @@ class RoboSuite:
     """One robosuite task as an ``ExpertEnv``. Call ``reset`` first."""
 
     action_hz = ACTION_HZ
-    max_steps = 150
+    max_steps = MAX_STEPS
     max_delta_m = MAX_DELTA_M
     max_turn_rad = MAX_TURN_RAD
 

@@ -29,6 +29,7 @@ class Known(NamedTuple):
     make_env: MakeEnv
     robots: Mapping[str, SimulatedRobot]  # of every task that has an expert
     first_task: str  # the one to begin with
+    max_steps: int  # actions after which an episode counts as failed
 
 
 def known(simulator: Simulator) -> Known:
@@ -37,7 +38,8 @@ def known(simulator: Simulator) -> Known:
         case "metaworld":
             sawyer = SimulatedRobot(metaworld.METAWORLD_LAYOUT, metaworld.ACTION_HZ, tuple(metaworld.VIEWS))
             robots = dict.fromkeys(metaworld.TASKS, sawyer)
-            return Known("metaworld", INSTALL, metaworld.make_metaworld, robots, "button-press-topdown-v3")
+            first, limit = "button-press-topdown-v3", metaworld.MAX_STEPS
+            return Known("metaworld", INSTALL, metaworld.make_metaworld, robots, first, limit)
         case "robosuite":
             robots = {
                 name: SimulatedRobot(
@@ -45,7 +47,7 @@ def known(simulator: Simulator) -> Known:
                 )
                 for name, task in robosuite.TASKS.items()
             }
-            return Known("robosuite", robosuite.INSTALL, robosuite.make_robosuite, robots, "Lift")
+            return Known("robosuite", robosuite.INSTALL, robosuite.make_robosuite, robots, "Lift", robosuite.MAX_STEPS)
     raise ValueError(f"simulator={simulator!r}: {suggest(simulator, get_args(Simulator))}")
 
 

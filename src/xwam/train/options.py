@@ -75,7 +75,7 @@ class Changes:
     steps: int | None = None
     """Instead of the preset's number of steps."""
     warmup_steps: int | None = None
-    """Steps in which the learning rate rises; by default the preset's, but at most a quarter of ``--steps``."""
+    """Instead of the preset's: steps in which the learning rate rises, at most a quarter of the run."""
     batch_size: int | None = None
     """Instead of the preset's; of all processes together."""
     learning_rate: float | None = None
@@ -103,9 +103,6 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises ValueError for counts below 1; ``validate_every`` may be 0.
     """
     _check_least(changes, num_steps=1, num_warmup_steps=0, batch_size=1, save_every=1, log_every=1)
-    if "num_steps" in changes and "num_warmup_steps" not in changes:  # or a short run would end before its peak
-        warmup = min(config.train.num_warmup_steps, changes["num_steps"] // 4)
-        changes = {**changes, "num_warmup_steps": warmup}
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
     noise = replace(config.noise, **of_noise)
@@ -124,7 +121,7 @@ class Watch:
     """Whose tasks they are."""
     evaluate_episodes: int = 4
     """Episodes per task of that."""
-    evaluate_max_steps: int = 100
-    """Actions per episode of that."""
+    evaluate_max_steps: int | None = None
+    """Actions per episode of that; by default the simulator's own."""
     wandb: str | None = None
     """A Weights & Biases project to log to as well."""

@@ -136,10 +136,11 @@ def recompute_blocks(model: XWAM) -> None:
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine down to a hundredth of the peak at ``num_steps``."""
-    if step < config.num_warmup_steps:
-        return config.learning_rate * (step + 1) / config.num_warmup_steps
-    done = (step - config.num_warmup_steps) / max(1, config.num_steps - config.num_warmup_steps)
+    """Linear warm-up, a quarter of the run at most, then a cosine down to a hundredth of the peak at ``num_steps``."""
+    warmup = min(config.num_warmup_steps, config.num_steps // 4)  # or a short run would end before its peak
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, config.num_steps - warmup)
     return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 

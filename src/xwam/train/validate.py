@@ -18,7 +18,7 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
-from xwam.sim.simulators import check_robot
+from xwam.sim.simulators import check_robot, known
 from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
@@ -72,13 +72,14 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
     cameras = {camera.name: camera for camera in run.robot.cameras}
     absent = set(config.view_names) - set(cameras)
     policy = Policy(config, run.robot.normalizer, cameras, networks, device=device, absent=absent)
+    limit = known(watch.evaluate_simulator).max_steps if watch.evaluate_max_steps is None else watch.evaluate_max_steps
     settings = ClosedLoopConfig(
         simulator=watch.evaluate_simulator,
         tasks=watch.evaluate_tasks,
         num_episodes=watch.evaluate_episodes,
         seed=99,  # not those of the evaluation that counts
         replan_every=config.clip.action_horizon // 2,
-        max_steps=watch.evaluate_max_steps,
+        max_steps=limit,
         num_envs=1,
     )
 

@@ -86,6 +86,7 @@ def _frame_of_names(
 
 def _shortened(words: str, room_px: float, draw: Any, font: Any) -> str:
     """As much of a line as there is room for, beside a single camera say."""
+    words = " ".join(words.split())
     if draw.textlength(words, font) <= room_px:
         return words
     while words and draw.textlength(f"{words.rstrip()}…", font) > room_px:

@@ -1,10 +1,12 @@
 """``--policy.type=xwam``: a checkpoint in this process or a server, and how its chunks are played."""
 
 # pyright: reportMissingImports=false
+import re
 from dataclasses import dataclass, field
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
+from xwam_client.chunks import PLAYS
 
 TRAIN = "train with `xwam train` (docs/extend.md); LeRobot only plays what it made."
 
@@ -33,10 +35,16 @@ class XWAMConfig(PreTrainedConfig):
                 f"policy.checkpoint={self.checkpoint!r}, policy.server={self.server!r}: give one of them, a folder or "
                 "an address."
             )
-        if self.save_predicted_video and self.checkpoint is None:
-            raise ValueError(
-                "policy.save_predicted_video=true: needs policy.checkpoint; a server's worlds are not kept."
-            )
+        if self.server is not None:
+            if re.fullmatch(r"wss?://[^/:]+(:\d+)?(/.*)?", self.server) is None:
+                raise ValueError(f"policy.server={self.server!r}: must be an address as ws://gpu-box:8000.")
+            for name in ("robot", "action_steps", "precision", "save_predicted_video"):
+                if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"policy.{name}={getattr(self, name)!r}: that is the server's own; leave it out.")
+        if self.play not in PLAYS:
+            raise ValueError(f"policy.play={self.play!r}: must be one of {', '.join(PLAYS)}.")
+        if self.replan_every is not None and self.replan_every < 1:
+            raise ValueError(f"policy.replan_every={self.replan_every}: must be 1 or more.")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"policy.precision={self.precision!r}: must be float32 or bfloat16.")
 

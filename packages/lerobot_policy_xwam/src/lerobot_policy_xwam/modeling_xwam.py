@@ -52,8 +52,12 @@ class XWAMPolicy(PreTrainedPolicy):
         self.last_predicted_latents: Tensor | None = None  # what lerobot-eval collects; here finished pictures
         player = self._player(0)
         check_features(config, player)
-        self._pace = Pace(player.fps)
-        LOG.info("xwam: commands for %g Hz; run with --fps=%g.", player.fps, player.fps)
+        # lerobot-eval knows the width of commands, and time stands still there; lerobot-rollout keeps time.
+        self._pace = None if config.output_features else Pace(player.fps)
+        width = player.action_widths[ACTION_KEY]
+        LOG.info(
+            "xwam: commands of %d numbers, %g times a second (lerobot-rollout: --fps=%g)", width, *[player.fps] * 2
+        )
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: Any = None, *, config: Any = None, **_: Any) -> Self:
@@ -68,7 +72,8 @@ class XWAMPolicy(PreTrainedPolicy):
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """The commands of this control period, ``B A``, in the robot's own units."""
-        self._pace.tick()
+        if self._pace is not None:
+            self._pace.tick()
         states = {key: _found(batch, key) for key in self.players[0].state_widths}
         images = {key: _found(batch, key) for key in self.players[0].image_keys.values()}
         number, task = len(next(iter(states.values()))), batch.get("task", "")
@@ -97,8 +102,8 @@ class XWAMPolicy(PreTrainedPolicy):
         """The imagined views up to the next observation, at the speed of the loop; as lerobot-eval joins latents."""
         player = self.players[0]
         ticks = round(player.fps / world.frame_hz)  # control periods per imagined frame
-        num_frames = max(1, player.replan_every * player.frames_per_action // ticks)
-        frames = np.repeat(mosaic_frames(world)[:num_frames], ticks, axis=0)
+        played = player.replan_every * player.frames_per_action
+        frames = np.repeat(mosaic_frames(world), ticks, axis=0)[:played]
         self.last_predicted_latents = torch.from_numpy(frames)[None, None]
 
     def decode_predicted_latents(self, latents: Tensor) -> np.ndarray:
@@ -132,7 +137,7 @@ class Pace:
         self._at.append(time.perf_counter())
         if len(self._at) > PERIODS_MEASURED:
             found = 1 / statistics.median(np.diff(self._at).tolist())
-            if not 0.8 < found / self.fps < 1.25:
+            if not 0.9 < found / self.fps < 1.1:
                 LOG.warning("xwam: called %.3g times a second, made for %g: set --fps=%g.", found, self.fps, self.fps)
 
 
@@ -151,7 +156,7 @@ def check_features(config: XWAMConfig, player: Player) -> None:
     if commands is not None and tuple(commands.shape) != (player.action_widths[ACTION_KEY],):
         wrong.append(f"action has shape {tuple(commands.shape)}: the policy gives {player.action_widths[ACTION_KEY]}")
     if wrong:
-        raise ValueError(f"this robot is not the policy's: {'; '.join(wrong)}.")
+        raise ValueError(f"this robot is not the policy's: {'; '.join(wrong)}. Names are the data set's.")
 
 
 def _found(batch: dict[str, Any], key: str) -> Tensor:

@@ -211,12 +211,12 @@ class Client(contextlib.AbstractContextManager):
                     self._ready.set()
                     for frame in () if self._closed.is_set() else socket:
                         self._dispatch(frame)
-            except MismatchError as error:
-                self._fatal = error
             except (WebSocketException, OSError, RefusedError) as error:
                 self._trouble = str(error) or type(error).__name__
                 if isinstance(error, InvalidStatus) and error.response.status_code in (401, 403):
                     self._fatal = ConnectionError(f"{self.uri} refuses this api_key: {error}")
+            except ValueError as error:  # a mismatch, or an address that is none
+                self._fatal = error if isinstance(error, MismatchError) else ValueError(f"{self.uri}: {error}")
             self._lose(self._fatal or ConnectionError(f"connection to {self.uri} lost: {self._trouble}"))
         self._fatal = self._fatal or ConnectionError(f"connection to {self.uri} was closed by this client.")
         self._lose(self._fatal)
