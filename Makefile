@@ -135,7 +135,7 @@ conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment
 reproduce-lerobot: system .venv/ready .venv-lerobot/ready  ## two tasks of LeRobot's own Meta-World, recorded and played by LeRobot, trained here (an hour on 2 cores)
 	.venv-lerobot/bin/python benchmarks/lerobot_metaworld.py runs/lerobot/data --episodes $(call n,40)
 	$(BIN)/xwam train tiny --data runs/lerobot/data --robot benchmarks/lerobot_metaworld.json --start checkpoints/tiny --out runs/lerobot/run --every 1 \
-		--cache-processes 2 --batch-size 32 --steps $(call n,400) --warmup-steps $(call n,100) --optimizer muon --learning-rate 8e-4 --precision bfloat16 \
+		--cache-processes 2 --batch-size 32 --steps $(call n,900) --optimizer muon --learning-rate 8e-4 --precision bfloat16 \
 		--action-loss-weight 8 --clean-action-ratio 0.1 --validate-every 0 --save-every 100 --device $(DEVICE)
 	for task in button-press-topdown-v3 window-open-v3; do .venv-lerobot/bin/lerobot-eval --policy.type=xwam \
 		--policy.checkpoint=$$(ls -d runs/lerobot/run/step-* | tail -1) --policy.device=$(DEVICE) --policy.push_to_hub=false --env.type=metaworld \

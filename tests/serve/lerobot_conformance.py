@@ -21,6 +21,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 
 from tests.client.openpi_conformance import free_port, wait_until_healthy
@@ -94,6 +95,13 @@ def evaluated(folder: Path, command: Path, *more: str) -> dict:
     return json.loads((folder / "eval" / "eval_info.json").read_text())
 
 
+def num_frames(folder: Path, name: str) -> int:
+    """Of the one video of that name."""
+    (path,) = folder.rglob(f"{name}.mp4")
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
 def main(bin_: str, checkpoint: str = "checkpoints/tiny") -> None:
     rollout = f"{bin_}/lerobot-rollout"
     with tempfile.TemporaryDirectory() as name:
@@ -138,14 +146,10 @@ def main(bin_: str, checkpoint: str = "checkpoints/tiny") -> None:
         untrained(folder / "untrained")
         said = evaluated(folder, Path(bin_) / "lerobot-eval", "--eval.n_episodes=2", "--eval.batch_size=2")
         assert len(said["per_task"][0]["metrics"]["successes"]) == 2, said
-        one = [
-            "--eval.n_episodes=1",
-            "--eval.batch_size=1",
-            "--policy.save_predicted_video=true",
-            "--env.episode_length=64",
-        ]
-        evaluated(folder, Path(bin_) / "lerobot-eval", *one)
-        assert list(folder.glob("eval/videos/*/pred_episode_0.mp4")), "what was imagined is written"
+        one = ["--eval.n_episodes=1", "--eval.batch_size=1", "--policy.save_predicted_video=true"]
+        evaluated(folder, Path(bin_) / "lerobot-eval", *one, "--policy.replan_every=7")
+        imagined, real = (num_frames(folder / "eval", name) for name in ("pred_episode_0", "eval_episode_0"))
+        assert real <= imagined + 1 <= real + 7 * 4, f"imagined {imagined} frames, real {real}: to a chunk the same"
         print("5. LeRobot's own environments")
 
 
