@@ -14,11 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import metaworld
 import numpy as np
 import tyro
-from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
-from lerobot.envs.metaworld import TASK_DESCRIPTIONS, MetaworldEnv  # pyright: ignore[reportMissingImports]
 from PIL import Image
 from tyro.conf import Positional
 
@@ -40,8 +37,11 @@ class Recording:
     episodes: int = 40  # solved ones of each task; placements 0, 1, 2, …
 
 
-def opened(task: str) -> MetaworldEnv:
+def opened(task: str) -> Any:
     """LeRobot's environment as it opens itself, but that it renders fewer pixels."""
+    import metaworld
+    from lerobot.envs.metaworld import MetaworldEnv  # pyright: ignore[reportMissingImports]
+
     env = MetaworldEnv(task, obs_type="pixels_agent_pos")
     tasks = metaworld.MT1(task, seed=42)
     size = {"width": RENDERED_PX, "height": RENDERED_PX}
@@ -54,7 +54,7 @@ def opened(task: str) -> MetaworldEnv:
     return env
 
 
-def play(env: MetaworldEnv, task: str, seed: int) -> list[dict[str, Any]] | None:
+def play(env: Any, seed: int) -> list[dict[str, Any]] | None:
     """One episode as rows of the data set; None when the expert did not solve it."""
     seen, _ = env.reset(seed=seed)
     rng, rows, left = np.random.default_rng(seed), [], None
@@ -69,7 +69,7 @@ def play(env: MetaworldEnv, task: str, seed: int) -> list[dict[str, Any]] | None
                 "observation.image": np.asarray(picture),
                 "observation.state": seen["agent_pos"].astype(np.float32),
                 "action": command,
-                "task": TASK_DESCRIPTIONS[task],
+                "task": env.task_description,
             }
         )
         raw, *_, info = env._env.step(command)
@@ -79,11 +79,13 @@ def play(env: MetaworldEnv, task: str, seed: int) -> list[dict[str, Any]] | None
 
 
 def main(recording: Recording) -> None:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
+
     data = LeRobotDataset.create("xwam/metaworld", fps=80, features=FEATURES, root=recording.out, use_videos=True)
     for task in recording.tasks:
         env, seed, solved = opened(task), 0, 0
         while solved < recording.episodes:
-            rows, seed = play(env, task, seed), seed + 1
+            rows, seed = play(env, seed), seed + 1
             if rows is None:
                 continue
             for row in rows:

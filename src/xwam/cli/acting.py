@@ -94,25 +94,30 @@ def evaluate(
     from xwam.robot.stored import robot_for
     from xwam.sim.simulators import known
 
-    if (env is None) == (data is None):
-        raise ValueError(f"env={env}, data={data}: give --env SIMULATOR (closed loop) or --data DIR (open loop).")
-    if data is None and open_loop != OpenLoop():
-        raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
-    if data is not None and (tasks or blind or random):
-        raise ValueError("--tasks, --blind and --random play episodes: they need --env.")
+    _check_way(env, data, open_loop, plays=bool(tasks or blind or random))
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
         numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
     else:
         assert env is not None
-        limit = known(env).max_steps if max_steps is None else max_steps
-        settings = {"seed": seed, "replan_every": replan_every, "max_steps": limit, "num_envs": envs}
+        settings = {"seed": seed, "replan_every": replan_every, "num_envs": envs}
+        settings["max_steps"] = known(env).max_steps if max_steps is None else max_steps
         settings |= {"simulator": env, "tasks": tasks or (known(env).first_task,), "num_episodes": episodes}
         numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
     if report and not random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
+
+
+def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, *, plays: bool) -> None:
+    """Either closed or open loop, and no option of the other. ``plays``: some option of the closed loop is given."""
+    if (env is None) == (data is None):
+        raise ValueError(f"env={env}, data={data}: give --env SIMULATOR (closed loop) or --data DIR (open loop).")
+    if data is None and open_loop != OpenLoop():
+        raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
+    if data is not None and plays:
+        raise ValueError("--tasks, --blind and --random play episodes: they need --env.")
 
 
 def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: Any) -> dict[str, Any]:
