@@ -31,6 +31,15 @@ def check_columns(robot: RobotConfig, widths: Mapping[str, int]) -> None:
             )
 
 
+def column_widths(parts: tuple[PartSource, ...]) -> dict[str, int]:
+    """The columns that these parts are in, and how many numbers each holds up to the last of them."""
+    widths: dict[str, int] = {}
+    for part in parts:
+        if part.key is not None:
+            widths[part.key] = max(widths.get(part.key, 0), part.stop)
+    return widths
+
+
 def read_state(robot: RobotConfig, columns: Columns) -> Float[np.ndarray, "N Ds"]:
     """States of every frame in the layout's units."""
     layout, length = layout_of(robot), _length(columns)
@@ -192,11 +201,7 @@ def _chained(turns: Float[np.ndarray, "N 3 3"], every: int) -> Float[np.ndarray,
 
 
 def _empty_columns(parts: tuple[PartSource, ...], length: int) -> dict[str, np.ndarray]:
-    widths: dict[str, int] = {}
-    for part in parts:
-        if part.key is not None:
-            widths[part.key] = max(widths.get(part.key, 0), part.stop)
-    return {key: np.zeros((length, width)) for key, width in widths.items()}
+    return {key: np.zeros((length, width)) for key, width in column_widths(parts).items()}
 
 
 def _write(part: PartSource, values: np.ndarray, columns: dict[str, np.ndarray]) -> None:

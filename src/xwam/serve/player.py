@@ -29,7 +29,7 @@ from xwam.config import from_json, suggest
 from xwam.data.lerobot_format import video_key
 from xwam.policy import load_policy
 from xwam.records import Observation, Prediction
-from xwam.robot.columns import read_state, write_action
+from xwam.robot.columns import column_widths, read_state, write_action
 from xwam.robot.layout import Layout, differences
 from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.stored import own_robot
@@ -127,11 +127,14 @@ class Player:
     ) -> None:
         """Raises ValueError for a robot.json of another robot, or one that leaves slots of its commands unnamed."""
         self.answers, self.robot, self.timeout_s = answers, answers.robot, timeout_s
-        if self.robot is not None:
-            _check(self.robot, answers.layout)
         self.frames_per_action = 1 if self.robot is None else self.robot.frames_per_action
         self.fps = answers.action_hz * self.frames_per_action
-        self.state_widths, self.action_widths = _widths(answers)
+        if self.robot is None:
+            self.state_widths = {STATE_KEY: answers.layout.state_width}
+            self.action_widths = {ACTION_KEY: answers.layout.action_width}
+        else:
+            _check(self.robot, answers.layout)
+            self.state_widths, self.action_widths = column_widths(self.robot.state), column_widths(self.robot.action)
         sources = {} if self.robot is None else {camera.name: camera for camera in self.robot.cameras}
         self.image_keys = {name: sources[name].key if name in sources else video_key(name) for name in answers.views}
         self._turned = {name for name, source in sources.items() if source.upside_down}
@@ -224,22 +227,10 @@ def _check(robot: RobotConfig, layout: Layout) -> None:
     if wrong := differences(layout_of(robot), layout):
         raise ValueError(f"robot.json {robot.name!r} is not the policy's robot: {'; '.join(wrong)}.")
     named = {(part.key, slot) for part in robot.action for slot in range(part.start, part.stop)}
-    for part in robot.action:
-        for slot in range(part.stop):
-            if part.key is not None and (part.key, slot) not in named:
+    for key, width in column_widths(robot.action).items():
+        for slot in range(width):
+            if (key, slot) not in named:
                 raise ValueError(
-                    f"robot.json {robot.name!r}: no part names slot {slot} of {part.key!r}, which would always be "
+                    f"robot.json {robot.name!r}: no part names slot {slot} of {key!r}, which would always be "
                     "sent as 0: name it (as joints, say), and train with that."
                 )
-
-
-def _widths(answers: Answers) -> tuple[dict[str, int], dict[str, int]]:
-    """Columns of states and of actions, and how many numbers each holds."""
-    if answers.robot is None:
-        return {STATE_KEY: answers.layout.state_width}, {ACTION_KEY: answers.layout.action_width}
-    sides: tuple[dict[str, int], dict[str, int]] = ({}, {})
-    for widths, parts in zip(sides, (answers.robot.state, answers.robot.action), strict=True):
-        for part in parts:
-            if part.key is not None:
-                widths[part.key] = max(widths.get(part.key, 0), part.stop)
-    return sides

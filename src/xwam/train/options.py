@@ -100,7 +100,7 @@ class Changes:
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """``config`` with some fields of TrainConfig and NoiseConfig set anew; modes that these never draw are left out.
 
-    Raises ValueError for counts below 1; ``validate_every`` may be 0.
+    Raises ValueError for counts below 1; ``validate_every`` and ``num_warmup_steps`` may be 0.
     """
     _check_least(changes, num_steps=1, num_warmup_steps=0, batch_size=1, save_every=1, log_every=1)
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
