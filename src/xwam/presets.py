@@ -124,9 +124,9 @@ _SMALL = replace(
     _TINY,
     name="small",
     model=replace(
-        _TINY.model, width=512, ffn_width=2048, num_heads=8, num_blocks=12, num_depth_blocks=4, latent_channels=32,
+        _TINY.model, width=384, ffn_width=1536, num_heads=8, num_blocks=12, num_depth_blocks=4, latent_channels=32,
         text_width=256, sinusoid_width=256,
-    ),
+    ),  # twice as wide as tiny, so that it may start from it
     vae=replace(_TINY.vae, base_width=48, decoder_base_width=64, latent_channels=32, num_res_blocks=2),
     text=replace(_TINY.text, width=256, head_width=32, num_heads=8, ffn_width=640, num_blocks=4),
     train=replace(

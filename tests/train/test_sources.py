@@ -24,7 +24,7 @@ from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
-from xwam.presets import preset
+from xwam.presets import PRESETS, preset
 from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.mapping import RobotConfig, load_robot, save_robot
@@ -222,6 +222,30 @@ def test_a_prior_is_made_to_fit_other_cameras(runs, tmp_path):
     save_file({name: 2 * value for name, value in start.items()}, other / "model.safetensors")
     after = load_file(adapted(other, config, tmp_path / "fitted") / "model.safetensors")
     assert torch.equal(after["patch_embedding.weight"], 2 * before["patch_embedding.weight"]), "made anew"
+
+
+def test_a_prior_grows_and_is_made_to_fit(runs, tmp_path, monkeypatch):
+    """A larger preset of another autoencoder and text encoder: sizes of what is frozen are those of the start."""
+    root, last, _ = runs
+    small, other = preset("debug"), preset("small")
+    sizes = {"width": 64, "num_heads": 4, "ffn_width": 160, "num_blocks": 5, "num_depth_blocks": 2}
+    model = replace(small.model, **sizes, text_width=other.text.width, latent_channels=other.vae.latent_channels)
+    larger = replace(small, name="larger", model=model, vae=other.vae, text=other.text)
+    monkeypatch.setitem(PRESETS, "larger", larger)
+    robot = replace(JOINTS, cameras=(replace(JOINTS.cameras[0], name="wrist"),), action_width=9)
+    save_robot(tmp_path / "one.json", robot)
+    arguments = {"vae": SHORT_VAE, "sources": Sources(every=6, robot=(str(tmp_path / "one.json"),)), "start": last}
+    for steps in (1, 2):
+        grown = run_pipeline("larger", root / "joints", tmp_path / "run", QUICK | {"num_steps": steps}, **arguments)
+    assert [entry["from_step"] for entry in json.loads((tmp_path / "run/run.json").read_text())] == [0, 1]
+    policy = load_policy(grown)
+    assert (policy.config.name, policy.config.vae, policy.config.text) == ("larger", small.vae, small.text)
+    model = policy.config.model
+    assert (model.width, model.num_blocks, model.text_width, model.num_views) == (64, 5, small.model.text_width, 1)
+    seen = {"wrist": pictures(0, 24)["cam_high"][0]}
+    observation = Observation(images=seen, state=np.zeros(16, np.float32), instruction="pick up cup 0")
+    (first, *_) = policy.predict(observation, seed=0)
+    assert first.action.shape == (16, 9)
 
 
 def test_what_does_not_go_together_is_refused(runs):

@@ -19,7 +19,7 @@ from xwam.data.held import HeldCache
 from xwam.encode import Batch
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
-from xwam.train.adapt import adapted
+from xwam.train.adapt import adapted, with_frozen_of
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start
@@ -49,8 +49,8 @@ def run_pipeline(
     """Run (or continue) all stages; returns the last checkpoint's folder.
 
     ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig. ``start``: a checkpoint to fine-tune; its
-    weights, VAE and text encoder are taken. Its sizes must be the preset's, but for views and widths, which are made to
-    fit the robot of ``sources``. With several processes the first one prepares, the others wait.
+    weights, VAE and text encoder are taken. It is made to fit the robot of ``sources``, and grown when the preset is a
+    larger one (adapt.py). With several processes the first one prepares, the others wait.
     """
     if sources.statistics == "start" and start is None:
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
@@ -59,7 +59,7 @@ def run_pipeline(
     target = my_device(device)
     world = join_world(target)
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
-    config = fit(config, opened)
+    config = fit(config if start is None else with_frozen_of(start, config), opened)
     check_watch(config, watch, opened[0].episodes)
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
