@@ -84,6 +84,33 @@ def test_the_world_comes_later_and_calls_back(client, policy):
     assert world["clouds"][0]["points"].shape == (*world["clouds"][0]["view"].shape, 3)
 
 
+def test_whoever_looks_at_a_world_holds_up_no_actions(client):
+    """The callback asks again, and waits for the answer."""
+    found: list = []
+    done = threading.Event()
+
+    def look(_):
+        found.append(client.infer(SEEN, seed=6))
+        done.set()
+
+    request = client.ask(SEEN, seed=5, world=True)
+    request.world.add_done_callback(look)
+    assert done.wait(60)
+    assert found[0].shape == request.actions.result(0)["actions"].shape
+
+
+def test_pictures_that_the_server_would_not_read_are_not_sent(client, monkeypatch):
+    monkeypatch.setitem(client.metadata["limits"], "message_bytes", 1000)
+    with pytest.raises(ValueError, match=r"message of \d+ bytes: ws://.* reads 1000 at most; send smaller pictures"):
+        client.infer(SEEN)
+    assert not client._pending
+
+
+def test_addresses_of_ipv6_have_brackets():
+    with pytest.raises(ConnectionError, match=r"no xwam server at ws://\[::1\]:9"):
+        Client("::1", 9, connect_seconds=0.2)
+
+
 def test_cancel_and_a_new_episode_drop_what_is_unfinished(client, policy, monkeypatch):
     """The policy is held between its steps, so that nothing finishes before it is cancelled."""
     held, stepwise = threading.Event(), policy.predict_stepwise
@@ -171,7 +198,8 @@ class PartOfARobot(NamedTuple):
 def test_a_robot_that_cannot_be_compared_is_refused_at_once(server, robot):
     bad = offered(robot)
     bad.layout["action"] = [PartOfARobot("left_position", "delta_position")]
-    with pytest.raises(ValueError, match=r"robot=SimpleNamespace: cameras, action_hz or layout is not as needed.*size"):
+    wrong = "robot=SimpleNamespace: cameras, action_hz or layout is not as needed"
+    with pytest.raises(ValueError, match=f"{wrong}.*is_used"):
         Client(port=server.port, robot=bad)
     with pytest.raises(ValueError, match="'cameras'"):
         Client(port=server.port, robot=SimpleNamespace())
@@ -199,6 +227,39 @@ def test_a_mock_robot_in_real_time(client, robot, play):
     np.testing.assert_array_equal(episode.action, robot.played)
     assert (episode.action[episode.is_held][:, :6] == 0).all()
     assert episode.is_first[0]
+
+
+class Timed(MockRobot):
+    """Writes down when it was told to move, is slow to look once, and can hold."""
+
+    def __init__(self, *about, slow_at: int, **more) -> None:
+        super().__init__(*about, **more)
+        self.told, self.held, self.slow_at = [], 0, slow_at
+
+    def step(self, action) -> bool:
+        self.told.append(time.monotonic())
+        if len(self.told) == self.slow_at:
+            time.sleep(0.25)
+        return super().step(action)
+
+    def hold(self) -> None:
+        self.held += 1
+
+
+def test_commands_never_come_in_a_burst(client, policy):
+    """Neither at the start, for which the robot waited, nor after a hitch."""
+    robot = Timed(CONFIG, policy.layout, goal_steps=12, slow_at=6)
+    rollout(robot, client, seed=2, play="overlap", replan_every=4, max_steps=400)
+    gaps = np.diff(robot.told)
+    assert gaps.max() > 0.25
+    assert gaps.min() > 0.4 / CONFIG.clip.action_hz
+
+
+def test_a_robot_that_can_hold_is_told_to_instead_of_to_stay_where_it_sags(client, policy):
+    robot = Timed(CONFIG, policy.layout, goal_steps=12, slow_at=0)
+    episode = rollout(robot, client, seed=2, play="wait", replan_every=4, max_steps=400)
+    assert robot.held == episode.is_held.sum() > 0
+    assert len(robot.played) == 12
 
 
 def test_an_episode_without_a_step_is_empty(client, robot):

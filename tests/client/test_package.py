@@ -30,9 +30,9 @@ def test_imports_only_what_the_package_installs(path):
     assert found - sys.stdlib_module_names <= ALLOWED
 
 
-def test_it_has_under_400_lines_of_code():
+def test_it_has_under_450_lines_of_code():
     """Lines with something on them besides comments and docstrings."""
-    assert sum(len(code_lines(path.read_text())) for path in FILES) < 400
+    assert sum(len(code_lines(path.read_text())) for path in FILES) < 450
 
 
 def code_lines(text: str) -> set[int]:

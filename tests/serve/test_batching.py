@@ -10,9 +10,10 @@ from xwam_client.protocol import RefusedError
 from tests.examples import make_observation
 from tests.serve.conftest import CONFIG
 from xwam.denoise.sampler import StepDone
-from xwam.serve.batching import Answer, Refused, Ticket, Worker
+from xwam.serve.batching import Worker
 from xwam.serve.metrics import Metrics
 from xwam.serve.request import Request
+from xwam.serve.ticket import Answer, Refused, Ticket
 from xwam.serve.wire import RULES
 
 
@@ -193,6 +194,23 @@ def test_beyond_the_queue_a_refusal_at_once(worker):
     assert all(robot.hear().part == "actions" for robot in robots[:4])
     robots[4].ask()
     assert robots[4].hear().part == "actions"
+
+
+def test_in_a_full_queue_worlds_make_room_for_actions(worker, watched):
+    """Three worlds are owed, the newest goes; actions that are owed never do."""
+    robots = [Robot(worker, f"{i}") for i in range(6)]
+    worker.max_queue = 3
+    full = threading.Event()
+    watched.at[((1, 2, 3), "step")] = lambda: (robots[3].ask(seed=4), full.set())
+    for number, robot in enumerate(robots[:3]):
+        robot.ask(seed=number + 1, world=True)
+    worker.start()
+    assert [robot.hear().part for robot in robots[:3]] == ["actions"] * 3
+    assert full.wait(60)
+    given_up = robots[2].hear()
+    assert (given_up.part, given_up.error.rule) == ("world", "busy")
+    assert robots[3].hear().part == "actions"
+    assert [robot.hear().part for robot in robots[:2]] == ["world", "world"]
 
 
 def test_beyond_the_memory_for_waiting_requests_a_refusal_at_once(worker):

@@ -239,6 +239,16 @@ def test_a_server_that_comes_back_with_another_robot_is_not_asked(their_checkpoi
             player.command(seen, BLACK, "go")
 
 
+def test_an_absurd_state_is_refused_in_one_process_as_well(their_checkpoint):
+    """Metres where millimetres are meant: a server would refuse it, and nothing may move here either."""
+    state, _ = written(1, 12)
+    metres = state[0].copy()
+    metres[:3] *= 1000
+    player = Player(answers_of_checkpoint(their_checkpoint), replan_every=4)
+    with pytest.raises(ValueError, match=r"this checkpoint has seen nothing outside .* by far; check units"):
+        player.command({"observation.state": metres}, BLACK, "go")
+
+
 def test_a_server_that_tells_no_robot_is_refused(running):
     with Client(port=running.port, connect_seconds=30) as client:
         answers_of_server(client)

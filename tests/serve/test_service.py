@@ -1,6 +1,8 @@
 """The server as robots see it: openpi's shapes, two answers, seeds, refusals; all over a real socket."""
 
+import asyncio
 import http.client
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +15,7 @@ from xwam_client.protocol import packb, unpack_array, unpack_images
 from tests.examples import make_observation
 from tests.serve.conftest import CONFIG, Running, ask, hear, message
 from xwam.policy import Policy
+from xwam.serve.server import run
 from xwam.serve.service import ServeConfig, Service
 from xwam.serve.wire import RULES
 
@@ -296,6 +299,32 @@ def test_a_message_beyond_the_memory_bound_is_refused_and_the_connection_lives_o
         refused = ask(robot, request_id=1, images=images)
         assert (refused["rule"], "max_bytes=20000" in refused["message"]) == ("busy", True)
         assert ask(robot, request_id=2)["type"] == "actions"
+
+
+def test_a_camera_on_a_hand_that_the_robot_lacks_is_refused_at_the_door(running):
+    """Found when the world is packed, it would throw away seconds of work."""
+    pose = np.eye(4)
+    width, height = CONFIG.clip.width_px, CONFIG.clip.height_px
+    for hand in ("right", "left"):
+        row = {"width": width, "height": height, "intrinsics": np.eye(3), "hand_from_camera": pose, "hand": hand}
+        with running.robot() as robot:
+            answer = ask(robot, request_id=1, cameras={CONFIG.view_names[-1]: row})
+        if hand == "left":
+            assert answer["type"] == "actions"
+        else:
+            assert (answer["rule"], "hand='right'" in answer["message"]) == ("out_of_range", True)
+
+
+def test_a_server_that_warms_up_ends_when_it_is_told_to(policy, monkeypatch):
+    """Compiling takes minutes in its own thread; nobody waits for that."""
+    service, held = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16), threading.Event()
+    monkeypatch.setattr(service, "_warm_up", lambda: held.wait(60))
+    threading.Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
+    began = time.monotonic()
+    asyncio.run(run(service, "127.0.0.1", 0))
+    assert time.monotonic() - began < 20
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    held.set()
 
 
 def test_closing_refuses_what_is_unfinished(policy, monkeypatch):

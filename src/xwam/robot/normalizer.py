@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.files import write_text
-from xwam.robot.layout import Layout, Part
+from xwam.robot.layout import Layout, Part, layout_slices
 
+GENEROUS = 10.0  # half spans (or units, where that is more) from the middle of the statistics; beyond is absurd
 SMALLEST_SPAN = 1e-6  # two quantiles closer than this count as this far apart
 
 
@@ -44,6 +45,21 @@ class Normalizer:
     def denormalize_action(self, action: Float[np.ndarray, "*steps Da"]) -> Float[np.ndarray, "*steps Da"]:
         """The inverse of normalize_action."""
         return _backward(action, *_scale(self.layout.action, self.action_q01, self.action_q99), self.layout.action_mask)
+
+    def check_plausible(self, state: Float[np.ndarray, " Ds"]) -> None:
+        """Raise ValueError for a state far from all that training has seen: a wrong unit or frame."""
+        self.layout.check_quaternions(state)
+        middle = (self.state_q01 + self.state_q99) / 2
+        reach = GENEROUS * np.maximum((self.state_q99 - self.state_q01) / 2, 1 / GENEROUS)
+        for part, where in layout_slices(self.layout.state):
+            far = np.abs(state[where] - middle[where]) > reach[where]
+            if part.is_used and part.kind != "quat_wxyz" and far.any():
+                slot = int(np.argmax(far))
+                low, high = (middle[where] - reach[where])[slot], (middle[where] + reach[where])[slot]
+                raise ValueError(
+                    f"state {part.name}[{slot}]={state[where][slot]:.4g} {part.unit}: this checkpoint has seen nothing "
+                    f"outside {low:.4g}..{high:.4g} by far; check units and frame ({part.frame})."
+                )
 
     def save(self, path: Path) -> None:
         """Write the quantiles as JSON (the layout is a file of its own)."""

@@ -18,8 +18,8 @@ from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
 from xwam.robot.mapping import RobotConfig
-from xwam.serve.batching import Answer, Part
 from xwam.serve.request import GENEROUS, MAX_SIDE_PX, MAX_TEXT, Request, RequestId
+from xwam.serve.ticket import Answer, Part
 from xwam.serve.wire import LIMITS, pack_array, pack_images
 from xwam.view.points import PointCloud, fuse, thinned
 

@@ -11,8 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from xwam_client.protocol import RefusedError
@@ -21,45 +20,9 @@ from xwam.denoise.sampler import StepDone
 from xwam.policy import Policy
 from xwam.records import Prediction
 from xwam.serve.metrics import Metrics
-from xwam.serve.request import Request
+from xwam.serve.ticket import Answer, Part, Refused, Ticket
 
 LOG = logging.getLogger("xwam.serve")
-Part = Literal["actions", "world"]
-
-
-class Answer(NamedTuple):
-    """One part of a request's answer."""
-
-    part: Part
-    prediction: Prediction
-    infer_s: float  # computing it, what it waited for included
-    queue_s: float  # before that
-    batch_size: int
-
-
-class Refused(NamedTuple):
-    """A part that will not be answered, and why."""
-
-    part: Part
-    error: RefusedError
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A request on its way: who waits for it (called from the worker's thread) and what is owed next."""
-
-    request: Request
-    session: str
-    deliver: Callable[[Answer | Refused], None]
-    arrived: float = field(default_factory=time.monotonic)
-    owed: Part | None = "actions"  # None: nothing more will be delivered
-    world_refused: RefusedError | None = None  # decided while the actions were still owed
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Tickets of one key may share a batch."""
-        request = self.request
-        return (request.world, request.steered, id(self) if request.is_alone else None)
 
 
 @dataclass(eq=False)
@@ -132,8 +95,12 @@ class Worker:
             if ticket.request.reset:
                 self.drop(lambda other: other.session == ticket.session, "cancelled", "the session was reset.")
             own_worlds = sum(other.session == ticket.session and other.owed == "world" for other in self._open)
+            while len(self._open) - own_worlds >= self.max_queue and self._give_up_a_world(ticket.session):
+                pass
             if len(self._open) - own_worlds >= self.max_queue:
                 raise RefusedError("busy", f"queue={self.max_queue} requests are unfinished: ask again a little later.")
+            while self.num_bytes + ticket.request.num_bytes > self.max_bytes and self._give_up_a_world(ticket.session):
+                pass
             if self.num_bytes + ticket.request.num_bytes > self.max_bytes:
                 message = (
                     f"max_bytes={self.max_bytes} of images may wait or be in work: ask a little later, or send less."
@@ -162,6 +129,14 @@ class Worker:
                 self._refuse(ticket, error)
             else:
                 ticket.world_refused = error
+
+    def _give_up_a_world(self, session: str) -> bool:
+        """Let the newest world of another session go, so that somebody's actions need not wait; False without one."""
+        for ticket in reversed(self._open):
+            if ticket.owed == "world" and ticket.session != session:
+                self._refuse(ticket, RefusedError("busy", "the queue is full, and actions go before worlds."))
+                return True
+        return False
 
     def _refuse(self, ticket: Ticket, error: RefusedError) -> None:
         if ticket.owed is not None:

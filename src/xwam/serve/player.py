@@ -71,10 +71,14 @@ def answers_of_checkpoint(
             watch(prediction)
         return {"actions": prediction.action}
 
+    def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:
+        policy.normalizer.check_plausible(observation.state)  # as a server does
+        return thread.submit(answer, observation, **asked)
+
     made_up = made_up_observation(policy)
     thread.submit(deque, policy.predict(made_up, actions_only=not has_world), 0).result()
     return Answers(
-        lambda observation, **asked: thread.submit(answer, observation, **asked),
+        ask,
         policy.layout,
         policy.config.clip.action_hz,
         policy.config.clip.action_horizon,

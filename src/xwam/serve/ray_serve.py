@@ -57,8 +57,15 @@ def read_arguments(arguments: Mapping[str, Any]) -> RayConfig:
         raise ValueError(f"argument {unknown[0]!r}: {suggest(unknown[0], kinds)}")
     if "checkpoint" not in arguments:
         raise ValueError("checkpoint=… is missing: name a checkpoint folder that every node can read.")
-    read = {"str": str, "int": int, "float": float, "bool": lambda word: str(word).lower() in ("true", "1", "yes")}
+    read = {"str": str, "int": int, "float": float, "bool": _bool}
     return RayConfig(**{key: read[_name(kinds[key])](value) for key, value in arguments.items()})
+
+
+def _bool(word: Any) -> bool:
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if str(word).lower() not in known:
+        raise ValueError(f"{word!r} is neither true nor false.")
+    return known[str(word).lower()]
 
 
 def build(arguments: Mapping[str, Any]) -> "Application":

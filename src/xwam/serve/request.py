@@ -13,8 +13,8 @@ from xwam.config import suggest
 from xwam.encode import check_observation
 from xwam.policy import Policy
 from xwam.records import Camera, Observation
-from xwam.robot.layout import layout_slices
-from xwam.robot.normalizer import Normalizer
+from xwam.robot.layout import Layout
+from xwam.robot.normalizer import GENEROUS, Normalizer
 
 MAX_SIDE_PX = 4096
 MAX_TEXT = 1000  # characters of an instruction
@@ -23,7 +23,6 @@ MAX_SEED = 2**63 - 1
 WORLD_FORMATS = ("jpeg", "png", "raw")
 VOXEL_M = (0.001, 1.0)
 FAR_M = 100.0
-GENEROUS = 10.0  # half spans (or units, where that is more) from the middle of the statistics; beyond is absurd
 
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
@@ -90,7 +89,7 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
         images=_images(fields, names),
         state=read_state(fields, policy.normalizer),
         instruction=_prompt(fields),
-        cameras=_cameras(fields, names),
+        cameras=_cameras(fields, names, policy.layout),
     )
     try:
         check_observation(observation, names, policy.config.clip, policy.layout)
@@ -132,26 +131,11 @@ def nested(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_state(fields: Mapping[str, Any], normalizer: Normalizer) -> Float[np.ndarray, " Ds"]:
     """The robot's state, finite and not absurd."""
-    layout, state = normalizer.layout, _floats(fields["state"], "state", (normalizer.layout.state_width,))
-    middle = (normalizer.state_q01 + normalizer.state_q99) / 2
-    reach = GENEROUS * np.maximum((normalizer.state_q99 - normalizer.state_q01) / 2, 1 / GENEROUS)
+    state = _floats(fields["state"], "state", (normalizer.layout.state_width,))
     try:
-        layout.check_quaternions(state)
+        normalizer.check_plausible(state)
     except ValueError as error:
         raise RefusedError("absurd_state", str(error)) from error
-    for part, where in layout_slices(layout.state):
-        values = state[where]
-        if not part.is_used or part.kind == "quat_wxyz":
-            continue
-        far = np.abs(values - middle[where]) > reach[where]
-        if far.any():
-            slot = int(np.argmax(far))
-            low, high = (middle[where] - reach[where])[slot], (middle[where] + reach[where])[slot]
-            raise RefusedError(
-                "absurd_state",
-                f"state {part.name}[{slot}]={values[slot]:.4g} {part.unit}: this checkpoint has seen nothing outside "
-                f"{low:.4g}..{high:.4g} by far; check units and frame ({part.frame}).",
-            )
     return state.astype(np.float32)
 
 
@@ -183,13 +167,19 @@ def _prompt(fields: Mapping[str, Any]) -> str:
     return prompt
 
 
-def _cameras(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Camera]:
+def _cameras(fields: Mapping[str, Any], names: tuple[str, ...], layout: Layout) -> dict[str, Camera]:
     rows = fields.get("cameras")
     if rows is None:
         return {}
     if not isinstance(rows, dict):
         raise RefusedError("wrong_type", "cameras: must be a map from camera to calibration.")
-    return {name: _camera(name, row, names) for name, row in rows.items()}
+    cameras = {name: _camera(name, row, names) for name, row in rows.items()}
+    known = {part.name for part in layout.state if part.is_used}
+    for name, camera in cameras.items():
+        wanted = {f"{camera.hand}_position", f"{camera.hand}_rotation"}
+        if camera.hand_from_camera is not None and not wanted <= known:
+            raise RefusedError("out_of_range", f"cameras[{name!r}].hand={camera.hand!r}: the robot has no such hand.")
+    return cameras
 
 
 def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:

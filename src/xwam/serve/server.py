@@ -59,8 +59,15 @@ async def run(service: Service, host: str, port: int, *, api_key: str | None = N
     """Serve until SIGINT or SIGTERM: listen at once, say healthy once warm, refuse what is unfinished at the end."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def end() -> None:
+        stop.set()
+        for number in numbers:  # a second one ends the process as it is
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, end)
     server = await open_server(service, host, port, api_key=api_key)
     starting = asyncio.create_task(service.start())
     stopping = asyncio.create_task(stop.wait())
@@ -72,6 +79,7 @@ async def run(service: Service, host: str, port: int, *, api_key: str | None = N
             await stopping
     finally:
         stopping.cancel()
+        starting.cancel()
         await service.stop()
         await asyncio.sleep(0.1)  # the refusals leave before the connections close
         server.close()

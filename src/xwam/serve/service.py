@@ -6,8 +6,10 @@ computation never stops a keepalive.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import threading
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +92,7 @@ class Service:
 
     async def start(self) -> None:
         """Answer once before anybody asks, so that the first robot does not pay for what happens only once."""
-        await asyncio.to_thread(self._warm_up)
+        await in_daemon(self._warm_up)
         self.worker.start()
         self._health = "ok"
 
@@ -128,6 +130,28 @@ class Service:
         deque(self.policy.predict(observation, actions_only=not self.metadata["world"]), maxlen=0)
         answers = self.policy.predict_batch([observation] * size, seeds=range(size), actions_only=True)
         deque(answers, maxlen=0)
+
+
+async def in_daemon(work: Callable[[], None]) -> None:
+    """Do it in a thread that does not keep the process alive: compiling takes minutes, and nobody waits at the end."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def run() -> None:
+        error: Exception | None = None
+        try:
+            work()
+        except Exception as found:
+            error = found
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, error)
+
+    def tell(error: Exception | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    threading.Thread(target=run, name="xwam-warm-up", daemon=True).start()
+    await done
 
 
 def load_service(

@@ -56,13 +56,17 @@ class Chunks:
         sizes = [part["size"] for part in action_parts]
         self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
         self.delays: list[int] = []  # of every answer, in control periods
+        self._expected: list[int] = []  # of those that came while the robot was playing
         self.trouble: Exception | None = None  # why the last question had no actions
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
         self._last = np.zeros(sum(sizes), np.float32)
         self._chunk, self._position = np.zeros((0, sum(sizes)), np.float32), 0  # what is played; its next row
         self._answer: Future | None = None
-        self._waited = self._played = 0  # since the observation of the request that is on its way
+        self._waited = (
+            0  # control periods since the observation of the question on its way: how late its answer will be
+        )
+        self._played = 0  # of these, those in which an action was played: so many rows of the answer are past
         self._is_new = False  # nothing of this chunk was played yet
 
     @property
@@ -117,7 +121,8 @@ class Chunks:
         asked: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
-            expected = max(self.delays[-DELAYS_LOOKED_AT:], default=0)
+            first = min(self.delays[0], len(self._chunk) // 2)  # the robot stood still for it: a rough guide
+            expected = max(self._expected[-DELAYS_LOOKED_AT:], default=first)
             asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
         self._waited = self._played = 0
         self.num_asked += 1
@@ -129,7 +134,7 @@ class Chunks:
             return
         answer, self._answer = self._answer, None
         try:
-            self._chunk = np.asarray(answer.result()["actions"])
+            actions = np.asarray(answer.result()["actions"])
         except (ConnectionError, RefusedError) as error:
             if isinstance(error, RefusedError) and error.rule not in TRY_AGAIN:
                 raise
@@ -137,4 +142,8 @@ class Chunks:
             return
         self.trouble = None
         self.delays.append(self._waited)
-        self._position, self._is_new = self._played, True
+        if len(self._chunk) and self._waited > len(actions):
+            return  # of a world that is long gone: ask again
+        if self._played == self._waited:  # it never had to stand still
+            self._expected.append(self._waited)
+        self._chunk, self._position, self._is_new = actions, self._played, True

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from websockets.sync.client import connect
 from xwam_client.protocol import DEFAULT_PORT, PROTOCOL, RefusedError, packb, unpackb
 
 COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
+COMPARED_UNUSED = ("name", "size", "is_used")  # of a part that the robot does not have
 CALIBRATION = ("width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand", "near_m", "far_m")
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0  # between two attempts to connect
 
@@ -81,7 +83,9 @@ def _meaning(side: Any) -> dict[str, Any]:
     for which in ("state", "action"):
         parts = _get(_get(side, "layout"), which)
         facts[f"{which} parts"] = [_get(part, "name") for part in parts]
-        facts.update({f"{which} {_get(part, 'name')} {key}": _get(part, key) for part in parts for key in COMPARED})
+        for part in parts:
+            keys = COMPARED if _get(part, "is_used") else COMPARED_UNUSED
+            facts.update({f"{which} {_get(part, 'name')} {key}": _get(part, key) for key in keys})
     return facts
 
 
@@ -101,12 +105,14 @@ class Client(contextlib.AbstractContextManager):
         ``host`` may be a whole address (``wss://name/path``): a server behind a reverse proxy. ``port`` is then unused.
         """
         self.metadata: dict[str, Any] = {}
-        self.uri, self.connect_seconds = host if "://" in host else f"ws://{host}:{port}", connect_seconds
+        name = f"[{host}]" if host.count(":") > 1 else host  # an address of IPv6
+        self.uri, self.connect_seconds = host if "://" in host else f"ws://{name}:{port}", connect_seconds
         self.session_id = uuid.uuid4().hex
         self._headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
         self._offer, self._ids, self._pending = robot and offer_of(robot), itertools.count(1), {}
         self._lock, self._ready, self._closed = threading.Lock(), threading.Event(), threading.Event()
         self._socket, self._fatal, self._trouble = None, None, "no answer"
+        self._telling = ThreadPoolExecutor(1, "xwam-worlds")  # whoever looks at a world must not hold up the actions
         self._thread = threading.Thread(target=self._run, name="xwam-client", daemon=True)
         self._thread.start()
         try:
@@ -129,7 +135,8 @@ class Client(contextlib.AbstractContextManager):
         """Send and return at once. The futures raise RefusedError, or ConnectionError when the connection is lost.
 
         ``prefix``, ``num_committed``: what the robot still plays (protocol.py). ``add_done_callback`` of the future
-        ``world`` is the way to be told when the imagined world has come; ``protocol.decode_world`` unpacks it.
+        ``world`` is the way to be told (in a thread for worlds alone) when the imagined world has come;
+        ``protocol.decode_world`` unpacks it. Raises ValueError for a message that is larger than the server reads.
         """
         images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
         message = {"images": images, "state": np.asarray(observation.state), "prompt": observation.instruction}
@@ -150,8 +157,12 @@ class Client(contextlib.AbstractContextManager):
         deadline = time.monotonic() + self.connect_seconds
         while True:
             self._wait_until_ready(deadline)
-            with contextlib.suppress(ConnectionError):
+            try:
                 return self.ask(observation, **asked).actions.result(deadline - time.monotonic())["actions"]
+            except ConnectionError:
+                continue
+            except TimeoutError as error:
+                raise type(error)(f"no answer from {self.uri} within {self.connect_seconds:g} s.") from error
 
     def cancel(self, request: Request) -> None:
         """Drop what is unfinished of a request: its futures are refused with the rule ``cancelled``."""
@@ -168,6 +179,7 @@ class Client(contextlib.AbstractContextManager):
         if self._socket is not None:
             self._socket.close()
         self._thread.join()
+        self._telling.shutdown(wait=False)
 
     def _send(self, message: dict[str, Any], world: bool) -> Request:
         request = Request(next(self._ids), Future(), Future() if world else None)
@@ -177,14 +189,20 @@ class Client(contextlib.AbstractContextManager):
             self._transmit(dict(message, request_id=request.id))
         except ConnectionError as error:
             self._fail_all(error)
+        except ValueError:
+            self._pending.pop(request.id, None)
+            raise
         return request
 
     def _transmit(self, message: dict[str, Any]) -> None:
         socket = self._socket
         if socket is None:
             raise self._fatal or ConnectionError(f"not connected to {self.uri}: {self._trouble}")
+        data, most = packb(message), self.metadata.get("limits", {}).get("message_bytes", math.inf)
+        if len(data) > most:
+            raise ValueError(f"message of {len(data)} bytes: {self.uri} reads {most} at most; send smaller pictures.")
         try:
-            socket.send(packb(message))
+            socket.send(data)
         except (WebSocketException, OSError) as error:
             raise ConnectionError(f"connection to {self.uri} lost: {error}") from error
 
@@ -233,12 +251,12 @@ class Client(contextlib.AbstractContextManager):
             return
         is_refused, is_world = kind == "refusal", message.get("part", kind) == "world"
         answer = RefusedError(message["rule"], message["message"]) if is_refused else message
-        if is_world or is_refused:  # without actions there is no world either
-            _settle(request.world, answer)
+        if is_world or is_refused or request.world is None:  # without actions there is no world either
+            self._pending.pop(request.id, None)
         if not is_world:
             _settle(request.actions, answer)
-        if request.actions.done() and (request.world is None or request.world.done()):
-            self._pending.pop(request.id, None)
+        if is_world or is_refused:
+            self._telling.submit(_settle, request.world, answer)
 
     def _lose(self, error: Exception) -> None:
         self._ready.clear()

@@ -1,7 +1,8 @@
 """Close the loop over an ``Env`` (a simulator, or a robot's adapter): observe, ask, play, until it is done.
 
 An ``Env`` has ``cameras``, ``layout``, ``action_hz``, ``max_steps``, ``success`` and the methods ``reset(seed)``,
-``observe()`` and ``step(action)``; xwam's ``sim/env.py`` describes it, and any object of that shape will do.
+``observe()`` and ``step(action)``; xwam's ``sim/env.py`` describes it, and any object of that shape will do. A robot
+may also have ``hold()``, which is called instead of ``step`` while nothing is left to play: see docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -44,17 +45,23 @@ def rollout(
         seed=None if keeps_time else 1000 * seed, action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
-    due = moved_at = time.monotonic()
+    period = 1 / env.action_hz
     while len(commands) < (env.max_steps if max_steps is None else max_steps) and not env.success:
         if not (keeps_time and commands):
             chunks.settle(env.observe, client.connect_seconds)
         command = chunks.next_action(env.observe)
-        env.step(command.action)
+        now = time.monotonic()
+        if not commands:
+            due = moved_at = now
+        if command.is_held and hasattr(env, "hold"):
+            env.hold()
+        else:
+            env.step(command.action)
         commands.append(command)
-        moved_at = moved_at if command.is_held else time.monotonic()
-        if time.monotonic() - moved_at > client.connect_seconds:
+        moved_at = moved_at if command.is_held else now
+        if now - moved_at > client.connect_seconds:
             raise chunks.trouble or ConnectionError(f"{client.uri} has not answered for {client.connect_seconds:g} s")
-        due = max(due + 1 / env.action_hz, time.monotonic() - 1 / env.action_hz)
+        due = max(due + period, now + period / 2)  # what was late is made up for, but never in a burst
         if keeps_time:
             time.sleep(max(0.0, due - time.monotonic()))
     if not commands:  # solved from the start, or no action allowed
