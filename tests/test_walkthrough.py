@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
-from xwam.cli import acting, main
+from xwam.cli import main
 from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
-from xwam.evaluate import closed_loop
+from xwam.evaluate import closed_loop, open_loop
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import (
@@ -150,7 +150,38 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     page = (tmp_path / "open.html").read_text()
     assert page.count('type="application/gzip"') == 2, "the best and the worst of two clips, each with its 4D page"
     assert "LPIPS needs" in page, "it says why a number is missing"
-    assert json.loads((tmp_path / "open.json").read_text()) == json.loads(json.dumps(report))
+    written = json.loads((tmp_path / "open.json").read_text())
+    assert len(written.pop("clips")) == 2
+    assert written == json.loads(json.dumps(report))
+
+
+def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
+    root, last = world
+    arguments = {"seed": 0, "out": tmp_path / "open.json", "has_report": False}
+    whole = evaluate_open_loop(
+        load_policy(last), root / "data", num_clips=3, **(arguments | {"out": tmp_path / "w.json"})
+    )
+    looked, compare = [], open_loop.imagine_clip
+
+    def counted(*asked, **more):
+        if len(looked) == 2 and not resumed:
+            raise KeyboardInterrupt
+        looked.append(more["seed"])
+        return compare(*asked, **more)
+
+    resumed = False
+    monkeypatch.setattr(open_loop, "imagine_clip", counted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_open_loop(load_policy(last), root / "data", num_clips=3, **arguments)
+    assert len(json.loads((tmp_path / "open.json").read_text())["clips"]) == 2
+    resumed = True
+    report = evaluate_open_loop(load_policy(last), root / "data", num_clips=3, **arguments)
+    assert len(looked) == len(set(looked)) == 3, "none is imagined twice"
+    assert json.dumps(report["per_step"]) == json.dumps(whole["per_step"]), "NaN and all"
+    few = evaluate_open_loop(load_policy(last), root / "data", num_clips=1, **arguments)
+    assert (few["settings"]["num_clips"], len(looked)) == (1, 3), "only those that are asked for count"
+    with pytest.raises(ValueError, match="results of other settings"):
+        evaluate_open_loop(load_policy(last), root / "data", num_clips=3, mode="forward_dynamics", **arguments)
 
 
 def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypatch):
@@ -200,7 +231,7 @@ def test_a_checkpoint_can_be_fine_tuned(world, tmp_path):
     assert (tuned / "vae" / "model.safetensors").read_bytes() == (last / "vae" / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match="save_every=0: must be 1 or more"):
         run_pipeline("debug", root / "data", tmp_path / "other", {"save_every": 0}, start=last, **arguments)
-    with pytest.raises(ValueError, match="its sizes are not those of 'tiny'"):
+    with pytest.raises(ValueError, match="does not fit into 'tiny': width=192, start has 32"):
         run_pipeline("tiny", root / "data", tmp_path / "other", {}, start=last, **arguments)
 
 
@@ -330,7 +361,9 @@ def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
 
 @pytest.mark.parametrize(("simulator", "limit"), [("metaworld", 125), ("robosuite", 150)])
 def test_an_episode_ends_when_its_simulator_says_so(world, monkeypatch, simulator, limit):
-    asked = {}
-    monkeypatch.setattr(acting, "_play", lambda *_, **settings: asked.update(settings) or {})
+    asked = []
+    monkeypatch.setattr(closed_loop, "evaluate_closed_loop", lambda _, config, __: asked.append(config) or {})
     main(["evaluate", str(world[1]), "--env", simulator, "--random"])
-    assert asked["max_steps"] == limit
+    assert [config.max_steps for config in asked] == [limit]
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(world[1]), "--data", "anything", "--episodes", "3"])

@@ -3,13 +3,18 @@
 import hashlib
 import os
 import secrets
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
+UMASK = os.umask(0)  # there is no way to ask but to set it
+os.umask(UMASK)
 TAIL_BYTES = 65536  # mp4 and parquet keep their index there: sizes and places of all content
 
 
@@ -25,6 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~UMASK)  # some libraries write for their own user alone
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -34,6 +40,17 @@ def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all (UTF-8)."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_arrays(path: Path, made_by: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file. Raises FileNotFoundError, or ValueError for a file that is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path={path}: no such file; {made_by} writes one.")
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"path={path} is no file that {made_by} wrote (.npz).") from error
 
 
 def folder_of(root: Path) -> Path:

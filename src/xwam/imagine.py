@@ -97,7 +97,10 @@ def write_world(
     has_space = imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras)
     clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))] if has_space else []
     if not any(len(cloud.points) for cloud in clouds):
-        why = "no depth is known" if has_space else "give the observation calibrated cameras"
+        why = "give the observation calibrated cameras"
+        if imagined.depth is None or has_space:
+            why = "this world has no depth" if imagined.depth is None else "no depth is known"
+        why += "; so no world.rrd either" if has_rerun else ""
         warnings.warn(
             f"cameras={names}: no page and no point clouds without depth and a calibrated camera; {why}.", stacklevel=2
         )

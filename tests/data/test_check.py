@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures, video_of, write_foreign
@@ -15,6 +16,7 @@ from xwam.data.check import check_data, is_wrong
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
 from xwam.robot.mapping import RobotConfig
+from xwam.robot.parts import PartSource
 
 POSITION, TURN, GRIP = ARM.action
 STATE_KEY = "observation.state"
@@ -120,6 +122,65 @@ def test_a_number_is_none(planted):
 
     change_columns(planted, break_one)
     assert f"NaN: episode 2 frame 7 slot 1 of '{STATE_KEY}'" in wrong(planted)
+
+
+def test_a_rotation_of_zeros_is_found_and_the_rest_is_checked_all_the_same(planted):
+    def dead_row(number, columns):
+        if number == 1:
+            columns[STATE_KEY][5, 3:7] = 0
+
+    change_columns(planted, dead_row)
+    assert wrong(planted).splitlines() == [
+        f"NaN: episode 1 frame 5 slots 3..6 of '{STATE_KEY}': drop these frames or episodes"
+    ]
+    assert "jumps" in {finding.check for finding in check_data(planted, ARM)}
+
+
+def test_a_unit_that_nobody_said(planted, sound):
+    """Millimetres on both sides agree with each other, and still are not metres."""
+    metres = replace(ARM, state=(replace(ARM.state[0], unit="m"), *ARM.state[1:]))
+    metres = replace(metres, action=(replace(ARM.action[0], unit="m"), *ARM.action[1:]))
+    assert "units: 'left_position' reaches" in wrong(sound, metres)
+    assert "is it written in mm?" in wrong(sound, metres)
+    joints = PartSource(what="joints", key=STATE_KEY, size=3)
+    degrees = replace(ARM, state=(joints,), action=(replace(joints, key="action"),))
+    assert "is it written in deg?" in wrong(sound, degrees)
+    assert "units" not in wrong(sound, replace(ARM, state=(replace(joints, unit="1"),), action=degrees.action))
+
+
+def test_an_arm_that_rests_is_no_mistake(planted):
+    """The second arm is in the first one's columns, and its numbers never change; nor does what its camera sees."""
+    robot = replace(
+        ARM,
+        state=(*ARM.state, PartSource(what="position", arm="right", key="rest", unit="mm")),
+        action=(*ARM.action, PartSource(what="position", arm="right", key="rest", unit="mm")),
+    )
+    info = json.loads((planted / "meta/info.json").read_text())
+    info["features"]["rest"] = {"dtype": "float32", "shape": [3], "names": None}
+    (planted / "meta/info.json").write_text(json.dumps(info))
+    for path in sorted((planted / "data").rglob("*.parquet")):
+        table = pq.read_table(path)
+        rest = pa.array([[400.0, 0.0, 300.0]] * len(table), pa.list_(pa.float32(), 3))
+        pq.write_table(table.append_column("rest", rest), path)
+    for number in range(EPISODES):
+        still = np.repeat(pictures(number)["cam_wrist"][:1], STEPS, axis=0)
+        write_rgb(video_of(planted, "cam_wrist", number), still, FPS)
+    assert wrong(planted, robot) == ""
+    seen = looks(planted, robot)
+    assert "state 'right_position' slots [0, 1, 2] never change: does this arm rest in all episodes?" in seen
+    assert "still cameras: camera 'wrist' stands still in episode 0" in seen
+    assert "action 'right_position': neither actions nor states move" in seen
+    assert "frozen cameras" in wrong(planted), "where the only arm moves, it is one"
+
+
+def test_several_tasks_in_an_episode(planted):
+    for path in (planted / "meta/episodes").rglob("*.parquet"):
+        table = pq.read_table(path)
+        tasks = [[*entry, "and then wipe the table"] for entry in table["tasks"].to_pylist()]
+        index = table.schema.get_field_index("tasks")
+        column = pa.array(tasks, table.schema.field("tasks").type)
+        pq.write_table(table.set_column(index, "tasks", column), path)
+    assert "words: 4 episodes have several tasks, such as 0: all of it gets the first one's words" in looks(planted)
 
 
 def test_nobody_recorded_the_position(planted):

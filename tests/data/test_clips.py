@@ -74,9 +74,12 @@ def test_whole_episodes_are_held_out(episodes: LeRobotEpisodes) -> None:
     train, validation = split_episodes(1000, 0.1)
     assert len(validation) == 100
     assert sorted(train + validation) == list(range(1000))
-    more = split_episodes(1100, 0.1)[1]
-    assert len(set(validation) - set(more)) < 20  # a growing data set keeps its held-out episodes, nearly
+    assert [number // 10 for number in validation] == list(range(100)), "evenly: tasks are recorded one after the other"
+    assert len({number % 10 for number in validation}) == 10, "drawn: tasks may also be recorded in turns"
+    for more in (1001, 1100):
+        assert split_episodes(more, 0.1)[1][:100] == validation, "a growing data set keeps its held-out episodes"
     assert split_episodes(5, 0.0)[1] == []
+    assert [len(split_episodes(count)[1]) for count in range(1, 10)] == [0] + [1] * 8
 
 
 def test_resizing_moves_the_intrinsics(episodes: LeRobotEpisodes) -> None:
@@ -93,8 +96,8 @@ def test_what_does_not_fit_is_refused(episodes: LeRobotEpisodes) -> None:
         Clips(episodes, config(), ("top",))
     with pytest.raises(ValueError, match="start=20"):
         Clips(episodes, config(), ("front",)).at(0, 20)
-    with pytest.raises(ValueError, match=r"validation_share=1\.5"):
-        Clips(episodes, config(), ("front",), validation_share=1.5)
+    with pytest.raises(ValueError, match=r"validation_share=0\.6"):
+        Clips(episodes, config(), ("front",), validation_share=0.6)
 
 
 def test_what_is_no_demonstration_teaches_no_actions_but_keeps_them(tmp_path, layout, cameras) -> None:

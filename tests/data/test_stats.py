@@ -120,6 +120,21 @@ def test_strange_numbers_are_pointed_out() -> None:
     assert "right" not in text
 
 
+def test_what_always_rested_may_move_a_little_later() -> None:
+    """Bounds that coincide would make a mile of a millimetre."""
+    data = make(20, two_arm_layout("resting", single_arm=True))
+    for state, _ in data.rows:
+        state[:, 1] = 0.5
+    normalizer = normalizer_from(data)
+    assert (normalizer.state_q01[1], normalizer.state_q99[1]) == pytest.approx((0.49, 0.51))
+    seen = data.rows[0][0][0].copy()
+    assert normalizer.normalize_state(seen)[1] == pytest.approx(0, abs=1e-5)
+    seen[1] += 0.001
+    assert normalizer.normalize_state(seen)[1] == pytest.approx(0.1, abs=1e-4)
+    moving = normalizer.state_q99[0] - normalizer.state_q01[0]
+    assert moving > 0.02, "others are as they were"
+
+
 def test_a_gripper_that_only_trembles_has_bounds_of_its_tremble() -> None:
     layout = two_arm_layout("trembling", single_arm=True)
     dataset = make(4, layout)

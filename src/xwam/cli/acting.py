@@ -1,6 +1,6 @@
 """Verbs that use a policy: demo, evaluate, imagine, view."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,9 @@ def demo(
 
     result = run_demo(task=task, num_episodes=episodes, seed=seed, out=out, checkpoint=checkpoint)
     print(f"{sum(result['success'])} of {episodes} episodes solved. Open {out / 'report.html'} in a browser.")
+
+
+NOT_PRINTED = ("episodes", "others", "clips", "settings", "per_step")  # of what an evaluation writes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +53,33 @@ class OpenLoop:
     """Folder of a depth model of transformers, to compare the imagined depth with."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """With ``--env``: how episodes are played."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; by default one."""
+    episodes: int = 10
+    """Episodes per task."""
+    replan_every: int = 16
+    """Actions played of each chunk before the next decision."""
+    max_steps: int | None = None
+    """Actions per episode; by default the simulator's own (metaworld 125, robosuite 150)."""
+    envs: int = 2
+    """Simulators in parallel."""
+    blind: bool = False
+    """Baseline that sees grey images."""
+    random: bool = False
+    """Baseline that draws actions at random."""
+
+
 def evaluate(
     checkpoint: Annotated[Path, Positional],
     env: Simulator | None = None,
     data: Path | None = None,
-    tasks: tuple[str, ...] = (),
-    episodes: int = 10,
     seed: int = 0,
-    out: Path = Path("runs/evaluation/report.json"),
-    replan_every: int = 16,
-    max_steps: int | None = None,
-    envs: int = 2,
-    blind: bool = False,
-    random: bool = False,
+    out: Path | None = None,
+    closed_loop: Annotated[ClosedLoop, arg(name="")] = ClosedLoop(),
     open_loop: Annotated[OpenLoop, arg(name="")] = OpenLoop(),
     report: bool = True,
     robot: str | None = None,
@@ -75,15 +92,10 @@ def evaluate(
         checkpoint: a checkpoint folder.
         env: metaworld or robosuite: play episodes and count successes.
         data: a data set: compare imagined and real clips of held-out episodes.
-        tasks: names of tasks; by default one.
-        episodes: episodes per task.
-        seed: which unseen placements.
-        out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue.
-        replan_every: actions played of each chunk before the next decision.
-        max_steps: actions per episode; by default the simulator's own (metaworld 125, robosuite 150).
-        envs: simulators in parallel.
-        blind: baseline that sees grey images.
-        random: baseline that draws actions at random.
+        seed: which unseen placements, or which clips.
+        out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue. By default
+            runs/evaluation/closed.json, or open.json.
+        closed_loop: how episodes are played.
         open_loop: how to compare clips.
         report: write the page with plots and with the best, median and worst episode in 4D.
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
@@ -92,32 +104,30 @@ def evaluate(
     """
     from xwam.data.opening import robot_for
     from xwam.policy import load_policy
-    from xwam.sim.simulators import known
 
-    _check_way(env, data, open_loop, plays=bool(tasks or blind or random))
+    _check_way(env, data, open_loop, closed_loop)
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
+    out = out or Path("runs/evaluation") / ("closed.json" if data is None else "open.json")
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
         numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
     else:
         assert env is not None
-        settings = {"seed": seed, "replan_every": replan_every, "num_envs": envs}
-        settings["max_steps"] = known(env).max_steps if max_steps is None else max_steps
-        settings |= {"simulator": env, "tasks": tasks or (known(env).first_task,), "num_episodes": episodes}
-        numbers = _play(policy, out, report, **settings, is_blind=blind, is_random=random)
-    print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in ("episodes", "settings", "per_step")))
-    if report and not random:
+        numbers = _play(policy, out, report, env, closed_loop, seed)
+    print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
+    if report and not closed_loop.random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
 
 
-def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, *, plays: bool) -> None:
-    """Either closed or open loop, and no option of the other. ``plays``: some option of the closed loop is given."""
+def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, closed_loop: ClosedLoop) -> None:
+    """Either closed or open loop, and no option of the other."""
     if (env is None) == (data is None):
         raise ValueError(f"env={env}, data={data}: give --env SIMULATOR (closed loop) or --data DIR (open loop).")
     if data is None and open_loop != OpenLoop():
         raise ValueError("--clips, --mode, --region and --depth-teacher compare recorded clips: they need --data DIR.")
-    if data is not None and plays:
-        raise ValueError("--tasks, --blind and --random play episodes: they need --env.")
+    if data is not None and closed_loop != ClosedLoop():
+        names = ", ".join("--" + field.name.replace("_", "-") for field in fields(ClosedLoop))
+        raise ValueError(f"{names} play episodes: they need --env.")
 
 
 def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: Any) -> dict[str, Any]:
@@ -134,15 +144,28 @@ def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: An
     return numbers
 
 
-def _play(policy: "Policy", out: Path, report: bool, **settings: Any) -> dict[str, Any]:
+def _play(
+    policy: "Policy", out: Path, report: bool, simulator: Simulator, how: ClosedLoop, seed: int
+) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
     from xwam.sim.simulators import known
 
-    config = ClosedLoopConfig(**settings)
+    its_own = known(simulator)
+    config = ClosedLoopConfig(
+        simulator=simulator,
+        tasks=how.tasks or (its_own.first_task,),
+        num_episodes=how.episodes,
+        seed=seed,
+        replan_every=how.replan_every,
+        max_steps=its_own.max_steps if how.max_steps is None else how.max_steps,
+        num_envs=how.envs,
+        is_blind=how.blind,
+        is_random=how.random,
+    )
     numbers = evaluate_closed_loop(policy, config, out)
     if report and not config.is_random:  # random actions come without an imagined world
-        write_closed_report(out.with_suffix(".html"), policy, config, numbers, known(config.simulator).make_env)
+        write_closed_report(out.with_suffix(".html"), policy, config, numbers, its_own.make_env)
     return numbers
 
 
@@ -183,6 +206,8 @@ def imagine(
     asked: dict[str, Any] = {"seed": seed, "device": device, "has_rerun": rerun, "robot": robot, **vars(steps)}
     if input is not None and mode != "joint":
         raise ValueError(f"mode={mode}: an observation comes without actions; give --data DIR --episode --frame.")
+    if input is not None and (episode or frame):
+        raise ValueError(f"episode={episode}, frame={frame}: they are of a data set; leave them out with --input.")
     if input is not None:
         shown = imagine_saved(checkpoint, input, out, **asked)
     else:

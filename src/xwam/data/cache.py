@@ -82,7 +82,9 @@ def build_cache(
     facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
     path = folder / "facts.json"
     if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        raise ValueError(f"cache={folder} was made of something else ({changed}): delete it, or use a new folder.")
+        raise ValueError(
+            f"cache={folder} was made of something else ({changed}): repeat the command as it was, or use a new folder."
+        )
     if not path.is_file():
         write_text(path, json.dumps(facts, indent=1) + "\n")
     with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:

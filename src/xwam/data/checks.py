@@ -5,7 +5,7 @@ with what is wrong and what to do. Numbers are read from the files as they are, 
 merely refused.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from xwam.data.lerobot_index import read_columns, read_info
 from xwam.data.opening import open_recorded
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.videos import num_frames
+from xwam.files import Recent
 from xwam.robot.layout import Layout, layout_slices
 from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource, PartSource
@@ -28,6 +29,7 @@ from xwam.robot.parts import CameraSource, PartSource
 Level = Literal["wrong", "look", "fine"]  # fix it; a person should look; nothing found
 SLACK = 0.01  # share by which a rate or a time may be off
 LISTED = 3  # places named per finding
+OTHER_ORDER = {"quat_wxyz": "quat_xyzw", "quat_xyzw": "quat_wxyz"}
 
 
 class Finding(NamedTuple):
@@ -65,7 +67,7 @@ def open_subject(root: Path, robot: RobotConfig | None, most: int) -> Subject:
     for number in spread(episodes.num_episodes, most):
         columns = episodes.columns(number)
         found = {len(rows) for rows in columns.values()}
-        if found == {episodes.row(number).length} and all(np.isfinite(rows).all() for rows in columns.values()):
+        if found == {episodes.row(number).length} and not _unread(explained, columns):
             state, action = episodes.reading.states_and_actions(columns)
             motions.append(Motion(number, columns, state.astype(np.float64), action.astype(np.float64)))
     names = {}
@@ -111,17 +113,17 @@ def check_files(root: Path, robot: RobotConfig | None) -> Iterator[Finding]:
     elif isinstance(episodes, Hdf5Episodes):
         yield from _check_groups(episodes)
     yield from _check_missing(episodes)
-    yield from _check_finite(episodes)
+    yield from _check_numbers(episodes, robot or robot_of_layout(episodes.layout, episodes))
     yield _check_demonstrations(episodes)
 
 
 def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Finding]:
     """As many rows as meta/episodes says, numbered without gaps, at even times."""
     short, gaps, times = [], [], []
+    files = Recent[dict[int, dict[str, np.ndarray]]]()
     for number in range(episodes.num_episodes):
         row = episodes.row(number)
-        there = [name for name in ("frame_index", "timestamp") if name in pq.read_schema(row.data).names]
-        clock = read_columns(row.data, there).get(number, {})
+        clock = files.get(row.data, _clocks).get(number, {})
         found = len(next(iter(clock.values()))) if clock else len(next(iter(episodes.columns(number).values())))
         if found != row.length:
             short.append(f"episode {number} has {found} rows of {row.length}")
@@ -136,6 +138,10 @@ def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Fin
     yield _finding("frame counts", short, "every episode has its rows", "copy the data set again or leave them out")
     yield _finding("gaps", gaps, "frames follow without gaps", "cut the episodes there, or record again")
     rate = float(np.median(times)) if times else 1.0
+    several = [number for number in range(episodes.num_episodes) if episodes.row(number).num_tasks > 1]
+    if several:
+        text = f"{len(several)} episodes have several tasks, such as {several[0]}: all of it gets the first one's words"
+        yield Finding("look", "words", f"{text}; cut such episodes into one per task")
     slow = [f"frames are {rate / info['fps']:.4g} s apart: {info['fps'] / rate:.4g} per second, not {info['fps']}"]
     yield _finding(
         "fps",
@@ -143,6 +149,11 @@ def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Fin
         f"{info['fps']} frames per second",
         "correct fps in meta/info.json",
     )
+
+
+def _clocks(path: Path) -> dict[int, dict[str, np.ndarray]]:
+    there = pq.read_schema(path).names
+    return read_columns(path, [name for name in ("frame_index", "timestamp") if name in there])
 
 
 def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
@@ -192,14 +203,28 @@ def _check_missing(episodes: RecordedEpisodes) -> Iterator[Finding]:
         yield Finding("look", "missing cameras", f"{words} episodes; grey pictures that never train stand for them")
 
 
-def _check_finite(episodes: RecordedEpisodes) -> Iterator[Finding]:
+def _check_numbers(episodes: RecordedEpisodes, robot: RobotConfig) -> Iterator[Finding]:
+    bad = [
+        f"episode {number} {place}"
+        for number in range(episodes.num_episodes)
+        for place in _unread(robot, episodes.columns(number))
+    ]
+    yield _finding("NaN", bad, "every number is finite, no rotation is all zeros", "drop these frames or episodes")
+
+
+def _unread(robot: RobotConfig, columns: Mapping[str, np.ndarray]) -> list[str]:
+    """The first frame of each column that holds no number, or zeros where a quaternion should be."""
     bad = []
-    for number in range(episodes.num_episodes):
-        for key, rows in episodes.columns(number).items():
-            if len(rows) and not np.isfinite(rows).all():
-                frame, slot = np.argwhere(~np.isfinite(rows))[0].tolist()
-                bad.append(f"episode {number} frame {frame} slot {slot} of {key!r}")
-    yield _finding("NaN", bad, "every number is finite", "drop these frames or episodes")
+    for key, rows in columns.items():
+        if not np.isfinite(rows).all():
+            frame, slot = np.argwhere(~np.isfinite(rows))[0].tolist()
+            bad.append(f"frame {frame} slot {slot} of {key!r}")
+    for part in (*robot.state, *robot.action):
+        rows = columns.get(part.key or "", np.zeros((0, 0)))
+        if part.form in OTHER_ORDER and part.what == "rotation" and len(rows):
+            zeros = np.flatnonzero(~rows[:, part.start : part.stop].any(axis=1))
+            bad += [f"frame {frame} slots {part.start}..{part.stop - 1} of {part.key!r}" for frame in zeros[:1]]
+    return bad
 
 
 def _check_demonstrations(episodes: RecordedEpisodes) -> Finding:

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.checks import Finding, Motion, Subject
-from xwam.data.checks_motion import OTHER_ORDER, between, steps_of
+from xwam.data.checks import OTHER_ORDER, Finding, Motion, Subject
+from xwam.data.checks_motion import between, steps_of
 from xwam.robot.columns import read_action, read_state
 from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.parts import PartSource, Reference
@@ -78,20 +78,21 @@ def _check_reference(subject: Subject, part: PartSource) -> Iterator[Finding]:
 def _check_timing(subject: Subject, part: PartSource) -> Finding | None:
     """Would actions fit better, or as well, from another row? None when they stand where they should.
 
-    Nothing moves before it is told to. But whoever acts by what is seen goes on as the arm already moves, so a little
-    more agreement with the step before proves nothing.
+    ``earlier, written, later``: how well states follow the actions of one row earlier than robot.json says, of that
+    row, of one row later. Nothing moves before it is told to. But whoever acts by what is seen goes on as the arm
+    already moves, so a little more agreement with the step before proves nothing.
     """
     name, ahead = f"timing of {part.name!r}", subject.robot.action_ahead
-    before, now, then = _agreement_by_row(subject, part, (-1, 0, 1))
-    if then is not None and then > max(CERTAIN, (now or 0.0) + CLEARLY):
+    earlier, written, later = _agreement_by_row(subject, part, (-1, 0, 1))
+    if later is not None and later > max(CERTAIN, (written or 0.0) + CLEARLY):
         text = f"states move before they are told to: action_ahead={ahead + 1} fits better"
-        return Finding("wrong", name, f"{text} (correlation {then:.2f}, as written {now or 0.0:.2f})")
-    if now is None or then is None:
+        return Finding("wrong", name, f"{text} (correlation {later:.2f}, as written {written or 0.0:.2f})")
+    if written is None or later is None:
         return None
-    if then > max(CERTAIN, now + EARLIER) and part.reference != "absolute":
-        text = f"action_ahead={ahead + 1} fits a little better (correlation {then:.3f}, as written {now:.3f})"
+    if later > max(CERTAIN, written + EARLIER) and part.reference != "absolute":
+        text = f"action_ahead={ahead + 1} fits a little better (correlation {later:.3f}, as written {written:.3f})"
         return Finding("look", name, f"{text}: were states written after the actions beside them?")
-    if before is not None and before > max(CERTAIN, now - EARLIER):
+    if earlier is not None and earlier > max(CERTAIN, written - EARLIER):
         return Finding("look", name, f"action_ahead={ahead - 1} fits as well: ask how the files were written")
     return None
 
@@ -205,7 +206,7 @@ def _are_near(robot: RobotConfig, part: PartSource, read: Sequence[tuple[np.ndar
     every = np.concatenate([state[:, slots] for state, _ in read])
     moves = np.concatenate([_announced(robot, part, state, action)[0] for state, action in read])
     apart = between(part, every, np.roll(every, len(every) // 2, axis=0))
-    return float((moves**2).sum(axis=1).mean()) < NEAR**2 * float((apart**2).sum(axis=1).mean())
+    return float((moves**2).sum(axis=1).mean()) <= NEAR**2 * float((apart**2).sum(axis=1).mean())
 
 
 def _announced(

@@ -5,15 +5,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.checks import LISTED, Finding, Subject
+from xwam.data.checks import LISTED, OTHER_ORDER, Finding, Subject
 from xwam.robot.layout import layout_slices
 from xwam.robot.mapping import layout_of
-from xwam.robot.parts import PartSource
+from xwam.robot.parts import ANGLES, PartSource
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 FAST = {"position": 0.15, "rotation": 0.6, "joints": 0.6}  # a jump in one step is at least this long
+MOVES = 1e-3  # metres, radians, or of a gripper's way
 OUTLIER = 10.0  # and this many times the 90 % quantile of all steps
-OTHER_ORDER = {"quat_wxyz": "quat_xyzw", "quat_xyzw": "quat_wxyz"}
+FAR = {"position": (5.0, 20.0, "m", "mm"), "joints": (6.6, 20.0, "rad", "deg")}  # from where on: look, wrong
 
 
 def check_motion(subject: Subject) -> Iterator[Finding]:
@@ -22,6 +23,7 @@ def check_motion(subject: Subject) -> Iterator[Finding]:
         yield Finding("wrong", "motion", "no episode has whole numbers: see above")
         return
     yield from _check_constant(subject)
+    yield from _check_far(subject)
     yield from _check_jumps(subject)
     for part in (part for part in subject.robot.state if part.what == "rotation" and part.key is not None):
         yield from _check_quaternions(subject, part)
@@ -30,6 +32,7 @@ def check_motion(subject: Subject) -> Iterator[Finding]:
 def _check_constant(subject: Subject) -> Iterator[Finding]:
     """Slots that never change: nobody recorded them, or the robot has no such motion."""
     layout, motions, quiet = layout_of(subject.robot), subject.motions, True
+    moving = set().union(*(moving_arms(subject, motion.state) for motion in motions))
     for what, parts, rows in (
         ("state", layout.state, [motion.state for motion in motions]),
         ("action", layout.action, [motion.action for motion in motions]),
@@ -41,13 +44,33 @@ def _check_constant(subject: Subject) -> Iterator[Finding]:
                 continue
             quiet = False
             moves = part.kind in ("position", "joint_position", "joint_command", "delta_joint", "delta_position")
-            level = "wrong" if len(still) == part.size and moves else "look"
-            advice = "is it recorded? is it the right slot?"
+            rests = moving and part.name.rpartition("_")[0] not in moving  # and another arm does not
+            level = "wrong" if len(still) == part.size and moves and not rests else "look"
+            advice = "does this arm rest in all episodes?" if rests else "is it recorded? is it the right slot?"
             yield Finding(
                 level, "constant slots", f"{what} {part.name!r} slots {still.tolist()} never change: {advice}"
             )
     if quiet:
         yield Finding("fine", "constant slots", "every slot that is used changes")
+
+
+def moving_arms(subject: Subject, state: Float[np.ndarray, "N Ds"]) -> set[str]:
+    """The arms of which some number changes."""
+    layout = layout_of(subject.robot)
+    parts = [part for part in subject.robot.state if part.key is not None]
+    return {part.arm for part in parts if np.ptp(state[:, layout.state_slice(part.name)], axis=0).max() >= MOVES}
+
+
+def _check_far(subject: Subject) -> Iterator[Finding]:
+    """Places that no hand reaches, turns that no joint makes: a unit that nobody said."""
+    layout = layout_of(subject.robot)
+    every = np.concatenate([motion.state for motion in subject.motions])
+    for part in (part for part in subject.robot.state if part.key is not None and part.what in FAR):
+        look, wrong, unit, other = FAR[part.what]
+        most = float(np.abs(every[:, layout.state_slice(part.name)]).max())
+        if most > look and (part.what == "position" or part.written_unit in ANGLES):
+            words = f"{part.name!r} reaches {most:.3g} {unit}: is it written in {other}? robot.json must say unit"
+            yield Finding("wrong" if most > wrong else "look", "units", words)
 
 
 def _check_jumps(subject: Subject) -> Iterator[Finding]:

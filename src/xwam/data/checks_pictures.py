@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.data.checks import LISTED, Finding, Subject
+from xwam.data.checks_motion import moving_arms
 from xwam.data.clips import spread
 from xwam.images import resize
 
@@ -32,9 +33,11 @@ def check_pictures(subject: Subject) -> Iterator[Finding]:
         yield Finding("wrong", "cameras", f"{'; '.join(bad[:LISTED])}: correct keys and order of the cameras")
     else:
         yield Finding("fine", "cameras", f"{len(seen)} different views, each the same camera in every episode")
-    frozen = _frozen(subject, seen)
+    frozen, resting = _frozen(subject, seen)
     if frozen:
         yield Finding("wrong", "frozen cameras", f"{'; '.join(frozen[:LISTED])}: leave these episodes out")
+    if resting:
+        yield Finding("look", "still cameras", f"{'; '.join(resting[:LISTED])}: do they look at an arm that rests?")
     yield from _check_depth(subject)
 
 
@@ -104,14 +107,16 @@ def _riding(subject: Subject, seen: Pictures) -> list[str]:
     return found
 
 
-def _frozen(subject: Subject, seen: Pictures) -> list[str]:
-    """Episodes in which a picture stands still while the robot moves.
+def _frozen(subject: Subject, seen: Pictures) -> tuple[list[str], list[str]]:
+    """Episodes in which a picture stands still while all arms move, and those in which some arm rests.
 
     Stored pictures that never change flicker a little, but where the robot is fastest two are equal to the last bit.
     """
-    found = []
+    frozen, resting = [], []
+    arms = {part.arm for part in subject.robot.state if part.key is not None}
     for motion in subject.motions:
-        if np.ptp(motion.state, axis=0).max() < 1e-3:
+        moving = moving_arms(subject, motion.state)
+        if not moving:
             continue
         fastest = int(np.abs(np.diff(motion.state, axis=0)).max(axis=1).argmax())
         steps = np.array([fastest, fastest + 1, fastest + 2]).clip(max=len(motion.state) - 1)
@@ -121,8 +126,9 @@ def _frozen(subject: Subject, seen: Pictures) -> list[str]:
                 continue
             frames = subject.episodes.frames(motion.episode, name, steps)
             if frames is not None and any(np.array_equal(frames[i], frames[i + 1]) for i in (0, 1)):
+                found = frozen if moving == arms else resting
                 found.append(f"camera {name!r} stands still in episode {motion.episode}")
-    return found
+    return frozen, resting
 
 
 def _check_depth(subject: Subject) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ masked: it never trains. Actions that are no demonstration are masked as well, b
 is learned. No clip begins after an episode's last demonstrated action.
 """
 
+import hashlib
 import zlib
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -23,17 +24,24 @@ VALIDATION_SHARE = 0.1  # of the episodes are held out
 
 
 def split_episodes(num_episodes: int, validation_share: float = VALIDATION_SHARE) -> tuple[list[int], list[int]]:
-    """Training and validation episodes: whole ones, by a fixed shuffle.
+    """Training and validation episodes: whole ones; one in every ten (or whatever the share says), drawn.
 
-    At least one is held out, unless there is only one or the share is 0.
+    Tasks recorded one after the other are held out evenly, and episodes that come later change nothing. At least one is
+    held out (the last one, where so few were drawn), unless there is only one or the share is 0.
     """
-    if not 0 <= validation_share < 1:
-        raise ValueError(f"validation_share={validation_share}: must be at least 0 and below 1.")
-    shuffled = sorted(range(num_episodes), key=lambda i: zlib.crc32(f"episode {i}".encode()))
-    held_out = round(num_episodes * validation_share)
-    if validation_share > 0:
-        held_out = min(max(1, held_out), num_episodes - 1)
-    return sorted(shuffled[held_out:]), sorted(shuffled[:held_out])
+    if not 0 <= validation_share <= 0.5:
+        raise ValueError(f"validation_share={validation_share}: must be in 0..0.5.")
+    if validation_share == 0 or num_episodes < 2:
+        return list(range(num_episodes)), []
+    block = round(1 / validation_share)
+    drawn = {first + _drawn(first, block) for first in range(0, num_episodes, block)}
+    held_out = sorted(number for number in drawn if number < num_episodes) or [num_episodes - 1]
+    return sorted(set(range(num_episodes)) - set(held_out)), held_out
+
+
+def _drawn(first: int, block: int) -> int:
+    """A number below ``block`` for the block that begins at this episode: the same for ever."""
+    return int.from_bytes(hashlib.sha256(f"episode {first}".encode()).digest()[:8]) % block
 
 
 def spread(count: int, most: int) -> list[int]:

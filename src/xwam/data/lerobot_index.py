@@ -31,6 +31,7 @@ class VideoRow(Row):
     """An episode and its video files; a camera it lacks has none."""
 
     videos: dict[str, VideoPlace]
+    num_tasks: int = 1  # that it is said to hold; its words are those of the first
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -83,7 +84,12 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[int, dict[str, Float32
     table = pq.read_table(path, columns=[*keys, "episode_index"])
     values = {key: matrix(table[key]) for key in keys}
     numbers = table["episode_index"].to_numpy()
-    return {int(n): {key: rows[numbers == n] for key, rows in values.items()} for n in np.unique(numbers)}
+    order = np.argsort(numbers, kind="stable")
+    present, starts = np.unique(numbers[order], return_index=True)
+    places = np.split(order, starts[1:])
+    return {
+        int(n): {key: rows[where] for key, rows in values.items()} for n, where in zip(present, places, strict=True)
+    }
 
 
 def read_pictures(path: Path, key: str, episode: int) -> list[bytes]:
@@ -150,6 +156,7 @@ def _row(
         task=entry.get("task_name") or words,
         data=data,
         videos=videos,
+        num_tasks=len({text for text in entry["tasks"] if text.strip()}),
         success=success is None or bool(success),
     )
 

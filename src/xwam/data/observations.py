@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from xwam.files import whole_file
+from xwam.files import read_arrays, whole_file
 from xwam.records import Observation
 from xwam.robot.calibration import camera_from_dict, camera_to_dict
 
@@ -41,10 +41,7 @@ def save_observation(path: Path, observation: Observation) -> None:
 
 def load_observation(path: Path) -> Observation:
     """The inverse of save_observation. Raises FileNotFoundError, or ValueError when the file is something else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"path={path}: no such file; xwam.data.observations.save_observation writes one.")
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = read_arrays(path, "xwam.data.observations.save_observation")
     facts = json.loads(str(arrays["facts"])) if "facts" in arrays else {}
     if facts.get("format") != FORMAT:
         raise ValueError(

@@ -3,7 +3,8 @@
 Bounds are the 1 % and 99 % quantiles (linear between neighbours). Parts of kind ``gripper`` share one pair of bounds
 over all arms, gripper actions too; for those with symmetric scaling, steps that do not move the
 gripper (by less than 1 % of the half span of its opening) are left out: one that mostly rests would get bounds near 0,
-and one that does nothing else gets that 1 % as its bounds.
+and one that does nothing else gets that 1 % as its bounds. Bounds of a state lie at least 2 cm, or 0.04 rad, apart: an
+arm that always rested would otherwise be told of its first millimetre as if it were a mile.
 
 Quantiles come from counting: float32 numbers are mapped to integers of the same order and found digit by digit, in
 three passes over the data set.
@@ -26,6 +27,7 @@ from xwam.robot.normalizer import Normalizer
 
 LOW, HIGH = 0.01, 0.99
 FARTHEST = 3.0  # normalised values beyond this deserve a warning
+LEAST_SPAN = {"m": 0.02, "rad": 0.04}  # of the bounds of a state; what moves less is at rest
 STATIC = 0.01  # share of the half span of the gripper's opening that counts as no motion
 _DIGITS = (11, 11, 10)  # bits per pass
 _EPISODES_AT_ONCE = 64
@@ -86,7 +88,7 @@ def normalizer_from(
                 bar.update()
                 yield result
 
-        state = bounds(parts, _pools(layout.state, "gripper"), layout.state_width, counted)
+        state = _apart(layout, bounds(parts, _pools(layout.state, "gripper"), layout.state_width, counted))
         smallest = _static_threshold(layout, state)
         moving = [part._replace(what="action", smallest=smallest) for part in parts]
         action = bounds(moving, _pools(layout.action, *GRIPPER_ACTIONS), layout.action_width, counted)
@@ -172,6 +174,14 @@ def _pools(parts: tuple[Part, ...], *shared: str) -> list[list[int]]:
         elif part.is_used:
             pools += [[slot] for slot in slots]
     return [*pools, together] if together else pools
+
+
+def _apart(layout: Layout, state: Bounds) -> Bounds:
+    """Bounds that nearly coincide, moved apart by LEAST_SPAN around their middle."""
+    spans = [LEAST_SPAN.get(part.unit, 0.0) * (part.is_used and part.scaling == "quantile") for part in layout.state]
+    least = np.repeat(spans, [part.size for part in layout.state])
+    room = np.maximum(least - (state.q99 - state.q01), 0) / 2
+    return state._replace(q01=state.q01 - room, q99=state.q99 + room)
 
 
 def _static_threshold(layout: Layout, state: Bounds) -> Float64[np.ndarray, " Da"]:

@@ -24,7 +24,7 @@ _RGB_OPTIONS = {"crf": "20", "g": str(KEY_FRAME_EVERY), "bf": "0", "preset": "ve
 _CODING_BLOCKS_PX = (64, 32, 16)
 
 
-def write_rgb(path: Path, frames: UInt8[np.ndarray, "N H W 3"], fps: int) -> None:
+def write_rgb(path: Path, frames: UInt8[np.ndarray, "N H W 3"], fps: int | Fraction) -> None:
     """Write an mp4 (h264, yuv420p). Height and width must be even."""
     height, width = frames.shape[1:3]
     if height % 2 or width % 2:
@@ -111,9 +111,15 @@ def _lossless_options(height: int, width: int) -> list[str]:
 
 
 def _write(
-    path: Path, frames: np.ndarray, fps: int, codec: str, stored: str, given: PixelFormat, options: dict[str, str]
+    path: Path,
+    frames: np.ndarray,
+    fps: int | Fraction,
+    codec: str,
+    stored: str,
+    given: PixelFormat,
+    options: dict[str, str],
 ) -> None:
-    time_base = Fraction(1, fps)
+    time_base = 1 / Fraction(fps)
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         assert isinstance(stream, av.VideoStream)

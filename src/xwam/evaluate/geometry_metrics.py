@@ -79,7 +79,7 @@ class ViewConsistency(NamedTuple):
 
 
 class PathScores(NamedTuple):
-    """Distance between a predicted and an executed path of a hand, step by step."""
+    """Distance between a predicted and an executed path of a hand; means leave out the first state, which is given."""
 
     mean_m: float
     final_m: float
@@ -165,7 +165,7 @@ def hand_path_scores(
     check_same_shape(state, reference)
     layout.check_state(state)
     layout.check_state(reference)
-    scores = {}
+    scores, predicted = {}, slice(1 if len(state) > 1 else 0, None)
     for index, part in enumerate(layout.state):
         if part.kind != "position" or not part.is_used:
             continue
@@ -176,8 +176,9 @@ def hand_path_scores(
         if following and following[0].kind == "quat_wxyz":
             turn = layout.state_slice(following[0].name)
             ours, theirs = matrix_from_quat(state[:, turn]), matrix_from_quat(reference[:, turn])
-            angle = float(np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1).mean())
-        scores[part.name] = PathScores(float(distance.mean()), float(distance[-1]), angle, distance)
+            turned = np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1)
+            angle = float(turned[predicted].mean())
+        scores[part.name] = PathScores(float(distance[predicted].mean()), float(distance[-1]), angle, distance)
     return scores
 
 

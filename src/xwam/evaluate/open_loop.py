@@ -6,7 +6,7 @@ the baselines and what the autoencoder alone loses; and a report that shows the 
 
 import json
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from xwam.data.clips import Clips
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
+from xwam.evaluate.closed_loop import identity
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
@@ -60,14 +61,27 @@ def evaluate_open_loop(
 ) -> dict[str, Any]:
     """Compare ``num_clips`` clips of the held-out episodes; write ``out`` (JSON) and, beside it, the report (HTML).
 
+    Every clip is written as it is finished; called again, it goes on. Raises ValueError when ``out`` holds results of
+    other settings.
     ``mode``: does the model guess the actions too, or is it told them? ``region``: where clouds are scored once more.
     ``teacher``: a monocular depth estimator to compare the depth branch with. ``robot``: explains foreign data.
     """
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
     chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
     why_not = metrics.lpips_missing()
-    judged = []
-    for index in tqdm(chosen, desc="open loop", unit="clip"):
+    settings = {
+        "mode": mode,
+        "seed": seed,
+        "data": clips.episodes.fingerprint,
+        "action_steps": policy.config.denoise.num_action_steps,
+        "video_steps": policy.config.denoise.num_video_steps,
+        "region": "none asked for" if region is None else [*region.low, *region.high],
+        "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
+        "lpips_network": "AlexNet" if why_not is None else why_not,
+        **identity(policy),
+    }
+    done = _finished(out, settings)
+    for index in tqdm([n for n in chosen if n not in done], desc="open loop", unit="clip"):
         clip = clips[index]
         imagined, real = imagine_clip(policy, clip, seed=index, mode=mode)
         asked = {"recoded": through_autoencoder(policy, real), "teacher": teacher, "has_lpips": why_not is None}
@@ -76,22 +90,37 @@ def evaluate_open_loop(
             scores |= _action_scores(policy, clip, imagined)
         else:  # the path is what was given
             scores = {name: curve for name, curve in scores.items() if not name.startswith("path_")}
-        judged.append(Judged(index, scores, latencies(imagined)))
-    report = summarize([row.scores for row in judged])
-    report["settings"] = {
-        "mode": mode,
-        "num_clips": len(judged),
-        "seed": seed,
-        "data": clips.episodes.fingerprint,
-        "action_steps": policy.config.denoise.num_action_steps,
-        "video_steps": policy.config.denoise.num_video_steps,
-        "region": "none asked for" if region is None else [*region.low, *region.high],
-        "estimator": "none given (--depth-teacher FOLDER)" if teacher is None else teacher.name,
-        "lpips_network": "AlexNet" if why_not is None else why_not,
-    }
-    write_text(out, json.dumps(report, indent=1) + "\n")
+        done[index] = Judged(index, scores, latencies(imagined))
+        _write(out, settings, done, chosen)
+    report = _write(out, settings, done, chosen)
     if has_report:
-        _write_report(out.with_suffix(".html"), policy, clips, judged, report)
+        _write_report(out.with_suffix(".html"), policy, clips, [done[index] for index in chosen], report)
+    return report
+
+
+def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
+    """The clips that ``out`` holds already."""
+    if not out.is_file():
+        return {}
+    stored = json.loads(out.read_text())
+    found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
+    if "clips" not in stored or found != json.loads(json.dumps(settings)):
+        raise ValueError(f"out={out} holds results of other settings {found}: choose another file (--out).")
+    return {
+        row["index"]: Judged(row["index"], {n: np.array(x) for n, x in row["scores"].items()}, tuple(row["seconds"]))
+        for row in stored["clips"]
+    }
+
+
+def _write(out: Path, settings: dict[str, Any], done: Mapping[int, Judged], chosen: Sequence[int]) -> dict[str, Any]:
+    """Only clips that were asked for count; others that the file held stay in it."""
+    judged = [done[index] for index in chosen if index in done]
+    rows = [
+        {"index": row.index, "scores": {n: x.tolist() for n, x in row.scores.items()}, "seconds": list(row.seconds)}
+        for row in done.values()
+    ]
+    report = {**summarize([row.scores for row in judged]), "settings": {**settings, "num_clips": len(judged)}}
+    write_text(out, json.dumps({**report, "clips": rows}, indent=1) + "\n")
     return report
 
 

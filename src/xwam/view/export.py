@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.config import from_json
-from xwam.files import whole_file
+from xwam.files import read_arrays, whole_file
 from xwam.records import Camera, Prediction
 from xwam.robot.calibration import camera_from_dict, camera_to_dict
 from xwam.robot.layout import Layout
@@ -63,10 +63,7 @@ def save_prediction(path: Path, prediction: Prediction, layout: Layout, *, real:
 
 def load_prediction(path: Path) -> Saved:
     """The inverse of save_prediction. Raises FileNotFoundError, or ValueError when the file is something else."""
-    if not path.is_file():
-        raise FileNotFoundError(f"path={path}: no such file; `xwam imagine` writes one.")
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    arrays = read_arrays(path, "`xwam imagine`")
     facts = json.loads(str(arrays["facts"])) if "facts" in arrays else {}
     if facts.get("format") != FORMAT:
         raise ValueError(f"path={path} has format={facts.get('format')!r}: {FORMAT} is read here; write it again.")

@@ -4,6 +4,7 @@ Depth colours: near is yellow, far is violet (``xwam.colours``), each view on a 
 and imagined; the bar under each column says how many metres.
 """
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def write_mosaic(path: Path, prediction: Prediction, *, real: Prediction | None 
     if path.suffix != ".mp4":
         raise ValueError(f"path={path}: the file's name must end in .mp4.")
     with whole_file(path) as temporary:
-        write_rgb(temporary, mosaic_frames(prediction, real=real), max(1, round(prediction.frame_hz)))
+        write_rgb(
+            temporary, mosaic_frames(prediction, real=real), Fraction(prediction.frame_hz).limit_denominator(1000)
+        )
 
 
 def mosaic_frames(prediction: Prediction, *, real: Prediction | None = None) -> UInt8[np.ndarray, "T height width 3"]:
