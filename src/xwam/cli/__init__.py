@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
-    except (ValueError, FileNotFoundError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"xwam: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:

@@ -39,12 +39,12 @@ def train(
         watch: what is looked at on the way.
         vae_steps: how long to train the VAE when the run has none yet.
         start: a checkpoint to fine-tune instead of starting from nothing.
-        plan: print the memory that training would take, and end.
+        plan: print the memory that training would take, and end; data that are not there yet count as the preset says.
         processes: for --plan, how many processes (GPUs) there will be; by default as torchrun says.
         device: cpu, cuda, cuda:1, …
     """
     if plan:
-        return print(_plan(preset, changes, how, processes, device))
+        return print(_plan(preset, data, sources, start, changes, how, processes, device))
     from dataclasses import replace
 
     from xwam.train.pipeline import run_pipeline
@@ -66,12 +66,26 @@ def train(
     return None
 
 
-def _plan(name: str, changes: Changes, how: Setup, processes: int | None, device: str) -> str:
+def _plan(
+    name: str,
+    data: tuple[Path, ...],
+    sources: Sources,
+    start: Path | None,
+    changes: Changes,
+    how: Setup,
+    processes: int | None,
+    device: str,
+) -> str:
     from xwam.presets import preset
+    from xwam.train.adapt import with_frozen_of
     from xwam.train.options import changed
     from xwam.train.plan import markdown
+    from xwam.train.sources import fit, open_sources
 
     config = changed(preset(name), changes.given())
+    config = config if start is None else with_frozen_of(start, config)
+    if all(folder.exists() for folder in data):
+        config = fit(config, open_sources(list(data), sources.robot, sources.weights))
     return markdown(config, how, processes or int(os.environ.get("WORLD_SIZE", "1")), device)
 
 
@@ -97,7 +111,7 @@ def train_vae(
     With ``out`` the folder ``frozen`` of a run to come, ``xwam train`` takes it from there.
 
     Args:
-        preset: debug, tiny, small, …; its sizes.
+        preset: debug, tiny, small, …; its sizes, where there is no start.
         data: data sets, one or several (LeRobot's format, HDF5 files, or the published X-WAM ones).
         out: folder to write.
         robot: what their numbers mean, as in train.
@@ -116,14 +130,14 @@ def train_vae(
     from dataclasses import replace
 
     from xwam.presets import preset as preset_named
-    from xwam.train.prepare import train_vae_alone
+    from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
     from xwam.train.vae import TINY_VAE, in_larger_batches
 
     recipe = in_larger_batches(replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate), batch_factor)
     opened = open_sources(list(data), robot, weights)
     made = train_vae_alone(
-        fit(preset_named(preset), opened),
+        fit(preset_named(preset) if start is None else with_vae_of(start, preset_named(preset)), opened),
         opened,
         out,
         recipe,

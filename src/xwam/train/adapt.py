@@ -7,8 +7,10 @@ what the smaller one does (grow.py).
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,16 +19,23 @@ from xwam.config import Config, load, to_json
 from xwam.files import whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
+from xwam.train.checkpoint import write_whole
 from xwam.train.grow import SIZES, check_grows, grown
-from xwam.train.manifest import weights_hash
+from xwam.train.manifest import ADAPTED, weights_hash
 
 VIEWS = "view_embedding.weight"
 
 
 def with_frozen_of(start: Path, config: Config) -> Config:
-    """``config`` with the sizes of the autoencoder and the text encoder of ``start``, which are taken as they are."""
+    """``config`` with the sizes of the autoencoder and the text encoder of ``start``, which are taken as they are.
+
+    A start without a depth branch gives a model without one, with a warning.
+    """
     stored = load(Config, start / "config.json")
-    names = ("latent_channels", "text_width", "text_length")
+    names = ["latent_channels", "text_width", "text_length"]
+    if config.model.num_depth_blocks and not stored.model.num_depth_blocks:
+        warnings.warn(f"start={start} has no depth branch, so this model gets none: colour alone.", stacklevel=2)
+        names.append("num_depth_blocks")
     model = replace(config.model, **{name: getattr(stored.model, name) for name in names})
     return replace(config, model=model, vae=stored.vae, text=stored.text)
 
@@ -45,25 +54,30 @@ def adapted(start: Path, config: Config, folder: Path) -> Path:
         raise ValueError(f"start={start} (preset {stored.name!r}) does not fit into {config.name!r}: {error}") from None
     if len(stored.view_names) != stored.model.num_views or config.depth_is_views:
         raise ValueError(f"start={start}: its views are not its cameras, so they cannot be exchanged.")
-    origin = {"weights": weights_hash(start), "seed": config.train.seed, "views": list(config.view_names)}
-    origin = json.loads(json.dumps({"start": str(start.resolve()), **origin, **vars(config.model)}))
-    facts = folder / "adapted.json"
-    if facts.is_file() and json.loads(facts.read_text()) == origin:
+    made_of = _made_of(start, config)
+    facts = folder / ADAPTED
+    if facts.is_file() and json.loads(facts.read_text()) == made_of:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    facts.unlink(missing_ok=True)
-    weights = {
-        name: tensor for file in weight_files(start / "model.safetensors") for name, tensor in load_file(file).items()
-    }
-    with whole_file(folder / "model.safetensors") as path:
-        save_file(_fitted(weights, stored, config), path)
-    for name in ("vae", "text"):
-        shutil.copytree(start / name, folder / name, dirs_exist_ok=True)
-    (folder / "config.json").write_text(
-        to_json(replace(stored, name=config.name, view_names=config.view_names, model=config.model))
-    )
-    facts.write_text(json.dumps(origin))
+
+    def fill(target: Path) -> None:
+        files = weight_files(start / "model.safetensors")
+        weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        with whole_file(target / "model.safetensors") as path:
+            save_file(_fitted(weights, stored, config), path)
+        for name in ("vae", "text"):
+            shutil.copytree(start / name, target / name)
+        fitted = replace(stored, name=config.name, view_names=config.view_names, model=config.model)
+        (target / "config.json").write_text(to_json(fitted))
+        (target / ADAPTED).write_text(json.dumps(made_of))
+
+    write_whole(folder, fill)  # never into files that are there: checkpoints of the run are linked with them
     return folder
+
+
+def _made_of(start: Path, config: Config) -> dict[str, Any]:
+    """All that decides what comes out, in JSON's own types (tuples become lists), to be compared with what was kept."""
+    facts = {"weights": weights_hash(start), "seed": config.train.seed, "views": config.view_names}
+    return json.loads(json.dumps({"checkpoint": str(start.resolve()), **facts, **vars(config.model)}))
 
 
 def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) -> dict[str, torch.Tensor]:

@@ -129,10 +129,17 @@ def _base_of(source: Path, base: Path | None) -> Path:
     if stored is None:
         stored = json.loads((source / "manifest.json").read_text())["start"]
     folder = base or Path(stored["checkpoint"])
+    why = ""
+    if "made_of" in stored:
+        why = f" It was made of {stored['made_of']['checkpoint']} to fit: it is the folder start of its run."
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"base={folder}: the checkpoint that was adapted is not there; say where: --base DIR.")
+        raise FileNotFoundError(
+            f"base={folder}: the checkpoint that was adapted is not there; say where: --base DIR.{why}"
+        )
     if weights_hash(folder) != stored["weights"]:
-        raise ValueError(f"base={folder} has other weights than the checkpoint that was adapted; give the right one.")
+        raise ValueError(
+            f"base={folder} has other weights than the checkpoint that was adapted; give the right one.{why}"
+        )
     return folder
 
 

@@ -31,6 +31,14 @@ class Origin(NamedTuple):
     is_new: bool  # it adds nothing yet
 
 
+class Named(NamedTuple):
+    """A tensor of the larger model and the one that it comes from."""
+
+    name: str
+    source: str
+    is_silent: bool  # it belongs to the last layer of a new block
+
+
 def check_grows(old: ModelConfig, new: ModelConfig) -> None:
     """Raise ValueError, naming what is wrong, unless a model of ``new`` can hold one of ``old``."""
     times, rest = divmod(new.width, old.width)
@@ -62,10 +70,9 @@ def grown(
     """
     check_grows(old, new)
     larger: dict[str, Tensor] = {}
-    for name, source, is_new in _names(weights, old, new):
+    for name, source, is_silent in _names(weights, old, new):
         tensor = weights[source].float()
-        if is_new and LAST_LAYERS.search(name):
-            tensor = torch.zeros_like(tensor)
+        tensor = torch.zeros_like(tensor) if is_silent else tensor
         tensor = _widened(name, tensor, new.width // old.width, generator)
         if name == "time_embedding.0.weight":
             tensor = _among_finer_waves(tensor, new.sinusoid_width)
@@ -75,20 +82,21 @@ def grown(
     return larger
 
 
-def _names(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> Iterator[tuple[str, str, bool]]:
-    """Every name of the larger model, the name that it comes from, and whether its block is new."""
+def _names(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> Iterator[Named]:
+    """Every tensor of the larger model, by name."""
     (first, branched), (more_first, more_branched) = _groups(old), _groups(new)
     depth = _spread(branched, more_branched)
     main = [*_spread(first, more_first), *(Origin(first + block, is_new) for block, is_new in depth)]
     for name in weights:
         if not name.startswith(("blocks.", "extra_blocks.")):
-            yield name, name, False
+            yield Named(name, name, False)
     for stack, origins in (("blocks", main), ("extra_blocks.0", depth)):
         for index, (block, is_new) in enumerate(origins):
             prefix = f"{stack}.{block}."
             for name in weights:
                 if name.startswith(prefix):
-                    yield f"{stack}.{index}.{name.removeprefix(prefix)}", name, is_new
+                    rest = name.removeprefix(prefix)
+                    yield Named(f"{stack}.{index}.{rest}", name, is_new and bool(LAST_LAYERS.match(rest)))
 
 
 def _groups(config: ModelConfig) -> tuple[int, int]:
@@ -99,17 +107,25 @@ def _groups(config: ModelConfig) -> tuple[int, int]:
 def _spread(old: int, new: int) -> list[Origin]:
     """``old`` blocks in order among ``new`` ones, each followed by its silent copies."""
     places = [block * new // old for block in range(old)]
-    nearest = [max(0, sum(place <= index for place in places) - 1) for index in range(new)]
-    return [Origin(block, index not in places) for index, block in enumerate(nearest)]
+    origins, block = [], 0
+    for index in range(new):
+        is_old = index in places
+        block = places.index(index) if is_old else block
+        origins.append(Origin(block, is_new=not is_old))
+    return origins
 
 
 def _widened(name: str, weight: Float[Tensor, "..."], times: int, generator: torch.Generator) -> Float[Tensor, "..."]:
-    """One tensor for ``times`` copies of the stream."""
+    """One tensor for ``times`` copies of the stream.
+
+    Rows are what a matrix writes: repeated, if it writes the stream. Columns are what it reads: split, if it reads the
+    stream. Vectors and tables lie along what is written.
+    """
+    writes, reads = not WRITES_NO_STREAM.match(name), not READS_NO_STREAM.match(name)
     if weight.ndim == 1 or name.endswith(("modulation", "view_embedding.weight")):
-        return weight if WRITES_NO_STREAM.match(name) else _repeated(name, weight, weight.ndim - 1, times)
-    if not WRITES_NO_STREAM.match(name):
-        weight = _repeated(name, weight, 0, times)
-    return weight if READS_NO_STREAM.match(name) else _split(weight, times, generator)
+        return _repeated(name, weight, weight.ndim - 1, times) if writes else weight
+    weight = _repeated(name, weight, 0, times) if writes else weight
+    return _split(weight, times, generator) if reads else weight
 
 
 def _repeated(name: str, weight: Float[Tensor, "..."], axis: int, times: int) -> Float[Tensor, "..."]:

@@ -23,6 +23,8 @@ from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
 from xwam.train.setup import World
 
+MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
+ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what
 MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # of the recipe, when a run goes on
 
 
@@ -34,7 +36,7 @@ def of_run(config: Config, how: Setup, world: World, start: Path | None) -> dict
         "effective_batch": config.train.batch_size,
         "processes": world.num_ranks,
         "seed": config.train.seed,
-        "start": None if start is None else {"checkpoint": str(start), "weights": weights_hash(start)},
+        "start": None if start is None else _begun_from(start),
         "commit": commit(),
         "versions": {"xwam": xwam.__version__, "torch": torch.__version__, "python": platform.python_version()},
         "machine": platform.machine(),
@@ -56,12 +58,27 @@ def write_start(out: Path, facts: dict[str, Any], done: int) -> None:
     write_text(path, json.dumps([*starts, now | facts], indent=1) + "\n")
 
 
+def _begun_from(start: Path) -> dict[str, Any]:
+    """The checkpoint of a run's first weights; one that was adapted (adapt.py) says what it was ``made_of``."""
+    made_of = json.loads((start / ADAPTED).read_text()) if (start / ADAPTED).is_file() else None
+    origin = {} if made_of is None else {"made_of": {name: made_of[name] for name in ("checkpoint", "weights")}}
+    return {"checkpoint": str(start), "weights": weights_hash(start), **origin}
+
+
 def check_start(out: Path, start: Path | None) -> None:
-    """Refuse to go on without the checkpoint that a run began from: an autoencoder would be trained first."""
+    """Refuse to go on from another checkpoint than a run began from, before anything is made of it."""
     newest = newest_checkpoint(out)
     began = None if newest is None else json.loads((newest / "manifest.json").read_text()).get("start")
-    if began and start is None:
-        raise ValueError(f"start=None: the run in {out} began from {began['checkpoint']}; give --start again.")
+    if began is None:
+        return
+    given = began.get("made_of", began)
+    if start is None:
+        raise ValueError(f"start=None: the run in {out} began from {given['checkpoint']}; give --start again.")
+    if (now := weights_hash(start)) != given["weights"]:
+        raise ValueError(
+            f"start={start} has the weights {now}, the run in {out} began from {given['checkpoint']} with "
+            f"{given['weights']}: continue from the same checkpoint, or train into an empty folder."
+        )
 
 
 def check_resume(
@@ -75,8 +92,8 @@ def check_resume(
     for key in ("data", "statistics"):
         if key in facts and stored[key] != facts[key]:
             raise ValueError(
-                f"{key}={facts[key]} differs from {stored[key]} of the run in {out}: "
-                "continue with the same data, or train into an empty folder."
+                f"{key}={facts[key]} differs from {stored[key]} of the run in {out}: continue with the same "
+                f"{MADE_BY[key]}, or train into an empty folder."
             )
     was, begun = stored.get("setup", {}), (stored.get("start") or {}).get("weights")
     if start is not None and begun != (now := weights_hash(start)):

@@ -125,3 +125,8 @@ class Watch:
     """Actions per episode of that; by default the simulator's own."""
     wandb: str | None = None
     """A Weights & Biases project to log to as well."""
+
+    def __post_init__(self) -> None:
+        _check_least(vars(self), evaluate_episodes=1)
+        if self.evaluate_max_steps is not None:
+            _check_least(vars(self), evaluate_max_steps=1)

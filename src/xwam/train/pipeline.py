@@ -24,11 +24,12 @@ from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start
 from xwam.train.options import Setup, Sources, Watch, changed
+from xwam.train.possible import check_possible, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
 from xwam.train.vae import VaeTraining
-from xwam.train.validate import check_watch, make_closed_loop, make_validate, together, write_first_batch
+from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
 
 
 def run_pipeline(
@@ -60,12 +61,13 @@ def run_pipeline(
     world = join_world(target)
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
     config = fit(config if start is None else with_frozen_of(start, config), opened)
-    check_watch(config, watch, opened[0].episodes)
+    config = with_known_depth(config, opened, start)
+    check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of)
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
-    check_resume(out, config, {}, how)
+    check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
     with one_after_the_other(world):
-        start = None if start is None else adapted(start, config, out / "start")
+        start = None if start is None else adapted(start, config, out / "start")  # from here on: one that fits
         frozen = start or out / "frozen"
         make_frozen(config, opened, frozen, vae, how, str(target))
         run, clips = _prepare(config, opened, out, frozen, sources, statistics_of, how, str(target))

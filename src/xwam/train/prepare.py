@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from xwam.config import Config
+from xwam.config import Config, VaeConfig, load
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes, camera_named
@@ -53,13 +53,23 @@ def make_frozen(
         recipe, films = fitting(vae, config.clip), films_of(config, sources)
         train_vae(config.vae, films, recipe, frozen, device=device, precision=how.precision)
     if not (frozen / "text" / "config.json").is_file():
-        wordings: dict[str, set[str]] = {}
-        for source in sources:
-            for number in range(source.episodes.num_episodes):
-                info = source.episodes.info(number)
-                wordings.setdefault(info.task, set()).add(info.instruction)
-        groups = {task: sorted(wordings[task]) for task in sorted(wordings)}
-        train_text(config.text, config.model.text_length, groups, TINY_TEXT, frozen)
+        train_text(config.text, config.model.text_length, wordings_of(sources), TINY_TEXT, frozen)
+
+
+def wordings_of(sources: Sequence[Source]) -> dict[str, list[str]]:
+    """How each task is worded, both in alphabetical order."""
+    wordings: dict[str, set[str]] = {}
+    for source in sources:
+        for number in range(source.episodes.num_episodes):
+            info = source.episodes.info(number)
+            wordings.setdefault(info.task, set()).add(info.instruction)
+    return {task: sorted(wordings[task]) for task in sorted(wordings)}
+
+
+def with_vae_of(start: Path, config: Config) -> Config:
+    """``config`` with the sizes of the autoencoder of ``start``."""
+    vae = load(VaeConfig, start / "vae" / "config.json")
+    return replace(config, vae=vae, model=replace(config.model, latent_channels=vae.latent_channels))
 
 
 def train_vae_alone(

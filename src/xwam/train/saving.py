@@ -76,6 +76,9 @@ class Saver:
         self._out, self._world = out, world
         self._group: Any = dist.new_group(backend="gloo") if world.num_ranks > 1 else None
         self._pending: Pending | None = None
+        if world.is_main:
+            for old in out.glob(".tmp-step-*"):  # of a run that was killed while it wrote
+                shutil.rmtree(old, ignore_errors=True)
 
     def start(self, step: int, state: TrainingState, fill: Callable[[Path], None]) -> Path:
         """Begin to write; returns the folder's name to be. ``fill`` (main process) adds the files of a policy."""

@@ -51,6 +51,8 @@ def join_world(device: torch.device) -> World:
 def my_device(device: str) -> torch.device:
     """``cuda`` means this process's own GPU when ``torchrun`` started several."""
     target = torch.device(device)
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: torch {torch.__version__} finds no CUDA GPU; use cpu.")
     if target.type == "cuda" and target.index is None and "LOCAL_RANK" in os.environ:
         target = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(target)

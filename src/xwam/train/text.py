@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from xwam.config import TextConfig
-from xwam.model.text import TextEncoder
+from xwam.config import Config, TextConfig
+from xwam.model.text import TextEncoder, clean_text
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -90,6 +90,22 @@ def list_texts(wordings: Mapping[str, Sequence[str]]) -> list[Text]:
             owner[words] = task
             texts.append(Text(words, number))
     return texts
+
+
+def check_told_apart(wordings: Mapping[str, Sequence[str]], config: Config) -> None:
+    """Raise ValueError where two tasks are told in words that are the same once they are cut at ``text_length``."""
+    if config.text.tokenizer != "bytes":
+        return
+    seen: dict[bytes, tuple[str, str]] = {}
+    for task, lines in wordings.items():
+        for words in lines:
+            read = clean_text(words).encode()[: config.model.text_length - 1]  # the last one says that the text ends
+            other, known = seen.setdefault(read, (task, words))
+            if other != task and known != words:
+                raise ValueError(
+                    f"instructions {known!r} and {words!r} are the same in their first {len(read)} bytes, and this "
+                    "model reads no more: word them so that they differ earlier."
+                )
 
 
 def rewrite(words: str, rng: np.random.Generator) -> str:

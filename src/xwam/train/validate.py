@@ -10,7 +10,6 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
-from xwam.data.episodes import Episodes
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.open_loop import score_clip, summarize
@@ -18,7 +17,7 @@ from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
-from xwam.sim.simulators import check_robot, known
+from xwam.sim.simulators import known
 from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
@@ -50,15 +49,6 @@ def make_validate(
         return numbers | {name: scores[name] for name in SHOWN if name in scores}
 
     return validate
-
-
-def check_watch(config: Config, watch: Watch, episodes: Episodes) -> None:
-    """Refuse tasks that the run's first robot cannot play, before anything is prepared."""
-    cameras = {camera.name for camera in episodes.cameras}
-    views = [name for name in config.view_names if name in cameras]
-    if watch.evaluate_tasks:
-        hz = config.clip.action_hz
-        check_robot(watch.evaluate_simulator, watch.evaluate_tasks, episodes.layout, action_hz=hz, views=views)
 
 
 def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "cpu") -> Validate:

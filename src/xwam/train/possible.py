@@ -1,0 +1,98 @@
+"""What a run cannot be is said in its first second, not after an autoencoder was trained or clips were encoded."""
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from xwam.config import Config, load
+from xwam.model.shards import weight_files
+from xwam.sim.simulators import check_robot
+from xwam.train.options import Setup, Watch
+from xwam.train.prepare import statistics_for, wordings_of
+from xwam.train.sources import Source
+from xwam.train.text import check_told_apart, list_texts
+
+
+def check_possible(
+    config: Config,
+    sources: Sequence[Source],
+    how: Setup,
+    watch: Watch,
+    start: Path | None,
+    *,
+    frozen: Path,
+    statistics_of: Path | None,
+) -> None:
+    """Raise ValueError, FileNotFoundError or ImportError for what cannot be trained, watched or gone on from."""
+    if how.lora_rank and start is None:
+        raise ValueError(f"lora_rank={how.lora_rank}: adapters need weights to start from; give --start CHECKPOINT.")
+    if how.lora_rank and importlib.util.find_spec("peft") is None:
+        raise ImportError("LoRA needs peft: pip install 'xwam[lora]'")
+    if start is not None:
+        _check_whole(start)
+    if statistics_of is not None:
+        for source in sources:
+            statistics_for(source, statistics_of)
+    wordings = wordings_of(sources)
+    check_told_apart(wordings, config)
+    if start is None:
+        list_texts(wordings)
+        _check_frozen(config, frozen)
+    _check_watch(config, watch, sources[0])
+
+
+def _check_whole(start: Path) -> None:
+    try:
+        weight_files(start / "model.safetensors")
+    except FileNotFoundError as error:
+        advice = "a checkpoint of a run with shards or LoRA is made whole by `xwam convert run`"
+        raise FileNotFoundError(f"start={start}: {error} ({advice})") from error
+
+
+def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
+    """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
+    if start is not None or not config.model.num_depth_blocks or config.depth_is_views:
+        return config
+    if any(_has_depth(source) for source in sources):
+        return config
+    warnings.warn(
+        "no data set has depth: the model gets no depth branch, and imagines colour alone. `xwam annotate depth` "
+        "lets a teacher add depth; a --start that knows depth keeps it.",
+        stacklevel=2,
+    )
+    return replace(config, model=replace(config.model, num_depth_blocks=0))
+
+
+def _has_depth(source: Source) -> bool:
+    episodes, first = source.episodes, np.zeros(1, dtype=int)
+    numbers, names = range(episodes.num_episodes), [camera.name for camera in episodes.cameras]
+    return any(episodes.depth(number, name, first) is not None for number in numbers for name in names)
+
+
+def _check_frozen(config: Config, frozen: Path) -> None:
+    """Parts that were made for another preset would be taken for this one's."""
+    for name, wanted in (("vae", config.vae), ("text", config.text)):
+        path = frozen / name / "config.json"
+        if path.is_file() and (found := load(type(wanted), path)) != wanted:
+            raise ValueError(
+                f"{path} is of other sizes ({found}) than preset {config.name!r} wants ({wanted}): use another --out."
+            )
+
+
+def _check_watch(config: Config, watch: Watch, source: Source) -> None:
+    """Tasks that the run's first robot cannot play, or that would never be played."""
+    if not watch.evaluate_tasks:
+        return
+    cameras = {camera.name for camera in source.episodes.cameras}
+    views = [name for name in config.view_names if name in cameras]
+    hz, every = config.clip.action_hz, config.train.validate_every
+    check_robot(watch.evaluate_simulator, watch.evaluate_tasks, source.episodes.layout, action_hz=hz, views=views)
+    if not 1 <= every <= config.train.num_steps:
+        raise ValueError(
+            f"evaluate_tasks={watch.evaluate_tasks}: they are played at every validation, and validate_every={every} "
+            f"of {config.train.num_steps} steps is never; give --validate-every."
+        )

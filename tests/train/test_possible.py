@@ -1,0 +1,142 @@
+"""What a run cannot be is said at once; what a repeated command gets wrong leaves everything as it is."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from foreign import ARM, write_foreign
+
+from tests.examples import SHORT_VAE
+from xwam.files import read_arrays, write_text
+from xwam.imagine import imagine_clip
+from xwam.policy import load_policy
+from xwam.presets import preset
+from xwam.robot.mapping import save_robot
+from xwam.train.options import Setup, Sources, Watch
+from xwam.train.pipeline import run_pipeline
+from xwam.train.possible import with_known_depth
+from xwam.train.sources import fit, open_sources
+from xwam.train.text import check_told_apart
+
+QUICK = {"num_steps": 2, "validate_every": 0, "save_every": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A robot without depth, its robot.json, and a checkpoint of three views trained on it."""
+    root = tmp_path_factory.mktemp("possible")
+    write_foreign(root / "arm", episodes=3, steps=24)
+    save_robot(root / "arm.json", ARM)
+    sources = Sources(every=6, robot=(str(root / "arm.json"),))
+    with pytest.warns(UserWarning, match="no data set has depth"):
+        last = run_pipeline("debug", root / "arm", root / "run", QUICK, vae=SHORT_VAE, sources=sources)
+    return root, last, sources
+
+
+def test_without_depth_there_is_no_depth_branch(data, tmp_path):
+    """It would answer what nobody taught it as metres."""
+    root, last, _ = data
+    policy = load_policy(last)
+    assert policy.config.model.num_depth_blocks == 0
+    with pytest.warns(UserWarning, match="this world has no depth"):
+        assert imagine_clip(last, root / "arm", tmp_path / "seen", episode=0, frame=0, seed=0).name == "world.mp4"
+    opened = open_sources([root / "arm"], (str(root / "arm.json"),), ())
+    config = fit(preset("debug"), opened)
+    assert with_known_depth(config, opened, last) == config, "what a start has learned, stays"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"how": Setup(lora_rank=4)}, ValueError, "adapters need weights to start from"),
+        ({"watch": Watch(evaluate_tasks=("reach-v3",))}, ValueError, "robot"),
+        ({"device": "cuda"}, ValueError, "finds no CUDA GPU"),
+        ({"start": "empty"}, FileNotFoundError, "xwam convert run"),
+    ],
+)
+def test_it_is_said_before_anything_is_made(data, tmp_path, arguments, error, said, monkeypatch):
+    root, last, sources = data
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    if "start" in arguments:
+        shutil.copytree(last, tmp_path / "empty")
+        (tmp_path / "empty/model.safetensors").unlink()
+        arguments = {"start": tmp_path / "empty"}
+    with pytest.raises(error, match=said):
+        run_pipeline("debug", root / "arm", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=sources, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_another_preset_left_is_not_taken_for_its_own(data, tmp_path):
+    root, last, sources = data
+    shutil.copytree(last / "vae", tmp_path / "out/frozen/vae")
+    facts = json.loads((tmp_path / "out/frozen/vae/config.json").read_text())
+    (tmp_path / "out/frozen/vae/config.json").write_text(json.dumps(facts | {"base_width": 8}))
+    with pytest.raises(ValueError, match=r"vae/config.json is of other sizes .* use another --out"):
+        run_pipeline("debug", root / "arm", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=sources)
+
+
+def test_tasks_that_would_never_be_played_are_refused():
+    with pytest.raises(ValueError, match="evaluate_episodes=0"):
+        Watch(evaluate_episodes=0)
+    with pytest.raises(ValueError, match="evaluate_max_steps=0"):
+        Watch(evaluate_max_steps=0)
+
+
+def test_two_tasks_that_are_the_same_when_cut_are_refused():
+    config = preset("debug")  # reads 24 tokens: 23 bytes and the end
+    long = "put the cup into the box on the "
+    with pytest.raises(ValueError, match=r"same in their first 23 bytes"):
+        check_told_apart({"left": [long + "left"], "right": [long + "right"]}, config)
+    check_told_apart({"left": [long + "left", long + "left side"], "right": ["right: " + long]}, config)
+
+
+def test_another_start_leaves_finished_checkpoints_alone(data, tmp_path):
+    """Checkpoints of a run are linked with its adapted start; no byte of them may change."""
+    root, last, sources = data
+    other = tmp_path / "other"
+    shutil.copytree(last, other)
+    stored = load_file(last / "vae/model.safetensors")
+    save_file({name: 2 * value for name, value in stored.items()}, other / "vae/model.safetensors")
+    stored = load_file(last / "model.safetensors")
+    save_file({name: 2 * value for name, value in stored.items()}, other / "model.safetensors")
+    save_robot(tmp_path / "one.json", replace(ARM, cameras=ARM.cameras[:1]))
+    arguments = {"vae": SHORT_VAE, "sources": replace(sources, robot=(str(tmp_path / "one.json"),))}
+    tuned = run_pipeline("debug", root / "arm", tmp_path / "run", QUICK, start=last, **arguments)
+    begun = json.loads((tuned / "manifest.json").read_text())["start"]
+    assert begun["made_of"]["checkpoint"] == str(last.resolve())
+    before = {path: path.read_bytes() for path in tuned.rglob("*") if path.is_file()}
+    more = QUICK | {"num_steps": 3}
+    with pytest.raises(ValueError, match=f"began from {last.resolve()}"):
+        run_pipeline("debug", root / "arm", tmp_path / "run", more, start=other, **arguments)
+    with pytest.raises(ValueError, match="give --start again"):
+        run_pipeline("debug", root / "arm", tmp_path / "run", more, **arguments)
+    shutil.copytree(last, tmp_path / "moved")
+    run_pipeline("debug", root / "arm", tmp_path / "run", more, start=tmp_path / "moved", **arguments)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_other_users_may_read_what_was_written(data, tmp_path):
+    """As the umask says: some libraries write for their own user alone."""
+    _, last, _ = data
+    write_text(tmp_path / "plain.txt", "words")
+    (tmp_path / "by_hand").write_text("words")
+    usual = (tmp_path / "by_hand").stat().st_mode
+    assert (tmp_path / "plain.txt").stat().st_mode == usual
+    found = {
+        path.name: oct(path.stat().st_mode) for path in last.rglob("*.safetensors") if "training" not in path.parts
+    }
+    assert set(found.values()) == {oct(usual)}, found
+    assert os.access(last / "model.safetensors", os.R_OK)
+
+
+def test_a_file_of_another_kind_is_named(tmp_path):
+    (tmp_path / "a.npz").write_text("words")
+    with pytest.raises(ValueError, match=r"a.npz is no file that `xwam imagine` wrote"):
+        read_arrays(tmp_path / "a.npz", "`xwam imagine`")
