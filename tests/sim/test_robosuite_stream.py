@@ -49,7 +49,8 @@ def test_both_arms_are_trained(pair):
 def test_the_table_lies_flat_in_the_cloud_of_every_camera(pair):
     """Also in those of the cameras on the two moving hands; with the hands exchanged it does not."""
     root, last = pair
-    clip = Clips(open_lerobot(root / "data"), load_policy(last).config.clip, VIEWS)[0]
+    episodes, config = open_lerobot(root / "data"), load_policy(last).config.clip
+    clip = Clips(episodes, config, VIEWS, split="all", validation_share=0.0).at(1, 0)
     real = Prediction(
         action=clip.action, state=clip.state, video=clip.video, depth=clip.depth, cameras=clip.cameras,
         instruction=clip.instruction, frame_hz=5.0, action_hz=20.0, seed=0, seconds={},

@@ -1,5 +1,6 @@
 """What is done to a model from outside: device, precision, compilation, recomputation, several processes."""
 
+import atexit
 import contextlib
 import functools
 import math
@@ -45,7 +46,14 @@ def join_world(device: torch.device) -> World:
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        atexit.register(_leave_world)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def _leave_world() -> None:
+    """Before the interpreter goes, or threads of the group may be destroyed while they run (exit code -6)."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def my_device(device: str) -> torch.device:
