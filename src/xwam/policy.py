@@ -75,7 +75,7 @@ class Policy:
         networks.transformer.to(self.device).eval()
         networks.vae.to(self.device).eval()
         stored = {text: row.to(self.device) for text, row in (prompts or {}).items()}
-        self.encoded = EncodedPrompts(stored, lambda text: self.text.encode([text])[0])
+        self.encoded = EncodedPrompts(stored, lambda text: self.text.encode_prompt(text))
         self._prepared = PromptMemory()
 
     @cached_property

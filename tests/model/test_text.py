@@ -1,5 +1,7 @@
 """The text encoder: cleaning, tokens, padding, files."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -73,3 +75,15 @@ def test_unknown_official_names_are_refused():
     assert transformers_name("blocks.3.ffn.fc2.weight") == "encoder.block.3.layer.1.DenseReluDense.wo.weight"
     with pytest.raises(ValueError, match=r"blocks\.0\.other"):
         transformers_name("blocks.0.other.weight")
+
+
+def test_a_prompt_that_is_cut_is_said(encoder):
+    """Bytes, and the end of the text: two that differ only behind it are the same."""
+    with pytest.warns(UserWarning, match="is cut at 24 tokens: what follows is lost"):
+        left = encoder.encode_prompt("put the cup into the box on the left")
+    with pytest.warns(UserWarning, match="is cut"):
+        right = encoder.encode_prompt("put the cup into the box on the right")
+    assert torch.equal(left, right)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.encode_prompt("put the cup in the box")

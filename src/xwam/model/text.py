@@ -46,20 +46,16 @@ class TextEncoder(nn.Module):
         self.model = UMT5EncoderModel(_umt5_config(config))
 
     def encode(self, texts: Sequence[str]) -> Float[Tensor, "B P Dt"]:
-        """One row of vectors per text. ``""`` is the empty prompt.
-
-        Texts are cut at ``text_length`` tokens (with the tokenizer ``bytes`` these are bytes), with a warning.
-        """
-        for text in texts:
-            if self.is_cut(text):
-                warnings.warn(f"text={text!r} is cut at {self.text_length} tokens: what follows is lost.", stacklevel=2)
+        """One row of vectors per text; longer texts are cut at ``text_length`` tokens. ``""`` is the empty prompt."""
         ids, mask = self.tokenize(texts)
         device = self.model.shared.weight.device
         return self(ids.to(device), mask.to(device))
 
-    def is_cut(self, text: str) -> bool:
-        """True when some of a text is lost."""
-        return len(self.tokenizer(clean_text(text), add_special_tokens=True).input_ids) > self.text_length
+    def encode_prompt(self, text: str) -> Float[Tensor, "P Dt"]:
+        """The vectors of one text that a robot is told, with a warning where some of it is lost."""
+        if len(self.tokenizer(clean_text(text), add_special_tokens=True).input_ids) > self.text_length:
+            warnings.warn(f"text={text!r} is cut at {self.text_length} tokens: what follows is lost.", stacklevel=2)
+        return self.encode([text])[0]
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
         """Cleaned texts as token numbers padded to ``text_length``, and 1 where a token is real."""

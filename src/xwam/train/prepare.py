@@ -220,7 +220,7 @@ def encoded_prompts(
     if missing := [text for text in words if text not in known]:
         encoder = TextEncoder.load(frozen / "text", text_length)
         with torch.no_grad():
-            known |= {text: encoder.encode([text])[0].contiguous() for text in missing}
+            known |= {text: encoder.encode_prompt(text).contiguous() for text in missing}
         with whole_file(path) as temporary:
             save_file(known, temporary, metadata=maker)
     return {text: known[text] for text in words}
