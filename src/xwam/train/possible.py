@@ -37,10 +37,12 @@ def check_possible(
     if statistics_of is not None:
         for source in sources:
             statistics_for(source, statistics_of)
-    wordings = wordings_of(sources)
-    check_told_apart(wordings, config)
+    if config.text.tokenizer == "bytes":  # else it is given, not trained, and reads hundreds of tokens
+        wordings = wordings_of(sources)
+        check_told_apart(wordings, config)
+        if start is None:
+            list_texts(wordings)
     if start is None:
-        list_texts(wordings)
         _check_frozen(config, frozen)
     _check_watch(config, watch, sources[0])
 

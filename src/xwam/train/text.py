@@ -93,9 +93,7 @@ def list_texts(wordings: Mapping[str, Sequence[str]]) -> list[Text]:
 
 
 def check_told_apart(wordings: Mapping[str, Sequence[str]], config: Config) -> None:
-    """Raise ValueError where two tasks are told in words that are the same once they are cut at ``text_length``."""
-    if config.text.tokenizer != "bytes":
-        return
+    """Raise ValueError where two tasks are told in words that are the same when cut at ``text_length`` bytes."""
     seen: dict[bytes, tuple[str, str]] = {}
     for task, lines in wordings.items():
         for words in lines:

@@ -63,10 +63,9 @@ class Chunks:
         self._last = np.zeros(sum(sizes), np.float32)
         self._chunk, self._position = np.zeros((0, sum(sizes)), np.float32), 0  # what is played; its next row
         self._answer: Future | None = None
-        self._waited = (
-            0  # control periods since the observation of the question on its way: how late its answer will be
-        )
-        self._played = 0  # of these, those in which an action was played: so many rows of the answer are past
+        # Control periods since the observation of the question on its way: so late its answer will be; and those of
+        # them in which an action was played: so many rows of the answer are past.
+        self._waited = self._played = 0
         self._is_new = False  # nothing of this chunk was played yet
 
     @property
