@@ -1,4 +1,4 @@
-"""How close is a training step to the arithmetic? ``python benchmarks/training_step.py [PRESET] [--batch-size N]``.
+"""How close is a training step to the arithmetic? ``PYTHONPATH=. python benchmarks/training_step.py [PRESET]``.
 
 Forward, backward and optimiser step on random latents, in turns on one thread: *naive* (eager blocks, a time embedding
 for every token), *ours* in eager mode, and compiled; then compiled in bf16. *Naive, no cache* also encodes the clips of

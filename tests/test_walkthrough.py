@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
+from xwam.cli.acting import OpenLoop, evaluate
 from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
@@ -182,6 +183,20 @@ def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
     assert (few["settings"]["num_clips"], len(looked)) == (1, 3), "only those that are asked for count"
     with pytest.raises(ValueError, match="results of other settings"):
         evaluate_open_loop(load_policy(last), root / "data", num_clips=3, mode="forward_dynamics", **arguments)
+
+
+def test_evaluations_without_a_file_lie_beside_each_other(world, tmp_path, monkeypatch, capsys):
+    root, last = world
+    monkeypatch.chdir(tmp_path)
+    asked = {"data": root / "data", "open_loop": OpenLoop(clips=1), "report": False}
+    told = asked | {"open_loop": OpenLoop(clips=1, mode="forward_dynamics")}
+    for how, name in ((asked, "open"), (told, "open-2"), (asked, "open"), (told, "open-2")):
+        evaluate(last, **how)
+        assert f"numbers: runs/evaluation/{name}.json" in capsys.readouterr().out
+        report = json.loads((tmp_path / f"runs/evaluation/{name}.json").read_text())
+        assert report["settings"]["mode"] == how["open_loop"].mode
+    with pytest.raises(ValueError, match=r"out=.*open.json holds results of other settings"):
+        evaluate(last, **told, out=tmp_path / "runs/evaluation/open.json")
 
 
 def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """Verbs that use a policy: demo, evaluate, imagine, view."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,7 +96,7 @@ def evaluate(
         data: a data set: compare imagined and real clips of held-out episodes.
         seed: which unseen placements, or which clips.
         out: the numbers (JSON), with the report (HTML) beside them; repeat the command to continue. By default
-            runs/evaluation/closed.json, or open.json.
+            runs/evaluation/closed.json, or open.json; where that holds results of other settings, closed-2.json, …
         closed_loop: how episodes are played.
         open_loop: how to compare clips.
         report: write the page with plots and with the best, median and worst episode in 4D.
@@ -107,16 +109,31 @@ def evaluate(
 
     _check_way(env, data, open_loop, closed_loop)
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
-    out = out or Path("runs/evaluation") / ("closed.json" if data is None else "open.json")
     if data is not None:
         explained = robot_for(checkpoint, robot, data)
-        numbers = _compare(policy, data, out, open_loop, seed=seed, has_report=report, robot=explained)
+        asked = {"seed": seed, "has_report": report, "robot": explained}
+        run = partial(_compare, policy, data, open_loop, **asked)
     else:
         assert env is not None
-        numbers = _play(policy, out, report, env, closed_loop, seed)
+        run = partial(_play, policy, report, env, closed_loop, seed)
+    out, numbers = (out, run(out)) if out else _where_it_fits("closed" if data is None else "open", run)
+    print(f"numbers: {out}")
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
     if report and not closed_loop.random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
+
+
+def _where_it_fits(name: str, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """Into ``runs/evaluation/NAME.json``, or the first of NAME-2, NAME-3, … without results of other settings."""
+    from xwam.evaluate.closed_loop import OtherSettingsError
+
+    folder, number = Path("runs/evaluation"), 1
+    while True:
+        path = folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
+        try:
+            return path, run(path)
+        except OtherSettingsError:
+            number += 1
 
 
 def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, closed_loop: ClosedLoop) -> None:
@@ -130,7 +147,7 @@ def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, cl
         raise ValueError(f"{names} play episodes: they need --env.")
 
 
-def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: Any) -> dict[str, Any]:
+def _compare(policy: "Policy", data: Path, how: OpenLoop, out: Path, **asked: Any) -> dict[str, Any]:
     from xwam.evaluate.geometry_metrics import box
     from xwam.evaluate.open_loop import evaluate_open_loop
     from xwam.model.depth_teacher import MonocularDepth
@@ -145,7 +162,7 @@ def _compare(policy: "Policy", data: Path, out: Path, how: OpenLoop, **asked: An
 
 
 def _play(
-    policy: "Policy", out: Path, report: bool, simulator: Simulator, how: ClosedLoop, seed: int
+    policy: "Policy", report: bool, simulator: Simulator, how: ClosedLoop, seed: int, out: Path
 ) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report

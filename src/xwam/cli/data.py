@@ -13,7 +13,7 @@ def collect(
     tasks: tuple[str, ...] = (),
     episodes: int = 50,
     out: Path = Path("runs/data"),
-    seed: int = 0,
+    seed: int | None = None,
     noise: float = 0.3,
     wander: bool = False,
     workers: int = 2,
@@ -26,7 +26,8 @@ def collect(
         tasks: names of tasks; by default one.
         episodes: episodes per task in the end.
         out: folder of the data set.
-        seed: first placement.
+        seed: first placement; by default 0, with wander 80,000 (scenes that no demonstration shows); at most 100,000
+            less the episodes.
         noise: how strongly executed actions are disturbed (the clean action is what is stored).
         wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
         workers: processes.

@@ -30,6 +30,10 @@ MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one e
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
 
 
+class OtherSettingsError(ValueError):
+    """A file holds results of other settings: they are neither continued nor replaced."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoopConfig:
     """What is evaluated, and how the chunks are played."""
@@ -68,7 +72,7 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
     """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall.
 
     Raises ValueError for unknown tasks, another robot than the policy's, more actions per decision than an answer has,
-    and results of other settings.
+    and OtherSettingsError where ``out`` holds other results.
     """
     hz = policy.config.clip.action_hz
     check_robot(config.simulator, config.tasks, policy.layout, action_hz=hz, views=policy.needed_views)
@@ -216,7 +220,9 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
     before = {"statistics": settings["statistics"], "simulator": "metaworld"} | stored["settings"]  # not in older ones
     known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (before, settings))
     if known != asked:
-        raise ValueError(f"out={out} holds results of other settings {stored['settings']}: choose another file.")
+        raise OtherSettingsError(
+            f"out={out} holds results of other settings {stored['settings']}: choose another file."
+        )
     results = [EpisodeResult(**row) for row in (*stored["episodes"], *stored.get("others", ()))]
     return {(r.task, r.seed): r for r in results}
 

@@ -23,7 +23,7 @@ from xwam.data.clips import Clips
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
-from xwam.evaluate.closed_loop import identity
+from xwam.evaluate.closed_loop import OtherSettingsError, identity
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
@@ -105,7 +105,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
     stored = json.loads(out.read_text())
     found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
     if "clips" not in stored or found != json.loads(json.dumps(settings)):
-        raise ValueError(f"out={out} holds results of other settings {found}: choose another file (--out).")
+        raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
         row["index"]: Judged(row["index"], {n: np.array(x) for n, x in row["scores"].items()}, tuple(row["seconds"]))
         for row in stored["clips"]

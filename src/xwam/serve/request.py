@@ -28,7 +28,7 @@ OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format",
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
 FLAT = "observation/"
 CAMERA_KEYS = ("intrinsics", "base_from_camera", "hand_from_camera", "width", "height", "near_m", "far_m", "hand")
-CAMERA_KEYS += ("name",)
+CAMERA_KEYS += ("name", "depth_at")
 RequestId = int | str | None
 
 
@@ -200,6 +200,7 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
             unit = "pixels" if key == "intrinsics" else "metres"
             raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: at most {biggest:g} {unit}.")
     near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in (("near_m", 0.1), ("far_m", 10.0)))
+    known["depth_at"] = _number(row, "depth_at", 0.5, 0.0, 1.0)
     width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
     if not (width and height):
         raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")

@@ -27,6 +27,7 @@ from xwam.sim.simulators import MakeEnv, check_tasks, known
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
 MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
+FIRST_WANDERED = 80_000  # the first seed of wandering: scenes that neither demonstrations nor tests show
 
 
 class Slot(NamedTuple):
@@ -46,7 +47,7 @@ def collect(
     tasks: Sequence[str],
     num_episodes: int,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     noise: float = 0.3,
     wander: bool = False,
     num_workers: int = 1,
@@ -57,11 +58,12 @@ def collect(
 ) -> int:
     """Record until ``out`` holds ``num_episodes`` successful episodes of every task; returns how many it holds.
 
-    ``seed`` is the first placement; ``noise`` the strength of the exploration, as a share of the largest displacement.
-    ``wander``: no demonstrations; the hand wanders, and success is neither wanted nor noted. ``make_env``: a simulator
-    of your own, instead of ``simulator``.
+    ``seed`` is the first placement (None: 0, of wandering FIRST_WANDERED); ``noise`` the strength of the exploration,
+    as a share of the largest displacement. ``wander``: no demonstrations; the hand wanders, and success is neither
+    wanted nor noted. ``make_env``: a simulator of your own, instead of ``simulator``.
     Raises ValueError on a bad argument or when ``out`` holds another kind of data. Failed placements are warned about.
     """
+    seed = (FIRST_WANDERED if wander else 0) if seed is None else seed
     _check(tasks, num_episodes, seed, noise, num_workers)
     if make_env is None:
         check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours

@@ -2,9 +2,10 @@
 
 In: a Prediction (imagined, or the same record filled with what really happened) and the robot's Layout.
 Out: one PointCloud per time step. A pixel (u, v) with depth z (metres along the camera's axis, not along the ray)
-lies at ``z K^-1 (u + 1/2, v + 1/2, 1)`` in the camera; ``base_from_camera`` brings it to the base frame. Static
-cameras carry that pose; a wrist camera's is ``base_from_hand(state) @ hand_from_camera``, so the imagined wrist view
-is placed by the imagined state (arXiv 2604.26694, 4D reconstruction).
+lies at ``z K^-1 (u + a, v + a, 1)`` in the camera, ``a`` being ``Camera.depth_at`` (1/2: its centre);
+``base_from_camera`` brings it to the base frame. Static cameras carry that pose; a wrist camera's is
+``base_from_hand(state) @ hand_from_camera``, so the imagined wrist view is placed by the imagined state
+(arXiv 2604.26694, 4D reconstruction).
 """
 
 from dataclasses import replace
