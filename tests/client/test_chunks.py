@@ -7,7 +7,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 from xwam_client.chunks import Chunks
-from xwam_client.protocol import RefusedError
+from xwam_client.protocol import PAUSE_S, RefusedError
 
 HORIZON = 16
 PARTS = [{"kind": "delta_position", "size": 1}, {"kind": "gripper_command", "size": 1}]
@@ -121,21 +121,80 @@ def test_an_answer_for_which_the_robot_stood_still_is_not_expected_again():
     assert [asked["num_committed"] for asked in server.asked[1:]] == [0, 0, 0, 3]
 
 
-def test_an_answer_of_a_world_long_gone_is_not_played():
-    """After a freeze the robot stands still; what was decided before it is asked again."""
-    server, chunks, commands = run("realtime", delay=HORIZON + 4, periods=40)
-    assert rows(commands)[:16] == [*range(16)]
-    assert all(command.is_held for command in commands[16:])
+def play_on(server, chunks, periods: int):
+    commands = []
+    for _ in range(periods):
+        commands.append(chunks.next_action(lambda: server.now))
+        server.tick()
+    return commands
+
+
+@pytest.fixture
+def without_pauses(monkeypatch):
+    """A failed question is put again in the next control period."""
+    monkeypatch.setattr("xwam_client.chunks.PAUSE_S", 0.0)
+
+
+@pytest.mark.parametrize("play", ["overlap", "realtime"])
+def test_an_answer_of_a_world_long_gone_is_not_played_but_asked_for_once_more(play, without_pauses):
+    server, chunks, _ = run(play, delay=2, periods=8)
+    server.delay = HORIZON + 4  # a freeze: so late was no answer before
+    commands = play_on(server, chunks, 21)
+    assert rows(commands) == [*range(8, 16), *[None] * 13]
     assert chunks.delays == [0, HORIZON + 4]
-    assert len(server.asked) == 3
-    server.delay = 0
-    server.tick(HORIZON)
-    chunks.settle(lambda: server.now)
-    assert not chunks.next_action(lambda: server.now).is_held
+    assert str(chunks.trouble) == "answers take 20 periods, a chunk has 16."
+    assert [asked["at"] for asked in server.asked] == [0, 8, 28]
+    commands = play_on(server, chunks, 20)
+    assert rows(commands)[-1] == 200, "as late as the last one, and what was seen has not moved since: it is played"
+    assert chunks.trouble is None
+
+
+@pytest.mark.parametrize(("play", "num_dropped"), [("wait", 0), ("overlap", 1), ("realtime", 1)])
+def test_a_server_that_is_slower_than_a_chunk_is_long_still_moves_the_robot(play, num_dropped, without_pauses):
+    """Where the robot stood still since it was seen, an answer fits; others are dropped once, not for ever."""
+    late = 3 * HORIZON + 9
+    _, chunks, commands = run(play, delay=late, periods=20 * late)
+    assert set(chunks.delays[1:]) == {late}
+    first = [int(command.action[0]) for command in commands if command.is_first]
+    assert len(first) == len(chunks.delays) - num_dropped
+    assert sum(not command.is_held for command in commands) >= 8 * (len(first) - 1)
+    chosen = {int(command.action[0]) // 100 for command in commands if not command.is_held}
+    assert sorted({*range(len(chunks.delays))} - chosen) == [1][:num_dropped]
+
+
+def test_a_robot_that_stood_still_for_very_long_is_looked_at_anew_once(without_pauses):
+    late = 5 * HORIZON
+    _, chunks, commands = run("wait", delay=late, periods=5 * late)
+    first = [int(command.action[0]) // 100 for command in commands if command.is_first]
+    assert first == [0, *range(2, len(chunks.delays))]
+    assert len(first) > 2
+
+
+def test_a_refused_question_is_not_put_again_in_every_control_period():
+    """With all pictures, to a server that is busy already."""
+    server, chunks, _ = run("overlap", delay=2, periods=8)
+    asked = []
+
+    def ask(observation, **_):
+        asked.append(time.monotonic())
+        future = Future()
+        future.set_exception(RefusedError("busy", "queue is full"))
+        return future
+
+    chunks.ask = ask
+    began = time.monotonic()
+    commands = play_on(server, chunks, 10)
+    took = time.monotonic() - began
+    assert len(asked) <= 1 + took / PAUSE_S
+    assert rows(commands) == [*range(8, 16), None, None], "meanwhile it plays on, then it holds"
+    time.sleep(PAUSE_S)
+    number = len(asked)
+    chunks.next_action(lambda: 0)
+    assert len(asked) == number + 1
 
 
 @pytest.mark.parametrize("error", [ConnectionError("lost"), RefusedError("busy", "queue is full")])
-def test_a_lost_question_is_asked_again_and_the_old_chunk_played_on(error):
+def test_a_lost_question_is_asked_again_and_the_old_chunk_played_on(error, without_pauses):
     server, chunks, _ = run("overlap", delay=2, periods=8)
     plain, failures = server.ask, [error, error]
 
@@ -147,10 +206,7 @@ def test_a_lost_question_is_asked_again_and_the_old_chunk_played_on(error):
         return plain(observation, **asked)
 
     chunks.ask = ask
-    commands = []
-    for _ in range(6):
-        commands.append(chunks.next_action(lambda: server.now))
-        server.tick()
+    commands = play_on(server, chunks, 6)
     assert rows(commands) == [8, 9, 10, 11, 102, 103]
     assert not any(command.is_held for command in commands)
     assert not failures

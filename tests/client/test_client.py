@@ -392,6 +392,6 @@ def test_the_calibration_of_an_observation_reaches_the_policy(client, policy, mo
 
 def test_an_address_that_is_none_is_refused_at_once():
     began = time.monotonic()
-    with pytest.raises(ValueError, match=r"ws://gpu-box:8000:8000: Port could not be cast"):
+    with pytest.raises(ValueError, match=r"ws://gpu-box:8000:8000: .*Port could not be cast"):
         Client("gpu-box:8000", connect_seconds=30)
     assert time.monotonic() - began < 5

@@ -1,5 +1,6 @@
 """A whole evaluation against a real server, in processes of its own, as ``xwam-benchmark`` runs it."""
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ from xwam_benchmarks.evaluate import Server, Trial, evaluate, wilson_interval
 from xwam_client.client import MismatchError
 from xwam_client.protocol import RefusedError
 
+from tests.client.conftest import RunningAt
+from tests.serve.conftest import Running
 from xwam.evaluate import metrics
 from xwam.evaluate.closed_loop import EpisodeResult, summarize
+from xwam.serve.service import ServeConfig, Service
 
 ROOT = Path(__file__).parents[2]
 LINE = "tests.client_benchmarks.line"
@@ -103,6 +107,23 @@ def test_an_error_lets_what_was_begun_finish(at, tmp_path):
     assert ("breaks", 0) not in kept
     assert sorted(f"{task} {seed}" for task, seed in kept) == sorted(set(begun) - {"breaks 0"})
     assert "two 2" not in begun
+
+
+def test_a_server_that_comes_back_with_another_checkpoint_is_not_mixed_in(make_service, policy, monkeypatch, tmp_path):
+    """As may happen in an evaluation of hours."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    out, servers = tmp_path / "results.json", contextlib.ExitStack()
+    port = servers.enter_context(Running(make_service())).port
+
+    def replace(_):
+        servers.close()
+        servers.enter_context(RunningAt(Service(policy, ServeConfig(), name="debug", hash_="1" * 16), port))
+
+    with servers, pytest.raises(ValueError, match=r"now has another checkpoint: .* Serve what it was"):
+        evaluate(Server(port=port), trial(tmp_path), out, tell=replace)
+    kept = json.loads(out.read_text())
+    assert [(row["task"], row["seed"]) for row in kept["episodes"]] == [("one", 0)]
+    assert kept["settings"]["server"]["checkpoint"]["hash"] == "0" * 16
 
 
 def test_tasks_are_played_once_however_often_they_are_named(at, tmp_path):

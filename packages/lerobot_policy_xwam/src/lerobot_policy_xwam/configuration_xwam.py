@@ -1,6 +1,7 @@
 """``--policy.type=xwam``: a checkpoint in this process or a server, and how its chunks are played."""
 
 # pyright: reportMissingImports=false
+import logging
 import re
 from dataclasses import dataclass, field
 
@@ -8,6 +9,8 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import NormalizationMode
 from xwam_client.chunks import PLAYS
 
+LOG = logging.getLogger(__name__)
+ADDRESS = r"wss?://(\[[^\]/]+\]|[^/:\[\]]+)(:\d+)?(/.*)?"  # a name, or numbers of IPv6 in brackets
 TRAIN = "train with `xwam train` (docs/extend.md); LeRobot only plays what it made."
 
 
@@ -30,14 +33,22 @@ class XWAMConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.device is not None and self.device.startswith("mps"):  # which LeRobot takes by itself on a Mac
+            if self.server is None:
+                LOG.warning(
+                    "policy.device=%r: has no float64, in which noise levels are kept: cpu is used.", self.device
+                )
+            self.device = "cpu"
         if (self.checkpoint is None) == (self.server is None):
             raise ValueError(
                 f"policy.checkpoint={self.checkpoint!r}, policy.server={self.server!r}: give one of them, a folder or "
                 "an address."
             )
         if self.server is not None:
-            if re.fullmatch(r"wss?://[^/:]+(:\d+)?(/.*)?", self.server) is None:
-                raise ValueError(f"policy.server={self.server!r}: must be an address as ws://gpu-box:8000.")
+            if re.fullmatch(ADDRESS, self.server) is None:
+                raise ValueError(
+                    f"policy.server={self.server!r}: must be an address as ws://gpu-box:8000 or ws://[::1]:8000."
+                )
             for name in ("robot", "action_steps", "precision", "save_predicted_video"):
                 if getattr(self, name) != type(self).__dataclass_fields__[name].default:
                     raise ValueError(f"policy.{name}={getattr(self, name)!r}: that is the server's own; leave it out.")

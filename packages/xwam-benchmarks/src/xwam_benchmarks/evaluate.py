@@ -23,7 +23,8 @@ from xwam_client.client import Client, Request
 from xwam_client.rollout import rollout
 
 MAY_DIFFER = ("tasks", "num_episodes")  # between two parts of one evaluation
-FACTS = ("checkpoint", "layout", "action_hz", "versions", "denoise", "precision")  # of the server, beside the result
+# Of the server: they stand beside the result, and stay what they were from the first episode to the last.
+FACTS = ("checkpoint", "layout", "action_hz", "versions", "denoise", "precision")
 
 
 class Server(NamedTuple):
@@ -76,20 +77,22 @@ def evaluate(
     """Play what ``out`` does not hold yet; returns what was written: success per task and overall, 95 % intervals.
 
     ``tell`` is called with a line for every finished episode. Raises MismatchError for a server made for another robot,
-    ValueError for results of other settings in ``out``, and whatever a simulator raises.
+    ValueError for results of other settings in ``out`` and for a server that becomes another one meanwhile (what was
+    finished before stays in ``out``), and whatever a simulator raises.
     """
     counts = {"num_episodes": trial.num_episodes, "max_steps": trial.max_steps, "num_processes": num_processes}
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name}={count}: must be 1 or more.")
     with server.client() as client:
-        known, horizon = {name: client.metadata.get(name) for name in FACTS}, client.metadata["action_horizon"]
+        known, horizon = _facts(client), client.metadata["action_horizon"]
     if not 1 <= trial.replan_every <= horizon:
         raise ValueError(f"replan_every={trial.replan_every}: must be in 1..{horizon}, the actions of one answer.")
     settings = json.loads(json.dumps({**trial._asdict(), "server": known}))
     done = _load(out, settings)
     asked = [(task, seed) for task in dict.fromkeys(trial.tasks) for seed in range(trial.num_episodes)]
-    for row in _played([key for key in asked if key not in done], server, trial, num_processes):
+    left = [key for key in asked if key not in done]
+    for row in _played(left, num_processes, (server, trial, known)):
         done[row["task"], row["seed"]] = row
         report = _write(out, settings, done, asked)
         said = "solved" if row["success"] else "not solved"
@@ -98,13 +101,15 @@ def evaluate(
     return _write(out, settings, done, asked)
 
 
-def _played(
-    left: Sequence[tuple[str, int]], server: Server, trial: Trial, num_processes: int
-) -> Iterator[dict[str, Any]]:
+def _facts(client: Client) -> dict[str, Any]:
+    return {name: client.metadata.get(name) for name in FACTS}
+
+
+def _played(left: Sequence[tuple[str, int]], num_processes: int, begun_with: tuple) -> Iterator[dict[str, Any]]:
     """Episodes as they finish. After an error no other one begins; those that were begun are finished first."""
     coming, error = iter(left), None
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_processes, context, _begin, (server, trial)) as pool:
+    with ProcessPoolExecutor(num_processes, context, _begin, begun_with) as pool:
         running = {pool.submit(_play, *key) for key in itertools.islice(coming, num_processes)}
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -118,12 +123,12 @@ def _played(
         raise error
 
 
-_here: dict[str, Any] = {}  # of this process: server and trial, the connection, and the task that is open
+_here: dict[str, Any] = {}  # of this process: server (and its facts) and trial, the connection, the task that is open
 
 
-def _begin(server: Server, trial: Trial) -> None:
+def _begin(server: Server, trial: Trial, known: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends simulators at once, not after their episodes
-    _here.update(server=server, trial=trial, client=None, task=None, env=None)
+    _here.update(server=server, trial=trial, known=known, client=None, task=None, env=None)
 
 
 def _play(task: str, seed: int) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def _play(task: str, seed: int) -> dict[str, Any]:
     if _here["client"] is None:
         _here["client"] = _here["server"].client(TimedClient)
     client, trial = _here["client"], _here["trial"]
+    _check_unchanged(client)
     if _here["task"] != task:
         if _here["env"] is not None:
             _here["env"].close()
@@ -141,12 +147,23 @@ def _play(task: str, seed: int) -> dict[str, Any]:
         _here["env"], client, seed=seed, play="wait", replan_every=trial.replan_every, max_steps=trial.max_steps,
         keeps_time=False,
     )  # fmt: skip
+    _check_unchanged(client)
     waits = list(client.waits)
     median = sorted(waits)[len(waits) // 2] if waits else 0.0
     return {
         "task": task, "seed": seed, "success": bool(played.success), "num_steps": len(played.action),
         "action_seconds": median, "waits": waits,
     }  # fmt: skip
+
+
+def _check_unchanged(client: Client) -> None:
+    """Refuse answers of two servers in one result: it may have begun anew with something else."""
+    facts = _facts(client)
+    if changed := [name for name, known in _here["known"].items() if facts[name] != known]:
+        raise ValueError(
+            f"server {client.uri} now has another {', '.join(changed)}: its episodes are not mixed with those before. "
+            "Serve what it was and repeat the command, or choose another file."
+        )
 
 
 def wilson_interval(wins: int, trials: int) -> tuple[float, float]:

@@ -9,6 +9,8 @@ Every control period asks ``next_action`` once. Three ways to bridge the time th
                 it, by the delays measured so far), so that the answer goes on from there: real-time chunking.
 
 When a chunk is used up before the next is there, the robot holds: deltas are 0, everything else stays what it was.
+An answer that is far later than those of this server are, and than a chunk is long, is of a world that is gone: the
+question is put once more, and the robot stands still until then.
 """
 
 from __future__ import annotations
@@ -21,12 +23,11 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from xwam_client.protocol import RefusedError
+from xwam_client.protocol import PAUSE_S, RefusedError, may_pass
 
 PLAYS = ("wait", "overlap", "realtime")
 DELAYS_LOOKED_AT = 8  # the longest of the latest delays is the one to expect
-PAUSE_S = 0.05  # before asking again
-TRY_AGAIN = ("busy", "superseded", "cancelled", "closing")
+FAR_CHUNKS = 4  # so many chunks late, an answer is too old even for a robot that stood still since it was seen
 
 
 class Command(NamedTuple):
@@ -57,7 +58,7 @@ class Chunks:
         self.ask, self.play, self.replan_every, self.seed, self.action_hz = ask, play, replan_every, seed, action_hz
         self.delays: list[int] = []  # of every answer, in control periods
         self._expected: list[int] = []  # of those that came while the robot was playing
-        self.trouble: Exception | None = None  # why the last question had no actions
+        self.trouble: Exception | None = None  # why the last question had no actions that could be played
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
         self._last = np.zeros(sum(sizes), np.float32)
@@ -67,11 +68,17 @@ class Chunks:
         # them in which an action was played: so many rows of the answer are past.
         self._waited = self._played = 0
         self._is_new = False  # nothing of this chunk was played yet
+        self._ask_at = 0.0  # not before: a question that failed is not put again at once
 
     @property
     def is_waiting(self) -> bool:
         """True when only a new answer can make the robot move."""
-        return self._answer is not None and (self.play == "wait" or self._position >= len(self._chunk))
+        return self._is_due and (self.play == "wait" or self._position >= len(self._chunk))
+
+    @property
+    def _is_due(self) -> bool:
+        """Enough of this chunk was played."""
+        return self._position >= min(self.replan_every, len(self._chunk))
 
     def next_action(self, observe: Callable[[], Any]) -> Command:
         """What to play now; ``observe`` is called when it is time to ask again. Raises RefusedError.
@@ -84,7 +91,7 @@ class Chunks:
         if not len(self._chunk):
             raise ValueError("no answer has come yet: call settle(observe) before the first action.")
         self._waited += 1
-        if self.is_waiting or self._position >= len(self._chunk):
+        if self.is_waiting:
             return Command(np.where(self._is_delta, 0, self._last).astype(np.float32), True, False)
         self._last, is_first, self._is_new = np.array(self._chunk[self._position], np.float32), self._is_new, False
         self._position += 1
@@ -99,33 +106,33 @@ class Chunks:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            self._ask_when_due(observe)
-            if self._answer is None or not self.is_waiting:
-                return
-            asked_at = time.monotonic()
-            error = self._answer.exception(max(0.0, deadline - asked_at))
-            if error is not None:
-                if time.monotonic() + PAUSE_S > deadline:
-                    raise error
-                time.sleep(PAUSE_S)
-            elif self.action_hz:
-                self._waited += math.ceil((time.monotonic() - asked_at) * self.action_hz)
             self._take_answer()
+            self._ask_when_due(observe)
+            if not self.is_waiting:
+                return
+            now = time.monotonic()
+            if self._answer is not None:
+                self._answer.exception(max(0.0, deadline - now))
+                self._waited += math.ceil((time.monotonic() - now) * (self.action_hz or 0))
+            elif self.trouble is not None:  # a pause
+                if now >= deadline:
+                    raise self.trouble
+                time.sleep(max(0.0, min(self._ask_at, deadline) - now))
 
     def _ask_when_due(self, observe: Callable[[], Any]) -> None:
         """Ask for the next chunk once enough of this one was played."""
-        if self._answer is not None or self._position < min(self.replan_every, len(self._chunk)):
+        if self._answer is not None or not self._is_due or time.monotonic() < self._ask_at:
             return
-        observation = observe()
         asked: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
-            first = min(self.delays[0], len(self._chunk) // 2)  # the robot stood still for it: a rough guide
-            expected = max(self._expected[-DELAYS_LOOKED_AT:], default=first)
+            # The robot stood still for the first answer: a rough guide.
+            guess = min(self.delays[0], len(self._chunk) // 2)
+            expected = max(self._expected[-DELAYS_LOOKED_AT:], default=guess)
             asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
+        self._answer = self.ask(observe(), **asked)
         self._waited = self._played = 0
         self.num_asked += 1
-        self._answer = self.ask(observation, **asked)
 
     def _take_answer(self) -> None:
         """Change over to the new chunk if it is there: behind the actions that were played since its observation."""
@@ -134,15 +141,18 @@ class Chunks:
         answer, self._answer = self._answer, None
         try:
             actions = np.asarray(answer.result()["actions"])
+            # Behind what was played an answer fits however late it is, but the world has gone on. One that is late even
+            # for this server is asked for once more: the robot stands still by then, so that the next one is played.
+            old = max(len(actions) * (1 if self._played else FAR_CHUNKS), 2 * max(self.delays[-1:], default=0))
+            self.delays.append(self._waited)
+            if len(self._chunk) and self.trouble is None and self._waited > old:
+                raise ConnectionError(f"answers take {self._waited} periods, a chunk has {len(actions)}.")
         except (ConnectionError, RefusedError) as error:
-            if isinstance(error, RefusedError) and error.rule not in TRY_AGAIN:
+            if not may_pass(error):
                 raise
-            self.trouble = error
+            self.trouble, self._ask_at = error, time.monotonic() + PAUSE_S
             return
         self.trouble = None
-        self.delays.append(self._waited)
-        if len(self._chunk) and self._waited > len(actions):
-            return  # of a world that is long gone: ask again
         if self._played == self._waited:  # it never had to stand still
             self._expected.append(self._waited)
         self._chunk, self._position, self._is_new = actions, self._played, True

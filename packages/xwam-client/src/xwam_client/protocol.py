@@ -15,6 +15,8 @@ DEFAULT_PORT = 8000
 DTYPES = ("|b1", "|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f2", "<f4", "<f8")
 MAX_DIMENSIONS = 6
 MAX_ARRAY_BYTES = 256 << 20
+TRY_AGAIN = ("busy", "superseded", "cancelled", "closing")  # rules of refusals that pass
+PAUSE_S = 0.1  # before asking again
 
 
 class RefusedError(ValueError):
@@ -26,6 +28,11 @@ class RefusedError(ValueError):
 
     def __reduce__(self) -> Any:
         return type(self), (self.rule, str(self))  # as it is in another process, too
+
+
+def may_pass(error: BaseException) -> bool:
+    """True where asking again may help: a lost connection, or a server that cannot just now."""
+    return isinstance(error, ConnectionError) or (isinstance(error, RefusedError) and error.rule in TRY_AGAIN)
 
 
 def packb(message: Any) -> bytes:

@@ -64,8 +64,7 @@ def rollout(
         due = max(due + period, now + period / 2)  # what was late is made up for, but never in a burst
         if keeps_time:
             time.sleep(max(0.0, due - time.monotonic()))
-    if not commands:  # solved from the start, or no action allowed
-        width, nothing = sum(part["size"] for part in client.metadata["layout"]["action"]), np.zeros(0, bool)
-        return Episode(bool(env.success), np.zeros((0, width), np.float32), nothing, nothing, ())
-    action, is_held, is_first = (np.array(column) for column in zip(*commands))
+    width = sum(part["size"] for part in client.metadata["layout"]["action"])  # there may be no commands
+    action = np.array([command.action for command in commands], np.float32).reshape(-1, width)
+    is_held, is_first = (np.array([command[which] for command in commands], bool) for which in (1, 2))
     return Episode(bool(env.success), action, is_held, is_first, tuple(chunks.delays))
