@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from xwam.images import centre_window, crop_size, cut, resize, resize_and_centre_crop, resize_corners, resize_nearest
+from xwam.images import (
+    centre_window,
+    crop_size,
+    cropped_camera,
+    cut,
+    resize,
+    resize_and_centre_crop,
+    resize_corners,
+    resize_nearest,
+)
+from xwam.records import Camera
+from xwam.view.points import unproject
 
 
 @pytest.mark.parametrize("size", [(5, 9), (64, 31), (20, 24), (40, 48), (1, 1)])
@@ -34,3 +45,38 @@ def test_a_flat_image_stays_flat() -> None:
     image = np.full((10, 14, 3), 77, np.uint8)
     assert (resize_and_centre_crop(image, 8, 6, 0.9) == 77).all()
     assert resize_and_centre_crop(image, 8, 6, 0.9).shape == (6, 8, 3)
+
+
+def plane(size: int) -> tuple[Camera, np.ndarray]:
+    """A camera before the slanted plane z = 1 + 0.4 x + 0.3 y, and its exact depth."""
+    focal, middle = 1.5 * size, size / 2
+    camera = Camera(
+        name="left", width=size, height=size, intrinsics=np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1.0]])
+    )
+    column, row = np.meshgrid(*(2 * [(np.arange(size) + 0.5 - middle) / focal]))
+    return camera, 1 / (1 - 0.4 * column - 0.3 * row)
+
+
+def off_plane(camera: Camera, depth: np.ndarray) -> float:
+    points = unproject(depth, camera.intrinsics, camera.depth_at)
+    return abs(float((points[..., 2] - 1 - 0.4 * points[..., 0] - 0.3 * points[..., 1]).mean()))
+
+
+@pytest.mark.parametrize("crop", [1.0, 0.95])
+@pytest.mark.parametrize(("size", "wanted"), [(256, 128), (512, 128), (480, 128), (384, 128), (240, 160), (96, 128)])
+def test_a_plane_stays_where_it_is_when_its_depth_is_resized(size: int, wanted: int, crop: float) -> None:
+    camera, depth = plane(size)
+    small, depth = camera.resized(wanted, wanted), resize_nearest(depth, wanted, wanted)
+    window = centre_window(wanted, wanted, crop)
+    seen = cropped_camera(small, window)
+    assert off_plane(seen, resize_corners(cut(depth, window), wanted, wanted)) < 3e-5
+    assert off_plane(camera.resized(wanted, wanted).resized(wanted, wanted), depth) < 3e-5, "the same size: the same"
+
+
+def test_where_depth_is_taken() -> None:
+    camera = Camera(name="left", width=640, height=480)
+    assert camera.resized(320, 240).depth_at == 0.75
+    assert camera.resized(160, 120).depth_at == 0.625
+    assert camera.resized(128, 96).depth_at == 0.5, "the middle one of five"
+    assert camera.resized(320, 160).depth_at == 0.625, "halved columns, thirds of rows: their mean"
+    assert camera.resized(320, 240).resized(160, 120).depth_at == 0.875, "the last of four"

@@ -21,6 +21,7 @@ POSE = np.eye(4)
         ({"hand_from_camera": np.diag([2.0, 2, 2, 1])}, "needs a rotation"),
         ({"hand_from_camera": POSE, "base_from_camera": POSE}, "give one"),
         ({"near_m": 2.0, "far_m": 1.0}, "need 0 < near_m < far_m"),
+        ({"depth_at": np.nan}, "depth_at=nan: a place in a pixel, such as 0.5"),
     ],
 )
 def test_calibration_that_is_none_is_refused(fields, message):

@@ -252,7 +252,7 @@ def cameras_seen(
     """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike.
 
     The checkpoint's counts only for images that can be its camera's (warns otherwise): those of another lens or crop
-    have no calibration. The range of depth is the checkpoint's where it has one: that of the pictures it learned.
+    have no calibration. Depth is as in the pictures that were learned: its range, and where in a pixel it lies.
     """
     seen = []
     for name in view_names:
@@ -263,9 +263,11 @@ def cameras_seen(
             size, shape = f"{camera.width} x {camera.height}", f"{image.shape[1]} x {image.shape[0]}"
             warnings.warn(f"camera {name!r}: no cloud, its calibration is of {size} images, not {shape}.", stacklevel=2)
             camera = replace(camera, intrinsics=None)
-        if name in known:
-            camera = replace(camera, near_m=known[name].near_m, far_m=known[name].far_m)
-        seen.append(centre_cropped(camera, clip))
+        camera = centre_cropped(camera, clip)
+        if name in known:  # imagined as in the pictures it learned from
+            learned = centre_cropped(known[name], clip)
+            camera = replace(camera, near_m=learned.near_m, far_m=learned.far_m, depth_at=learned.depth_at)
+        seen.append(camera)
     return tuple(seen)
 
 

@@ -1,8 +1,10 @@
 """Resizing and cropping of images, the same for training and for the policy. numpy only.
 
 Coordinates follow records.py: the centre of pixel ``i`` is ``i + 0.5``, so an image resized from ``n`` to ``m`` samples
-the position ``(i + 0.5) n / m``. Intrinsics of ``Camera.resized`` and ``Camera.cropped`` are exact for these functions;
-what ``resize_corners`` does to depth is in ``cropped_camera``.
+the position ``(i + 0.5) n / m``. Intrinsics of ``Camera.resized`` and ``Camera.cropped`` are exact for these functions.
+Depth is not mixed but taken from one pixel, whose centre lies elsewhere: ``Camera.depth_at`` says where, on average (of
+the picture, and of rows and columns): ``Camera.resized`` for ``resize_nearest``, ``cropped_camera`` for
+``resize_corners``.
 """
 
 import math
@@ -44,13 +46,14 @@ def cropped_camera(camera: Camera, window: Window) -> Camera:
     cropped = camera.cropped(window.left, window.top, window.width, window.height)
     if (window.width, window.height) == (camera.width, camera.height):
         return cropped
-    places = [_mean_place(window.width, camera.width), _mean_place(window.height, camera.height)]
+    sizes = ((window.width, camera.width), (window.height, camera.height))
+    places = [_corner_at(camera.depth_at, old, new) for old, new in sizes]
     return replace(cropped.resized(camera.width, camera.height), depth_at=sum(places) / 2)
 
 
-def _mean_place(size: int, wanted: int) -> float:
-    """Where in a new pixel the old one's centre lies that ``resize_corners`` took for it, on average."""
-    return math.gcd(size, wanted) / (2 * size)
+def _corner_at(depth_at: float, size: int, wanted: int) -> float:
+    """Where in a new pixel the depth lies that ``resize_corners`` took for it, on average."""
+    return math.gcd(size, wanted) / (2 * size) + (depth_at - 0.5) * wanted / size
 
 
 def cut(images: Shaped[np.ndarray, "*any"], window: Window, *, axis: int = -2) -> Shaped[np.ndarray, "*cut"]:
@@ -71,7 +74,10 @@ def resize(images: Shaped[np.ndarray, "*T H W C"], height: int, width: int) -> F
 
 
 def resize_nearest(images: Shaped[np.ndarray, "*T H W"], height: int, width: int) -> Shaped[np.ndarray, "*T h w"]:
-    """Take the pixel under each new centre: depth must not be mixed across edges."""
+    """Take the pixel under each new centre: depth must not be mixed across edges.
+
+    Between two pixels it is the later one, so that half as many show what is at i + 0.75: see Camera.resized.
+    """
     rows = (2 * np.arange(height) + 1) * images.shape[-2] // (2 * height)
     columns = (2 * np.arange(width) + 1) * images.shape[-1] // (2 * width)
     return images[..., rows[:, None], columns]

@@ -9,6 +9,7 @@ Letters (docs/glossary.md): ``V`` views, ``T`` frames, ``H W`` pixels, ``Ta Da``
 ``Ts Ds`` state steps and width.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -35,7 +36,7 @@ class Camera:
     hand: str = "left"  # the arm that carries a wrist camera
     near_m: float = 0.1  # depths outside [near_m, far_m] count as its ends
     far_m: float = 10.0
-    depth_at: float = 0.5  # where in a pixel its depth was taken: 0.5 its centre, 0 its first corner (after a crop)
+    depth_at: float = 0.5  # where in a pixel its depth was taken, on average: 0.5 its centre, 0 its first corner
 
     def __post_init__(self) -> None:
         if self.base_from_camera is not None and self.hand_from_camera is not None:
@@ -52,8 +53,8 @@ class Camera:
             raise ValueError(
                 f"camera name={self.name!r} near_m={self.near_m}, far_m={self.far_m}: need 0 < near_m < far_m."
             )
-        if not 0 <= self.depth_at <= 1:
-            raise ValueError(f"camera name={self.name!r} depth_at={self.depth_at}: must be in 0..1 of a pixel.")
+        if not np.isfinite(self.depth_at):
+            raise ValueError(f"camera name={self.name!r} depth_at={self.depth_at}: a place in a pixel, such as 0.5.")
 
     @property
     def is_calibrated(self) -> bool:
@@ -61,16 +62,24 @@ class Camera:
         return self.intrinsics is not None and (self.base_from_camera is not None or self.hand_from_camera is not None)
 
     def resized(self, width: int, height: int) -> "Camera":
-        """The same camera after its image was resized (pixels)."""
+        """The same camera after its image was resized (pixels), and its depth by ``images.resize_nearest``."""
         scale = np.diag([width / self.width, height / self.height, 1.0])
         intrinsics = None if self.intrinsics is None else scale @ self.intrinsics
-        return replace(self, width=width, height=height, intrinsics=intrinsics)
+        places = [_nearest_at(self.depth_at, *sizes) for sizes in ((self.width, width), (self.height, height))]
+        return replace(self, width=width, height=height, intrinsics=intrinsics, depth_at=sum(places) / 2)
 
     def cropped(self, left: int | float, top: int | float, width: int, height: int) -> "Camera":
         """The same camera after a window of its image was cut out (pixels)."""
         offset = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
         intrinsics = None if self.intrinsics is None else offset @ self.intrinsics
         return replace(self, width=width, height=height, intrinsics=intrinsics)
+
+
+def _nearest_at(depth_at: float, size: int, wanted: int) -> float:
+    """Where in a new pixel the depth lies that was taken for it, on average."""
+    pixels = size // math.gcd(size, wanted)
+    aside = 0.0 if pixels % 2 else 0.5 / pixels  # an even number has none in the middle: the later one is taken
+    return 0.5 + aside + (depth_at - 0.5) * wanted / size
 
 
 def is_rotation(matrix: np.ndarray) -> bool:

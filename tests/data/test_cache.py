@@ -3,6 +3,7 @@
 Held in memory, it answers as its files do.
 """
 
+import errno
 import shutil
 import threading
 from dataclasses import replace
@@ -142,6 +143,18 @@ def test_several_processes_share_out_the_files(
     everything = np.arange(len(clips))
     alone, shared = (LatentCache(tmp_path / n, normalizer).batch(everything, PROMPTS, 1) for n in ("alone", "shared"))
     torch.testing.assert_close(alone.video, shared.video)
+
+
+def test_without_locks_it_is_filled_all_the_same(
+    tmp_path: Path, clips: Clips, normalizer: Normalizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(cache_module.fcntl, "flock", fails)
+    with pytest.warns(UserWarning, match=r"cache=.*: its file system has no locks \(No locks available\)"):
+        build(tmp_path, clips)
+    assert len(LatentCache(tmp_path, normalizer)) == len(clips)
 
 
 def test_clips_with_and_without_depth_in_one_batch(

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from scipy.spatial.transform import Rotation
 from xwam.data.check import check_data, is_wrong
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
+from xwam.robot.layout import two_arm_layout
 from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import PartSource
 
@@ -379,6 +381,48 @@ def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):
     found = {finding.check: finding for finding in findings}
     assert found["frame counts"].level == found["NaN"].level == "fine"
     assert found["action 'left_position'"].level == "look", "these toy states do not follow their actions"
+
+
+def test_our_own_with_an_unused_arm_before_the_used_one(tmp_path, layout, cameras):
+    from conftest import make_episode
+
+    from xwam.data.lerobot import DatasetWriter
+
+    two = two_arm_layout("toy")
+    layout = replace(
+        two, **{side: tuple(replace(part, is_used=part.name.startswith("right")) for part in getattr(two, side))
+                for side in ("state", "action")},
+    )  # fmt: skip
+    still = replace(cameras[0], name="front")
+    writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=[still], action_hz=20.0, robot_type="toy")
+    for number in range(2):
+        episode = make_episode(number)
+        state, action = np.roll(episode.state, 8, axis=1), np.roll(episode.action, 7, axis=1)
+        state[1:, 8:11] = state[0, 8:11] + np.cumsum(action[:-1, 7:10], axis=0)
+        films = {kind: {"front": getattr(episode, kind)["front"]} for kind in ("video", "depth")}
+        writer.write(replace(episode, state=state, action=action, executed_action=None, **films))
+    writer.finish()
+    findings = {finding.check: finding for finding in check_data(tmp_path / "set")}
+    assert findings["action 'right_position'"].level == "fine"
+    assert "states follow it (correlation 1.00)" in findings["action 'right_position'"].text
+    assert not any("left" in finding.text for finding in findings.values())
+
+
+def test_a_long_film_by_another_clock_is_whole(planted):
+    """Where an episode begins is said in the film's own seconds."""
+    path, rate, first = video_of(planted, "cam_wrist", 1), Fraction(FPS * 1000, 1001), 2000
+    frames = pictures(1)["cam_wrist"]
+    write_rgb(path, np.concatenate([np.broadcast_to(frames[0], (first, *frames[0].shape)), frames]), rate)
+    row = planted / "meta/episodes/chunk-000/file-001.parquet"
+    table = pq.read_table(row)
+    key = "videos/observation.images.cam_wrist/from_timestamp"
+    begins = pa.array([float(first / rate)])
+    pq.write_table(table.set_column(table.column_names.index(key), key, begins), row)
+    seen = open_lerobot(planted, robot=ARM).frames(1, "wrist", np.arange(STEPS))
+    assert np.abs(seen.astype(float) - frames).mean() < 12
+    assert wrong(planted) == ""
+    write_rgb(path, np.broadcast_to(frames[0], (first + STEPS - 1, *frames[0].shape)), rate)
+    assert f"file-001.mp4 has {first + STEPS - 1} frames of {first + STEPS}" in wrong(planted)
 
 
 def test_a_camera_that_no_sampled_episode_has_is_no_mistake(planted):

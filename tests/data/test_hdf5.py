@@ -103,7 +103,7 @@ def test_robotwin(tmp_path):
         expect_path(info, number, 0, slice(0, 8), slice(0, 7))
         expect_path(info, number + 10, 0, slice(8, 16), slice(7, 14))
         assert info.instruction == WORDS[number], "another wording for each"
-        assert info.task == "lift_pot/demo_clean", "of the same task"
+        assert info.task == "lift_pot", "of the same task"
         frames = episodes.frames(number, "head", SOME)
         assert np.abs(frames.astype(int) - pictures(number)["cam_high"][SOME]).mean() < 2, "red is red"
         depth = episodes.depth(number, "left_wrist", SOME)

@@ -3,18 +3,24 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from foreign import ARM, SIZE, STEPS, copy_of, write_foreign
-from hdf5_sets import EPISODES, robot, write_aloha, write_robomimic, write_robotwin
+from hdf5_sets import EPISODES, WORDS, robot, write_aloha, write_robomimic, write_robotwin
 
 from xwam.data.check import check_data
 from xwam.data.hdf5_index import hdf5_files
 from xwam.data.hdf5_read import open_hdf5
+from xwam.data.lerobot import DatasetWriter
 from xwam.data.opening import open_data
 from xwam.robot.mapping import robot_fingerprint
+from xwam.train.prepare import wordings_of
+from xwam.train.sources import Source
+from xwam.train.text import list_texts
 
 ALOHA = robot("aloha")
 
@@ -166,6 +172,47 @@ def test_what_the_checks_ask_a_person_to_look_at(tmp_path):
     assert less not in texts(tmp_path, lift(), "look")
     libero = write_robomimic(tmp_path / "libero/x.hdf5", is_libero=True)
     assert less not in texts(libero, robot("libero"), "look"), "these need 1"
+
+
+def tasks_of(*sets):
+    """The tasks of some data sets (each with its robot), with their wordings; none stands for two."""
+    wordings = wordings_of([Source(str(root), open_data(root, robot=which), which, None) for root, which in sets])
+    list_texts(wordings)
+    return wordings
+
+
+def test_a_task_has_one_name_however_it_was_recorded(tmp_path, monkeypatch):
+    ways, which = ("demo_clean", "demo_randomized", "aloha-agilex_clean_50"), robot("robotwin")
+    for way in ways:
+        write_robotwin(tmp_path / "sets/lift_pot" / way, depth=False)
+    assert tasks_of((tmp_path / "sets", which)) == {"lift_pot": sorted(WORDS)}
+    assert tasks_of(*((tmp_path / "sets/lift_pot" / way, which) for way in ways)) == {"lift_pot": sorted(WORDS)}
+    monkeypatch.chdir(tmp_path / "sets/lift_pot/demo_clean")
+    for here in (".", "data", "../demo_clean"):
+        assert tasks_of((Path(here), which)) == {"lift_pot": sorted(WORDS)}
+    (tmp_path / "linked").symlink_to(tmp_path / "sets/lift_pot/demo_clean")
+    assert list(tasks_of((tmp_path / "linked", which))) == ["lift_pot"]
+    for name in ("open_door", "close_door"):
+        root = write_robotwin(tmp_path / "flat" / name, depth=False)
+        for number, path in enumerate(sorted((root / "instructions").iterdir())):
+            path.write_text(json.dumps([f"{name}, please ({number})"]))
+    assert list(tasks_of((tmp_path / "flat", which))) == ["flat/close_door", "flat/open_door"], "two tasks stay two"
+
+
+def test_words_that_stand_for_a_task_join_the_one_that_has_a_name(tmp_path, layout, cameras):
+    """LeRobot's own sets have only words; in ours a task has a name besides."""
+    from conftest import make_episode
+
+    theirs = write_foreign(tmp_path / "theirs", episodes=2)
+    for path in (theirs / "meta/episodes").rglob("*.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["task_name"]), path)
+    writer = DatasetWriter(tmp_path / "ours", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
+    for words in ("pick up cup 0", "take cup 0"):
+        writer.write(replace(make_episode(0), task="cup-v3", instruction=words))
+    writer.finish()
+    expected = {"cup-v3": ["pick up cup 0", "take cup 0"], "pick up cup 1": ["pick up cup 1"]}
+    assert tasks_of((tmp_path / "ours", None), (theirs, ARM)) == expected
+    assert tasks_of((theirs, ARM)) == {words: [words] for words in ("pick up cup 0", "pick up cup 1")}
 
 
 def test_guessed_depth_stays_with_its_episode(tmp_path):

@@ -1,6 +1,8 @@
 """A data set written here reads back equal, survives interruptions, and bad ones are refused."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,6 +201,43 @@ def test_damaged_data_sets_are_refused(dataset: Path) -> None:
         open_lerobot(dataset)
     with pytest.raises(FileNotFoundError, match="no LeRobot data set"):
         open_lerobot(dataset / "meta")
+
+
+def test_files_of_a_mac_are_left_out_and_a_damaged_table_is_named(dataset: Path) -> None:
+    folder = dataset / "meta/episodes/chunk-000"
+    (folder / "._file-000.parquet").write_bytes(b"what a Mac leaves behind")
+    assert open_lerobot(dataset).num_episodes == 3
+    path = dataset / "data/chunk-000/file-001.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(
+        ValueError, match=r"parquet=.*data/chunk-000/file-001.parquet: cannot be read .*; copy it again"
+    ):
+        open_lerobot(dataset).info(1)
+    (folder / "file-002.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"parquet=.*episodes/chunk-000/file-002.parquet: cannot be read"):
+        open_lerobot(dataset)
+
+
+def test_a_file_system_without_locks_is_not_another_process(
+    tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = open_writer(tmp_path / "set", layout, cameras)
+
+    def answers(number: int):
+        def fails(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(lerobot_write.fcntl, "lockf", fails)
+
+    for number in (errno.EACCES, errno.EAGAIN):
+        answers(number)
+        with pytest.raises(ValueError, match="another process is writing here"):
+            open_writer(tmp_path / "set", layout, cameras)
+    for number in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+        answers(number)
+        with pytest.raises(ValueError, match=r"cannot be locked \(.*\), .* a disk whose file system has locks"):
+            open_writer(tmp_path / "set", layout, cameras)
+    writer.finish()
 
 
 def test_nan_in_a_file_is_refused(dataset: Path, layout: Layout) -> None:

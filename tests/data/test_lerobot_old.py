@@ -121,6 +121,19 @@ def test_its_fingerprint_follows_the_words(dataset: Path, layout: Layout) -> Non
     assert changed.fingerprint != first
 
 
+def test_success_is_true_or_false(dataset: Path, layout: Layout) -> None:
+    episodes = dataset / "meta/episodes.jsonl"
+    lines = [json.loads(line) for line in episodes.read_text().splitlines()]
+    said = [True, False, None]
+    _lines(episodes, [line | {"success": value} for line, value in zip(lines, said, strict=True)])
+    marks = [open_lerobot(dataset, layout=layout).demonstrated(number) for number in range(3)]
+    assert marks[0] is marks[2] is None
+    assert not marks[1].any()
+    _lines(episodes, [line | {"success": "False"} for line in lines])
+    with pytest.raises(ValueError, match=r"root=.* episode=0 'success' is 'False': must be true or false"):
+        open_lerobot(dataset, layout=layout)
+
+
 def test_what_is_missing_is_named(dataset: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
     with pytest.raises(ValueError, match="layout="):
         open_lerobot(dataset)

@@ -12,6 +12,7 @@ from foreign import ARM, EPISODES, FPS, SIZE, STEPS, change_columns, copy_of, pa
 
 from xwam.config import ClipConfig
 from xwam.data.augment import augment
+from xwam.data.check import check_data
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.images import GREY
@@ -155,6 +156,18 @@ def test_pictures_in_columns_are_read(foreign, tmp_path):
     episodes = open_lerobot(root, robot=ARM)
     np.testing.assert_array_equal(episodes.frames(1, "front", np.array([5, 0])), pictures(1)["cam_high"][[5, 0]])
     np.testing.assert_allclose(episodes.info(1).state[:, :3], path_of(1)[0][:-1], atol=1e-6)
+    damaged = [*files[:5], {"bytes": None, "path": "images/5.png"}, None, *files[7:20]]
+    table = pq.read_table(path).drop_columns([key])
+    column = pa.array([*damaged, *[None] * (STEPS - len(damaged))], kind)
+    pq.write_table(table.append_column(key, column), path)
+    for step in (5, 6, STEPS - 1):
+        with pytest.raises(ValueError, match=r"episode=3 of .* key=.*cam_high': a picture of 0 bytes cannot be read"):
+            open_lerobot(root, robot=ARM).frames(3, "front", np.array([step]))
+    pq.write_table(table.append_column(key, column).slice(0, 20), path)
+    with pytest.raises(ValueError, match=rf"episode=3 of .* key=.*cam_high' has 20 pictures, not {STEPS}: copy it"):
+        open_lerobot(root, robot=ARM).frames(3, "front", np.array([STEPS - 1]))
+    found = [finding for finding in check_data(root, ARM) if finding.level == "wrong"]
+    assert any("has 20 pictures" in finding.text for finding in found), "the checks say so as well"
 
 
 def test_words_for_a_data_set_without_any(foreign, tmp_path):

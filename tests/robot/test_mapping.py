@@ -265,6 +265,7 @@ def test_the_file_comes_back_and_mistakes_are_named(tmp_path):
         ({"cameras": []}, "at least one camera"),
         ({"state_width": 7}, "its parts need 8 slots; give state_width=8"),
         ({"action_hz": 0}, "must be positive"),
+        ({"instruction": " "}, "instruction=' ': say what the robot should do, or leave it out"),
         ({"base_turn": [[1, 0, 0], [0, 1, 0], [0, 0, -1]]}, "base_turn=.*: must be a rotation"),
         ({"hand_turn": [[1000, 0, 0], [0, 1000, 0], [0, 0, 1000]]}, "hand_turn=.*: must be a rotation"),
         ({"state": []}, "name no column"),

@@ -1,9 +1,15 @@
+import os
 import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.sim.fake_env import MOVE, FakeEnv, make_fake
+from tests.sim.fake_env import LAYOUT, MOVE, FakeEnv, make_fake
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.sim.collect import FIRST_WANDERED, RETRY_STRIDE, collect
 from xwam.sim.record import (
@@ -39,6 +45,32 @@ def make_pressed_once(task, *, width_px, height_px):
 
 def make_pressed_twice(task, *, width_px, height_px):
     return Interrupted(task, presses=2, width_px=width_px, height_px=height_px)
+
+
+class Jointed(FakeEnv):
+    """Its expert sets joints (as the simulator moves the hand, nobody asks how)."""
+
+    layout = replace(
+        LAYOUT,
+        action=tuple(
+            replace(part, kind="joint_command", unit="rad") if part.name == "left_position" else part
+            for part in LAYOUT.action
+        ),
+    )
+
+
+class Bare(FakeEnv):
+    """A hand without a gripper."""
+
+    layout = replace(LAYOUT, action=tuple(replace(p, is_used=p.name == "left_position") for p in LAYOUT.action))
+
+
+def make_jointed(task, *, width_px, height_px):
+    return Jointed(task, width_px=width_px, height_px=height_px)
+
+
+def make_bare(task, *, width_px, height_px):
+    return Bare(task, width_px=width_px, height_px=height_px)
 
 
 def contents(folder):
@@ -134,6 +166,55 @@ def test_several_processes_write_the_same(tmp_path):
     collect(tmp_path / "one", **arguments)
     collect(tmp_path / "two", num_workers=2, **arguments)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_ctrl_c_while_processes_start(tmp_path):
+    """A terminal sends it to all of them; those that still import what they need must not die of it."""
+    script = f"""
+from pathlib import Path
+from tests.sim.fake_env import make_fake
+from xwam.sim.collect import collect
+try:
+    collect(Path({str(tmp_path)!r}), ("fake-reach",), 9, make_env=make_fake, num_workers=2, width_px=24, height_px=24)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, start_new_session=True, cwd=root
+    )
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.is_file():
+        pytest.skip("this system does not say which processes a process has started")
+    while len(children.read_text().split()) < 2 and run.poll() is None:  # one keeps track of semaphores
+        time.sleep(0.001)
+    os.killpg(run.pid, signal.SIGINT)
+    said, complaints = run.communicate(timeout=60)
+    assert said.endswith("stopped\n"), complaints
+    assert "BrokenProcessPool" not in complaints
+    assert 1 <= open_lerobot(tmp_path).num_episodes < 9, "what had begun was finished and kept"
+
+
+def test_a_task_that_is_named_twice_is_recorded_once(tmp_path):
+    assert collect(tmp_path, ("fake-reach", "fake-reach"), 2, make_env=make_fake, width_px=24, height_px=24) == 2
+
+
+def test_joints_are_recorded_without_noise_and_do_not_wander(tmp_path):
+    sizes = {"num_episodes": 1, "width_px": 24, "height_px": 24}
+    assert collect(tmp_path / "set", ("fake-reach",), make_env=make_jointed, noise=0.9, **sizes) == 1
+    episode = record_episode(Jointed("fake-reach", width_px=24, height_px=24), 0, noise=0.9)
+    np.testing.assert_array_equal(episode.action, episode.executed_action)
+    with pytest.raises(ValueError, match=r"wander=True: 'fake' moves 0 hands by displacements, its state has 1"):
+        collect(tmp_path / "wander", ("fake-reach",), make_env=make_jointed, wander=True, **sizes)
+    assert not (tmp_path / "wander").exists()
+
+
+def test_a_hand_without_a_gripper_wanders(tmp_path):
+    bare = {"num_episodes": 1, "wander": True, "make_env": make_bare, "width_px": 24, "height_px": 24}
+    assert collect(tmp_path, ("fake-impossible",), **bare) == 1
+    action = open_lerobot(tmp_path).info(0).action
+    assert np.ptp(action[:, MOVE], axis=0).min() > 0
+    assert (np.delete(action, np.r_[MOVE], axis=1) == 0).all()
 
 
 def test_more_episodes_can_be_asked_for_later(tmp_path):

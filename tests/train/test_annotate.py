@@ -11,7 +11,9 @@ import pytest
 from tests.model.test_depth_teacher import save_tiny_model
 from xwam.cli import main
 from xwam.config import ClipConfig
+from xwam.data.annotated import AnnotatedDepth, Provenance, Scale
 from xwam.data.clips import Clips
+from xwam.data.depth import DepthCoding
 from xwam.data.lerobot import open_lerobot
 from xwam.data.opening import open_data
 from xwam.records import Camera
@@ -158,12 +160,74 @@ def test_guesses_stay_with_their_files(tmp_path):
     fewer = open_data(root, robot=which)
     np.testing.assert_allclose([fewer.depth(n, "head", first).mean() for n in range(2)], [2, 3], rtol=0.01)
     turned = replace(which, cameras=(replace(which.cameras[0], mirrored=True),))
-    with pytest.raises(ValueError, match=r"guessed from pictures that were upright, robot.json now says mirrored"):
+    with pytest.raises(
+        ValueError, match=r"guessed from other pictures \(stored='upright', now 'mirrored' in robot.json"
+    ):
         open_data(root, robot=turned).depth(0, "head", first)
     with pytest.raises(ValueError, match="say rebuild to replace it"):
         annotate_depth(open_data(root, robot=turned), Later(), weights="abc", progress=False)
     assert annotate_depth(open_data(root, robot=turned), Later(), weights="abc", rebuild=True, progress=False) == 2
     np.testing.assert_allclose(open_data(root, robot=turned).depth(0, "head", first).mean(), 1, rtol=0.01)
+
+
+def test_guesses_are_of_the_pictures_they_were_made_from(data):
+    """A camera's name may later stand for another film."""
+    high, wrist = ARM.cameras
+    which = replace(ARM, cameras=(wrist,))
+    annotate_depth(open_lerobot(data, robot=which), Later(), weights="abc", progress=False)
+    path = data / "depth/wrist/provenance.json"
+    known = json.loads(path.read_text())
+    assert (known["key"], known["stored"], known["channel_order"]) == (wrist.key, "upright", "rgb")
+    first, asked = np.array([0]), {"weights": "abc", "progress": False}
+    for other, words in (
+        (replace(wrist, key=high.key), "key='observation.images.cam_wrist', now 'observation.images.cam_high'"),
+        (replace(wrist, channel_order="bgr"), "channel_order='rgb', now 'bgr'"),
+    ):
+        changed = open_lerobot(data, robot=replace(ARM, cameras=(other,)))
+        with pytest.raises(ValueError, match=rf"camera='wrist': its depth was guessed from other pictures \({words}"):
+            changed.depth(0, "wrist", first)
+        with pytest.raises(ValueError, match=rf"of other pictures \({words}\); say rebuild"):
+            annotate_depth(changed, Later(), **asked)
+    for name in ("key", "stored", "channel_order"):  # as older versions wrote it
+        del known[name]
+    path.write_text(json.dumps(known))
+    older = open_lerobot(data, robot=which)
+    np.testing.assert_allclose(older.depth(1, "wrist", first).mean(), 2, rtol=0.01)
+    assert annotate_depth(older, Later(), **asked) == 0
+    other = replace(ARM, cameras=(replace(wrist, key=high.key),))
+    assert annotate_depth(open_lerobot(data, robot=other), Later(), rebuild=True, **asked) == 0, (
+        "nothing says otherwise"
+    )
+
+
+def test_every_episode_has_a_film_of_its_own(tmp_path):
+    """Files that were written before '-' was told from '/' are still found, unless two episodes shared them."""
+    names = ["pick/place-1", "pick-place/1", "pick/place%2D1", "12", "012", "episode-000012", "plain/1"]
+    source, coding = ARM.cameras[1], DepthCoding()
+    origin = Provenance(teacher="t", kind="metric", weights="w", near_m=0.1, far_m=20.0, coding=tuple(coding)[:3])
+
+    def metres(depth, name):
+        return float(depth.read(name, source, np.array([0]), 20.0).mean())
+
+    depth = AnnotatedDepth(tmp_path)
+    for number, name in enumerate(names, start=1):
+        film = np.full((2, 16, 16), float(number), np.float32)
+        depth.write(name, "wrist", film, 20, origin, Scale(reference="none"))
+    assert [round(metres(AnnotatedDepth(tmp_path), name)) for name in names] == list(range(1, len(names) + 1))
+    assert (tmp_path / "depth/wrist/plain-1.mp4").is_file()
+    assert (tmp_path / "depth/wrist/episode-000012.mp4").is_file()
+    written = depth._video("pick/place-1", "wrist")
+    old = written.with_name("pick-place-1.mp4")
+    written.rename(old)
+    both = AnnotatedDepth(tmp_path)
+    assert [both.has(name, "wrist") for name in names[:2]] == [False, True], "nobody knows whose the old file is"
+    path = tmp_path / "depth/wrist/provenance.json"
+    stored = json.loads(path.read_text())
+    del stored["episodes"]["pick-place/1"]
+    path.write_text(json.dumps(stored))
+    alone = AnnotatedDepth(tmp_path)
+    assert alone.has("pick/place-1", "wrist")
+    assert round(metres(alone, "pick/place-1")) == 1
 
 
 def test_depth_from_another_place():

@@ -3,7 +3,7 @@
 ::
 
     DIR/depth/<camera>/episode-000012.mp4     12-bit codes of every frame (depth.py); <file>-<group>.mp4 for HDF5
-    DIR/depth/<camera>/provenance.json        teacher, coding, and how each episode's scale was found
+    DIR/depth/<camera>/provenance.json        teacher, coding, of which pictures; how each episode's scale was found
 
 The data set's own files stay as they are. An episode counts when provenance.json names it; that comes last.
 """
@@ -11,6 +11,7 @@ The data set's own files stay as they are. An episode counts when provenance.jso
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -19,6 +20,7 @@ from xwam.config import to_json
 from xwam.data.depth import DepthCoding, codes_to_depth, depth_to_codes
 from xwam.data.videos import read_codes, write_codes
 from xwam.files import whole_file, write_text
+from xwam.robot.parts import CameraSource
 
 ANNOTATIONS = "depth"
 
@@ -44,8 +46,24 @@ class Provenance:
     near_m: float
     far_m: float
     coding: tuple[float, float, float]  # min, max, shift (metres), logarithmic
-    stored: str | None = None  # how the pictures were turned when it was guessed; None: not kept by older versions
+    key: str | None = None  # the pictures it was guessed from; None, here and below: not kept by older versions
+    stored: str | None = None  # how they were turned then
+    channel_order: str | None = None
     episodes: dict[str, Scale] = field(default_factory=dict)
+
+
+def pictures_of(source: CameraSource) -> dict[str, Any]:
+    """What a robot.json says of the pictures that depth is guessed from, as Provenance keeps it."""
+    return {"key": source.key, "stored": source.orientation, "channel_order": source.channel_order}
+
+
+def other_pictures(known: Provenance, source: CameraSource) -> str:
+    """In what the pictures are no longer those that depth was guessed from, in words; empty when they are the same."""
+    changed = []
+    for name, now in pictures_of(source).items():
+        if (then := vars(known)[name]) not in (None, now):
+            changed.append(f"{name}={then!r}, now {now!r}")
+    return "; ".join(changed)
 
 
 class AnnotatedDepth:
@@ -65,25 +83,26 @@ class AnnotatedDepth:
     def has(self, episode: str, camera: str) -> bool:
         """True when this episode's depth is whole."""
         known = self.provenance(camera)
-        return known is not None and episode in known.episodes
+        return known is not None and episode in known.episodes and self._stored(episode, camera, known).is_file()
 
     def read(
-        self, episode: str, camera: str, indices: Int[np.ndarray, " T"], fps: float, stored: str
+        self, episode: str, source: CameraSource, indices: Int[np.ndarray, " T"], fps: float
     ) -> Float32[np.ndarray, "T H W"] | None:
         """Metres of these frames, 0 where unknown; None when there are none.
 
-        ``stored``: how the pictures are turned now. Raises ValueError when they were turned otherwise.
+        Raises ValueError when they were guessed from other pictures than ``source`` now names, or turned otherwise.
         """
+        camera = source.name
         known = self.provenance(camera)
         if known is None or episode not in known.episodes:
             return None
-        if known.stored not in (None, stored):
+        if changed := other_pictures(known, source):
             raise ValueError(
-                f"camera={camera!r}: its depth was guessed from pictures that were {known.stored}, robot.json now says "
-                f"{stored}; guess it again: xwam annotate depth … --rebuild."
+                f"camera={camera!r}: its depth was guessed from other pictures ({changed} in robot.json): name the "
+                "camera otherwise, or guess it again: xwam annotate depth … --rebuild."
             )
-        coding = DepthCoding(*known.coding)
-        return codes_to_depth(read_codes(self._video(episode, camera), indices, float(round(fps))), coding)
+        video = self._stored(episode, camera, known)
+        return codes_to_depth(read_codes(video, indices, float(round(fps))), DepthCoding(*known.coding))
 
     def write(
         self, episode: str, camera: str, depth_m: Float32[np.ndarray, "N H W"], fps: int, origin: Provenance, how: Scale
@@ -105,8 +124,26 @@ class AnnotatedDepth:
         return self.folder / camera / "provenance.json"
 
     def _video(self, episode: str, camera: str) -> Path:
-        name = f"episode-{int(episode):06d}" if episode.isdecimal() else episode.replace("/", "-")
-        return self.folder / camera / f"{name}.mp4"
+        """A file of its own: no other episode's name gives the same."""
+        name = episode.replace("%", "%25").replace("-", "%2D").replace("/", "-")
+        return self.folder / camera / f"{_numbered(episode) or name}.mp4"
+
+    def _stored(self, episode: str, camera: str, known: Provenance) -> Path:
+        """Where an episode's depth lies; older versions wrote ``-`` as it is, and two names could give one file."""
+        path = self._video(episode, camera)
+        if path.is_file():
+            return path
+        old = _old_name(episode)
+        is_its_own = [_old_name(other) for other in known.episodes].count(old) == 1
+        return path.with_name(f"{old}.mp4") if is_its_own else path
+
+
+def _numbered(episode: str) -> str | None:
+    return f"episode-{int(episode):06d}" if episode.isdecimal() and str(int(episode)) == episode else None
+
+
+def _old_name(episode: str) -> str:
+    return f"episode-{int(episode):06d}" if episode.isdecimal() else episode.replace("/", "-")
 
 
 def _load(path: Path) -> Provenance:

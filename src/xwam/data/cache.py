@@ -6,10 +6,12 @@ was made of. If any of that changes, the cache is refused (or rebuilt, when aske
 """
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,7 @@ from xwam.robot.normalizer import Normalizer
 
 CLIPS_PER_SHARD = 64
 WAIT_S = 0.5
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # what file systems without locks answer
 _LATENTS = ("video", "depth")
 _LABELS = ("state", "action", "video_mask", "depth_mask", "state_mask", "action_mask")
 _FORMAT = 1  # counts up when the content of a shard changes
@@ -114,13 +117,21 @@ def missing_shards(folder: Path, facts: dict[str, Any]) -> list[int]:
 
 @contextmanager
 def _claimed(folder: Path, shard: int) -> Iterator[bool]:
-    """True for the one process that may write this file; the claim ends with the process, however it ends."""
+    """True for the one process that may write this file; the claim ends with the process, however it ends.
+
+    Without locks it is true for all: files are renamed whole, so that work done twice does no harm.
+    """
     with (folder / f".claim-{shard:05d}").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             yield False
             return
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            text = f"cache={folder}: its file system has no locks ({error.strerror}): processes may do the same twice."
+            warnings.warn(text, stacklevel=2)
         yield True
 
 

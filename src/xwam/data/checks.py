@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from xwam.data.clips import spread
 from xwam.data.hdf5_read import Hdf5Episodes
 from xwam.data.lerobot import LeRobotEpisodes
 from xwam.data.lerobot_format import DEMONSTRATED
-from xwam.data.lerobot_index import read_columns, read_info
+from xwam.data.lerobot_index import column_names, read_columns, read_info
 from xwam.data.opening import open_recorded
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.videos import num_frames
@@ -82,16 +81,18 @@ def robot_of_layout(layout: Layout, episodes: RecordedEpisodes) -> RobotConfig:
     for key, parts in (("observation.state", layout.state), ("action", layout.action)):
         for part, where in layout_slices(parts):
             arm, _, what = part.name.rpartition("_")
-            if part.is_used and what in ("position", "rotation", "gripper", "joints"):
-                is_change = part.kind.startswith("delta_")
-                rest: dict[str, Any] = {"reference": "delta" if is_change else "absolute"}
-                if part.kind == "gripper_command":
-                    rest |= {"closed": -1.0}
-                if what == "joints":
-                    rest |= {"size": part.size, "unit": part.unit}
-                if what == "rotation" and is_change:
-                    rest |= {"form": "axis_angle"}
-                sides[key].append(PartSource(what=what, arm=arm, key=key, start=where.start, **rest))
+            if not part.is_used or what not in ("position", "rotation", "gripper", "joints"):
+                sides[key].append(PartSource(what="joints", arm=part.name, key=None, size=part.size))  # slots stay free
+                continue
+            is_change = part.kind.startswith("delta_")
+            rest: dict[str, Any] = {"reference": "delta" if is_change else "absolute"}
+            if part.kind == "gripper_command":
+                rest |= {"closed": -1.0}
+            if what == "joints":
+                rest |= {"size": part.size, "unit": part.unit}
+            if what == "rotation" and is_change:
+                rest |= {"form": "axis_angle"}
+            sides[key].append(PartSource(what=what, arm=arm, key=key, start=where.start, **rest))
     cameras = [CameraSource(name=view.camera.name, key=view.source.key) for view in episodes.reading.views]
     return RobotConfig(
         name=layout.name,
@@ -152,23 +153,23 @@ def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Fin
 
 
 def _clocks(path: Path) -> dict[int, dict[str, np.ndarray]]:
-    there = pq.read_schema(path).names
+    there = column_names(path)
     return read_columns(path, [name for name in ("frame_index", "timestamp") if name in there])
 
 
 def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
     """Videos hold as many frames as there are rows, at the data set's rate. Nothing is decoded."""
-    ends: dict[Path, float] = {}
+    ends: dict[Path, tuple[float, int]] = {}  # of each file: where its last episode begins, and how long that is
     for number in range(episodes.num_episodes):
         row = episodes.row(number)
         for place in row.videos.values():
-            ends[place.path] = max(ends.get(place.path, 0.0), place.first_s * episodes.fps + row.length)
+            ends[place.path] = max(ends.get(place.path, (0.0, 0)), (place.first_s, row.length))
     short, rates = [], []
-    for path, needed in ends.items():
+    for path, (first_s, length) in ends.items():
         count, rate = num_frames(path, episodes.fps)
-        name = path.relative_to(episodes.root)
-        if count < round(needed):
-            short.append(f"{name} has {count} frames of {round(needed)}")
+        name, needed = path.relative_to(episodes.root), round(first_s * rate) + length
+        if count < needed:
+            short.append(f"{name} has {count} frames of {needed}")
         if abs(rate - episodes.fps) > SLACK * episodes.fps:
             rates.append(f"{name} runs at {rate:g} fps, the data set at {episodes.fps:g}")
     yield _finding("video frames", short, "every row has its picture", "encode or copy these videos again")
@@ -234,7 +235,7 @@ def _check_demonstrations(episodes: RecordedEpisodes) -> Finding:
     counts = [n if mark is None else int(mark.sum()) for mark, n in zip(marks, lengths, strict=True)]
     words = f"{np.count_nonzero(counts)} of {len(counts)} episodes, {sum(counts)} of {sum(lengths)} actions"
     is_named = not isinstance(episodes, LeRobotEpisodes) or DEMONSTRATED in episodes.facts["features"]
-    if not is_named and DEMONSTRATED in pq.read_schema(episodes.row(0).data).names:
+    if not is_named and DEMONSTRATED in column_names(episodes.row(0).data):
         why = f"the files have a column {DEMONSTRATED}, meta/info.json does not name it, so it is not read"
         return Finding("look", "demonstrations", f"{words}: {why}")
     if not any(counts):

@@ -4,7 +4,6 @@ A file is one episode (ALOHA, RoboTwin), or holds many: in the groups of ``data`
 numbered groups at its root (``traj_0``).
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +15,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from xwam.config import suggest
-from xwam.data.hdf5_words import MANY, PLACES, control_hz, is_success, task_of, where, words_of
-from xwam.data.recorded import Row
+from xwam.data.folders import walk
+from xwam.data.hdf5_words import MANY, PLACES, control_hz, task_of, where, words_of
+from xwam.data.recorded import Row, is_success
 from xwam.robot.layout import same_rate
 
 if TYPE_CHECKING:
@@ -41,15 +41,10 @@ def hdf5_files(root: Path) -> list[Path]:
     """
     if root.is_file():
         return [root] if root.suffix.lower() in SUFFIXES else []
-    found, seen = [], set[str]()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
+    found = []
+    for folder, folders, files in walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(folder) / name for name in files if not name.startswith(".")]
+        found += [folder / name for name in files if not name.startswith(".")]
     chosen = (path for path in found if path.suffix.lower() in SUFFIXES)
     return sorted(chosen, key=lambda path: counting(str(path.relative_to(root))))
 
@@ -218,14 +213,14 @@ def _length(group: "h5py.Group", columns: Mapping[str, "h5py.Dataset"]) -> int:
 
 
 def _row(group: "h5py.Group", path: Path, number: int, length: int, instruction: str | None) -> GroupRow:
-    words = words_of(group, path, number) or instruction
-    if words is None:
+    words = words_of(group, path, number) or instruction or ""
+    if not words.strip():
         raise ValueError(f"{where(group)} has no words ({PLACES}): give robot.json an instruction.")
     return GroupRow(
         length=length,
         instruction=words,
         task=task_of(path) or words,
         data=path,
-        success=is_success(group),
+        success=is_success(group.attrs.get("success"), f"{where(group)} attribute"),
         group=str(group.name),
     )

@@ -6,18 +6,19 @@ for each reading, so that many processes can read at once.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped, UInt8
+from jaxtyping import Bool, Float32, Int, UInt8
 
 from xwam.data import hdf5_index as index
+from xwam.data.folders import files_below
 from xwam.data.hdf5_index import GroupRow
 from xwam.data.hdf5_words import where
 from xwam.data.lerobot_format import DEMONSTRATED
 from xwam.data.recorded import Reading, RecordedEpisodes, View, reading_of
-from xwam.data.videos import read_depth_picture, read_picture
+from xwam.data.videos import read_all, read_depth_picture
 from xwam.files import Recent, fingerprint
 from xwam.robot.columns import check_columns
 from xwam.robot.mapping import RobotConfig
@@ -48,7 +49,7 @@ class Hdf5Episodes(RecordedEpisodes[GroupRow]):
                     for key in self.picture_keys():
                         few = [slice(place, place + 1) for place in (0, row.length // 2, row.length - 1)]
                         content.update(index.some_bytes(group, key, few))
-            paths = [*{row.data for row in self.rows}, *self.annotated.folder.rglob("*.json")]
+            paths = [*{row.data for row in self.rows}, *files_below(self.annotated.folder, {".json"})]
             facts = (self.layout, self.action_hz, *self.reading.facts, content.hexdigest())
             self._fingerprint = fingerprint(self._folder, paths, *facts)
         return self._fingerprint
@@ -169,7 +170,7 @@ def _pictures(stored: np.ndarray, where: str) -> UInt8[np.ndarray, "T H W 3"]:
     if stored.ndim == 4 and stored.shape[-1] == 3 and stored.dtype == np.uint8:
         return stored
     if _is_files(stored):
-        return _decoded(stored, read_picture, where)
+        return read_all(map(index.bytes_of, stored), where)
     raise ValueError(
         f"{where} has shape {stored.shape}, dtype={stored.dtype}: must be pictures, N x H x W x 3 bytes, or picture "
         "files (JPEG, PNG)."
@@ -181,17 +182,10 @@ def _is_files(stored: np.ndarray) -> bool:
     return stored.dtype.kind in "SO" or (stored.dtype == np.uint8 and stored.ndim == 2)
 
 
-def _decoded(stored: np.ndarray, read: Callable[[bytes], np.ndarray], where: str) -> Shaped[np.ndarray, "T ..."]:
-    try:
-        return np.stack([read(index.bytes_of(one)) for one in stored])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
 def _metres(values: np.ndarray, source: CameraSource, where: str) -> Float32[np.ndarray, "T H W"]:
     """Depth images in metres, 0 where unknown."""
     if _is_files(values):
-        values = _decoded(values, read_depth_picture, where)
+        values = read_all(map(index.bytes_of, values), where, read_depth_picture)
     values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
     if values.ndim != 3 or values.dtype.kind not in "fiu":
         raise ValueError(f"{where} has shape {values.shape}, dtype={values.dtype}: must be N x H x W numbers.")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 MANY = "data"  # the group whose members are episodes, where a file holds many
 WORDS = ("language_instruction", "instruction", "lang", "task_description")  # attributes or columns
+WAYS = ("demo", "clean", "randomized")  # in RoboTwin's names of folders: how a task was recorded
 WORDS_FOLDER = "instructions"  # beside the folder of the files: <file's name>.json
 PLACES = f"{', '.join(WORDS)}; ep_meta; problem_info; {WORDS_FOLDER}/<file>.json"
 
@@ -26,22 +27,21 @@ def words_of(group: "h5py.Group", path: Path, number: int) -> str | None:
 
 
 def task_of(path: Path) -> str | None:
-    """Where there are many wordings, the folder says what is the same task (``lift_pot/demo_clean``)."""
-    return "/".join(path.parent.parent.parts[-2:]) if _beside(path).is_file() else None
+    """Where there are many wordings, the folder says what is the same task (``lift_pot``); None where there are not.
+
+    It may be recorded in several ways, in a folder each (``lift_pot/demo_clean``); folders of other names count whole.
+    """
+    if not _beside(path).is_file():
+        return None
+    folder = path.parent.parent.resolve()
+    is_way = any(name in folder.name for name in WAYS)
+    return folder.parent.name if is_way else "/".join(folder.parts[-2:])
 
 
 def control_hz(file: "h5py.File") -> float | None:
     """Actions per second, where robomimic's env_args say it."""
     rate = (_json(file, MANY, "env_args").get("env_kwargs") or {}).get("control_freq")
     return None if rate is None else float(rate)
-
-
-def is_success(group: "h5py.Group") -> bool:
-    """The attribute ``success``; True without one. Raises ValueError for what is neither true nor false."""
-    value = group.attrs.get("success", True)
-    if not isinstance(value, bool | int | float | np.bool_ | np.integer | np.floating):
-        raise ValueError(f"{where(group)} attribute 'success' is {value!r}: must be true or false (or 1, 0).")
-    return bool(value)
 
 
 def _found(group: "h5py.Group", path: Path, number: int) -> Iterator[str | None]:

@@ -5,6 +5,7 @@ v3.0 puts many episodes into one file and says where each begins; v2.0 and v2.1 
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32
 
 from xwam.data import lerobot_format as form
-from xwam.data.recorded import Row
+from xwam.data.recorded import Row, is_success
 
 
 class VideoPlace(NamedTuple):
@@ -81,7 +82,7 @@ def read_rows(
 
 def read_columns(path: Path, keys: Sequence[str]) -> dict[int, dict[str, Float32[np.ndarray, "_N _n"]]]:
     """These columns of every episode in a data file, as ``rows x width``."""
-    table = pq.read_table(path, columns=[*keys, "episode_index"])
+    table = _table(path, columns=[*keys, "episode_index"])
     values = {key: matrix(table[key]) for key in keys}
     numbers = table["episode_index"].to_numpy()
     order = np.argsort(numbers, kind="stable")
@@ -93,9 +94,31 @@ def read_columns(path: Path, keys: Sequence[str]) -> dict[int, dict[str, Float32
 
 
 def read_pictures(path: Path, key: str, episode: int) -> list[bytes]:
-    """The picture files of an episode that are kept in a column."""
-    table = pq.read_table(path, columns=[key], filters=pc.field("episode_index") == episode)
-    return [entry["bytes"] for entry in table[key].to_pylist()]
+    """The picture files of an episode that are kept in a column; one that is missing is empty."""
+    table = _table(path, columns=[key], filters=pc.field("episode_index") == episode)
+    return [(entry or {}).get("bytes") or b"" for entry in table[key].to_pylist()]
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a data file."""
+    with _named(path):
+        return pq.read_schema(path).names
+
+
+def _table(path: Path, **asked: Any) -> pa.Table:
+    with _named(path):
+        return pq.read_table(path, **asked)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"parquet={path}: cannot be read ({error}); copy it again.") from error
 
 
 def matrix(column: pa.ChunkedArray) -> Float32[np.ndarray, "_N _n"]:
@@ -121,9 +144,9 @@ def _entries(root: Path, info: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 def _new_entries(root: Path) -> Iterator[dict[str, Any]]:
     wanted = ("episode_index", "tasks", "length", "data/", "videos/", "task_name", "success")
-    for path in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
-        columns = [name for name in pq.read_schema(path).names if name.startswith(wanted)]
-        yield from pq.read_table(path, columns=columns).to_pylist()
+    for path in sorted((root / "meta" / "episodes").glob("[!.]*/[!.]*.parquet")):
+        columns = [name for name in column_names(path) if name.startswith(wanted)]
+        yield from _table(path, columns=columns).to_pylist()
 
 
 def _video(root: Path, info: dict[str, Any], entry: dict[str, Any], key: str) -> VideoPlace | None:
@@ -138,8 +161,8 @@ def _video(root: Path, info: dict[str, Any], entry: dict[str, Any], key: str) ->
 def _row(
     root: Path, info: dict[str, Any], entry: dict[str, Any], videos: dict[str, VideoPlace], instruction: str | None
 ) -> VideoRow:
-    words = next((text for text in entry["tasks"] if text.strip()), instruction)
-    if words is None:
+    words = next((text for text in entry["tasks"] if text.strip()), instruction or "")
+    if not words.strip():
         raise ValueError(
             f"episode={entry['episode_index']} has tasks={entry['tasks']}: it needs words; add them, give "
             "an instruction in robot.json, or leave it out."
@@ -149,7 +172,6 @@ def _row(
     else:
         place = _old_place(info, entry)
     data = root / info["data_path"].format(**place)
-    success = entry.get("success")
     return VideoRow(
         length=entry["length"],
         instruction=words,
@@ -157,7 +179,7 @@ def _row(
         data=data,
         videos=videos,
         num_tasks=len({text for text in entry["tasks"] if text.strip()}),
-        success=success is None or bool(success),
+        success=is_success(entry.get("success"), f"root={root} episode={entry['episode_index']}"),
     )
 
 

@@ -14,9 +14,10 @@ from xwam.data import lerobot_format as form
 from xwam.data.annotated import ANNOTATIONS
 from xwam.data.depth import codes_to_depth
 from xwam.data.episodes import camera_named
+from xwam.data.folders import files_below
 from xwam.data.lerobot_index import VideoPlace, VideoRow, read_columns, read_info, read_pictures, read_rows
 from xwam.data.recorded import Columns, Reading, RecordedEpisodes, View, reading_of
-from xwam.data.videos import read_codes, read_frames, read_picture
+from xwam.data.videos import read_all, read_codes, read_frames
 from xwam.files import Recent, fingerprint
 from xwam.records import Camera
 from xwam.robot.columns import check_columns
@@ -46,7 +47,7 @@ class LeRobotEpisodes(RecordedEpisodes[VideoRow]):
         if self._fingerprint is None:
             folders = [self.root / name for name in ("data", "videos", "meta/episodes", ANNOTATIONS)]
             kinds = {".parquet", ".mp4", ".json"}  # .json: the provenance of added depth
-            paths = [p for folder in folders for p in folder.rglob("*") if p.suffix in kinds]
+            paths = [path for folder in folders for path in files_below(folder, kinds)]
             paths += [path for path in [self.root / form.OLD_EPISODES] if path.is_file()]
             cameras = [form.calibration(camera) for camera in self.cameras]
             depths = [view.source.depth_key for view in self.reading.views if view.source.depth_key]
@@ -73,7 +74,12 @@ class LeRobotEpisodes(RecordedEpisodes[VideoRow]):
         key = view.source.key
         if self._features[key]["dtype"] == "image":
             pictures = read_pictures(self.row(episode).data, key, episode)
-            return np.stack([read_picture(pictures[i]) for i in numbers.tolist()])
+            where = f"episode={episode} of {self.root} key={key!r}"
+            if len(pictures) <= numbers.max():
+                raise ValueError(
+                    f"{where} has {len(pictures)} pictures, not {self.row(episode).length}: copy it again."
+                )
+            return read_all((pictures[i] for i in numbers.tolist()), where)
         place = self.video(episode, key)
         return None if place is None else read_frames(place.path, numbers, self.fps, first_s=place.first_s)
 

@@ -50,8 +50,13 @@ class DatasetWriter:
         self._lock = (root / "meta" / ".lock").open("w")
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"root={root}: another process is writing here; wait for it or stop it.") from error
+        except OSError as error:
+            raise ValueError(
+                f"root={root}: cannot be locked ({error.strerror}), so that two processes could spoil it; record to a "
+                "disk whose file system has locks, and copy the data set."
+            ) from error
         if known.is_file():
             self._continue(json.loads(known.read_text()))
         else:

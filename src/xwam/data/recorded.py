@@ -37,6 +37,16 @@ class Row:
     success: bool = True  # where the data set does not say
 
 
+def is_success(said: object, where: str) -> bool:
+    """What a data set says of an episode; True where it says nothing (None).
+
+    Raises ValueError for what is neither true nor false: a text would always be true.
+    """
+    if not isinstance(said, bool | int | float | np.bool_ | np.integer | np.floating | None):
+        raise ValueError(f"{where} 'success' is {said!r}: must be true or false (or 1, 0).")
+    return said is None or bool(said)
+
+
 R = TypeVar("R", bound=Row)
 
 
@@ -90,9 +100,9 @@ class RecordedEpisodes(ABC, Generic[R]):
         """A name for an episode that stays when others come and go."""
         return str(episode)
 
-    def orientation(self, camera: str) -> str:
-        """How a camera's pictures are stored, in words."""
-        return self._views[camera].source.orientation
+    def source(self, camera: str) -> CameraSource:
+        """Where a camera's pictures are, and how they are stored."""
+        return self._views[camera].source
 
     @abstractmethod
     def columns(self, episode: int) -> dict[str, Float32[np.ndarray, "_N _n"]]:
@@ -192,7 +202,7 @@ class RecordedEpisodes(ABC, Generic[R]):
         view, numbers = self._view(episode, camera, indices), indices * self.reading.every
         stored = None if view.source.depth_key is None else self._stored_depth(episode, view, numbers)
         if stored is None:
-            return self.annotated.read(self.label(episode), camera, numbers, self.fps, self.orientation(camera))
+            return self.annotated.read(self.label(episode), view.source, numbers, self.fps)
         return view.source.seen_depth(self._sized(stored, view, episode))
 
     def _view(self, episode: int, camera: str, indices: np.ndarray) -> View:

@@ -5,6 +5,7 @@ window from the middle cheap.
 """
 
 import io
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ import av
 import av.container
 import av.error
 import numpy as np
-from jaxtyping import Int, UInt8, UInt16
+from jaxtyping import Int, Shaped, UInt8, UInt16
 
 from xwam.robot.layout import same_rate
 
@@ -64,7 +65,7 @@ def read_codes(
 
 
 def read_picture(content: bytes) -> UInt8[np.ndarray, "H W 3"]:
-    """One picture file (PNG, JPEG) as RGB."""
+    """One picture file (PNG, JPEG) as RGB. Raises ValueError for what is none."""
     return _read_picture(content).to_ndarray(format="rgb24")
 
 
@@ -74,6 +75,16 @@ def read_depth_picture(content: bytes) -> UInt16[np.ndarray, "H W"]:
     if not picture.format.name.startswith("gray16"):
         raise ValueError(f"a depth picture is {picture.format.name}: must be 16-bit grey (PNG).")
     return picture.to_ndarray(format="gray16le")
+
+
+def read_all(
+    files: Iterable[bytes], where: str, read: Callable[[bytes], np.ndarray] = read_picture
+) -> Shaped[np.ndarray, "T ..."]:
+    """Picture files of one size. Raises ValueError that says ``where`` they are when one cannot be read."""
+    try:
+        return np.stack([read(content) for content in files])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _read_picture(content: bytes) -> av.VideoFrame:
@@ -156,17 +167,18 @@ def _decode(
     stream.thread_type = "NONE"  # files are small and read by many processes at once
     if stream.average_rate is None or not same_rate(float(stream.average_rate), fps):
         raise ValueError(f"video={path} has fps={stream.average_rate}: the data set says fps={fps:g}; encode it again.")
+    rate = _own_rate(stream, fps)
     found: dict[int, np.ndarray] = {}
     numbers = sorted({int(i) for i in indices})
     decoded, at = None, None
     for number in numbers:
-        seconds = first_s + number / fps
+        seconds = first_s + number / rate
         if at is None or number - at > 2 * KEY_FRAME_EVERY:
             container.seek(round(seconds * 1e6), backward=True)  # microseconds
             decoded = container.decode(stream)
         for frame in decoded or ():
-            if frame.time is not None and frame.time >= seconds - 0.5 / fps:
-                if frame.time > seconds + 0.5 / fps:
+            if frame.time is not None and frame.time >= seconds - 0.5 / rate:
+                if frame.time > seconds + 0.5 / rate:
                     raise ValueError(f"video={path}: frame {number} is missing; the file is damaged: copy it again.")
                 found[number], at = frame.to_ndarray(format=wanted), number
                 break
@@ -176,3 +188,13 @@ def _decode(
                 "copy it again or leave its episode out."
             )
     return np.stack([found[int(i)] for i in indices])
+
+
+def _own_rate(stream: av.VideoStream, fps: float) -> float:
+    """Frames per second by the file's own clock, which need not be just what the data set says (29.97 and 30).
+
+    The data set's rate, the file's average and that of its first frames: the one in the middle is right when two are.
+    An average is off where the last frame lasts longer or shorter than others, the first frames where clocks tremble.
+    """
+    assert stream.average_rate is not None
+    return sorted((fps, float(stream.average_rate), float(stream.base_rate or fps)))[1]

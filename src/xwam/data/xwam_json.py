@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, Int, UInt8
 
 from xwam.config import suggest
 from xwam.data.episodes import EpisodeInfo, camera_named
+from xwam.data.folders import files_below
 from xwam.data.videos import read_frames
 from xwam.files import Recent, fingerprint
 from xwam.records import Camera
@@ -62,7 +63,7 @@ class XwamJsonEpisodes:
         """Hash of every file's name, size and end (JSON: all of it), and of how they are read."""
         if self._fingerprint is None:
             beside = [path for name in (METADATA_FILE, CAMERAS_FILE) if (path := self.root / name).is_file()]
-            paths = [*beside, *self.root.glob("data/**/*.json"), *self.root.rglob("*.mp4")]
+            paths = [*beside, *files_below(self.root / "data", {".json"}), *files_below(self.root, {".mp4"})]
             facts = (self.layout, self.raw_actions, self.action_skip, self.first_step)
             self._fingerprint = fingerprint(self.root, paths, *facts, [(c.near_m, c.far_m) for c in self.cameras])
         return self._fingerprint
@@ -93,7 +94,9 @@ class XwamJsonEpisodes:
             self.layout.check_action(action)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        instruction = content["instructions"][0]
+        instruction = next((text for text in content["instructions"] if text.strip()), None)
+        if instruction is None:
+            raise ValueError(f"{path} has instructions={content['instructions']}: it needs words; correct the file.")
         return EpisodeInfo(len(state), instruction, instruction, state, action)
 
     def frames(self, episode: int, camera: str, indices: Int[np.ndarray, " T"]) -> UInt8[np.ndarray, "T H W 3"]:

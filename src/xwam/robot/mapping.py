@@ -55,6 +55,8 @@ class RobotConfig:
             )
         if self.action_ahead < 0:
             raise ValueError(f"action_ahead={self.action_ahead}: rows that actions stand later; 0 or more.")
+        if self.instruction is not None and not self.instruction.strip():
+            raise ValueError(f"instruction={self.instruction!r}: say what the robot should do, or leave it out (null).")
         if not self.keys:
             raise ValueError("state and action name no column (key): at least one part must be read from the data set.")
         if not self.cameras:

@@ -22,7 +22,7 @@ from xwam.config import Simulator
 from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.sim.env import ExpertEnv
-from xwam.sim.record import record_episode, record_wandering
+from xwam.sim.record import check_can_wander, record_episode, record_wandering
 from xwam.sim.simulators import MakeEnv, check_tasks, known
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
@@ -65,10 +65,13 @@ def collect(
     """
     seed = (FIRST_WANDERED if wander else 0) if seed is None else seed
     _check(tasks, num_episodes, seed, noise, num_workers)
+    tasks = tuple(dict.fromkeys(tasks))
     if make_env is None:
         check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
         make_env = known(simulator).make_env
     env = _opened(make_env, tasks[0], width_px, height_px)
+    if wander:
+        check_can_wander(env)
     if (out / "meta" / "info.json").is_file() and _is_wandering(open_lerobot(out)) != wander:
         raise ValueError(
             f"wander={wander}: out={out} holds {'demonstrations' if wander else 'wandering'}; use a folder for each."
@@ -128,15 +131,15 @@ def _record_all(
         for slot in itertools.takewhile(lambda _: not interrupted.is_set(), slots):
             yield slot, record_slot(slot)
         return
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=_leave_interrupts_alone)
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
     waiting: deque[tuple[Slot, Future[Episode | None]]] = deque()
     rest = iter(slots)
     try:
         while True:
             if not interrupted.is_set():
-                waiting += [
-                    (s, pool.submit(record_slot, s)) for s in itertools.islice(rest, 2 * num_workers - len(waiting))
-                ]
+                some = itertools.islice(rest, 2 * num_workers - len(waiting))
+                with _interrupts_held():  # processes start here
+                    waiting += [(slot, pool.submit(record_slot, slot)) for slot in some]
             if not waiting:
                 return
             slot, future = waiting.popleft()
@@ -167,9 +170,14 @@ def _interrupt_after_episodes() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _leave_interrupts_alone() -> None:
-    """Ctrl-C reaches every process; only the one that writes shall react."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits; processes that start meanwhile never hear of it: only the one that writes shall react."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @functools.lru_cache(maxsize=1)

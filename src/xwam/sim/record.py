@@ -31,9 +31,13 @@ EXPERT_SHARE = 0.3  # of the holds follow the expert, so that things are touched
 
 
 def record_episode(env: ExpertEnv, seed: int, noise: float = 0.0) -> Episode | None:
-    """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``."""
+    """Let the expert do the task once and some actions more; None when it does not succeed in ``env.max_steps``.
+
+    ``noise`` disturbs hands that are moved by displacements.
+    """
     env.reset(seed)
-    where = np.concatenate([np.r_[move] for _, move in used_slices(env.layout.action, "delta_position")])
+    moves = [np.r_[move] for _, move in used_slices(env.layout.action, "delta_position")]
+    where = np.concatenate([np.zeros(0, int), *moves])  # joints are left alone
     disturbance = smooth_noise(np.random.default_rng([seed, 2]), noise * env.max_delta_m, len(where))
     rows, wanted, executed, success_at = [], [], [], None
     while success_at is None or len(rows) < max(success_at + STEPS_AFTER_SUCCESS, MIN_STEPS):
@@ -62,15 +66,28 @@ def record_wandering(env: ExpertEnv, seed: int) -> Episode:
     return _episode(env, seed, rows, played, played, np.zeros(len(rows), dtype=bool))
 
 
+def check_can_wander(env: ExpertEnv) -> None:
+    """Refuse a robot whose hands are not moved by displacements. Raises ValueError."""
+    moves, hands = used_slices(env.layout.action, "delta_position"), env.layout.hands
+    if not len(moves) == len(hands) == len(env.workspaces) > 0:
+        raise ValueError(
+            f"wander=True: {env.layout.name!r} moves {len(moves)} hands by displacements, its state has {len(hands)} "
+            f"positions of hands, and it names {len(env.workspaces)} workspaces: one of each per hand is needed; "
+            "record demonstrations."
+        )
+
+
 def wandering(rng: np.random.Generator, env: ExpertEnv) -> Iterator[Float[np.ndarray, " Da"]]:
     """Actions without end: every hand towards one random place after another; some of them are the expert's."""
     parts = env.layout.action
-    moves, grippers = used_slices(parts, "delta_position"), used_slices(parts, "gripper_command")
+    moves = used_slices(parts, "delta_position")
+    grippers = [where for _, where in used_slices(parts, "gripper_command")]
+    grippers += [slice(0)] * (len(moves) - len(grippers))  # no slots: hands without one
     turns = used_slices(parts, "delta_rotation") if env.max_turn_rad else []
     follows_expert = False
     while True:
         action, ways = np.zeros(env.layout.action_width, dtype=np.float32), []
-        for workspace, (_, gripper) in zip(env.workspaces, grippers, strict=True):
+        for workspace, gripper in zip(env.workspaces, grippers, strict=True):
             ways.append((rng.uniform(*workspace), env.max_delta_m * rng.uniform()))
             action[gripper] = rng.choice([-1.0, 1.0])
         for _, turn in turns:  # about the vertical

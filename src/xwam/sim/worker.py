@@ -8,21 +8,25 @@ from xwam.sim.simulators import known
 
 
 def simulate(connection: Connection, simulator: Simulator, width_px: int, height_px: int, max_steps: int) -> None:
-    """Answer ``reset`` and ``play`` with (observation, success, steps, is_over) until the other end closes."""
-    opened: dict[str, Env] = {}
+    """Answer ``reset`` and ``play`` with (observation, success, steps, is_over) until the other end closes.
+
+    The simulator stays open while episodes are of its task; there is one at a time.
+    """
+    env: Env | None = None
     steps = 0
     try:
         while True:
             word, value = connection.recv()
             if word == "reset":
                 task, seed = value
-                if task not in opened:
-                    opened = {task: known(simulator).make_env(task, width_px=width_px, height_px=height_px)}
-                env = opened[task]
+                if env is None or env.task != task:
+                    if env is not None:
+                        env.close()
+                    env = known(simulator).make_env(task, width_px=width_px, height_px=height_px)
                 env.reset(seed)
                 steps = 0
             else:
-                (env,) = opened.values()
+                assert env is not None, "reset comes first"
                 for action in value:
                     env.step(action)
                     steps += 1

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 from tqdm import tqdm
 
 from xwam.data import lerobot_format as form
-from xwam.data.annotated import Provenance, Scale
+from xwam.data.annotated import Provenance, Scale, other_pictures, pictures_of
 from xwam.data.clips import spread
 from xwam.data.episodes import camera_named
 from xwam.data.recorded import RecordedEpisodes
@@ -155,20 +155,24 @@ def _origin(teacher: DepthTeacher, weights: str, episodes: RecordedEpisodes, nam
         near_m=camera.near_m,
         far_m=camera.far_m,
         coding=(coding.min_m, coding.max_m, coding.shift_m),
-        stored=episodes.orientation(name),
+        **pictures_of(episodes.source(name)),
     )
 
 
 def _check_origin(episodes: RecordedEpisodes, name: str, origin: Provenance, rebuild: bool) -> None:
-    """Refuse to mix guesses of two teachers, of two ranges, or from pictures turned in two ways."""
+    """Refuse to mix guesses of two teachers, of two ranges, or from other pictures, or such that were turned."""
     known = episodes.annotated.provenance(name)
-    if known is None or {**vars(known), "episodes": {}, "stored": known.stored or origin.stored} == vars(origin):
+    if known is None:
+        return
+    source = episodes.source(name)
+    changed = other_pictures(known, source)
+    if not changed and {**vars(known), **pictures_of(source), "episodes": {}} == vars(origin):
         return
     if not rebuild:
         raise ValueError(
             f"camera={name!r} has depth of teacher {known.teacher!r} (weights {known.weights}, {known.near_m:g} to "
-            f"{known.far_m:g} m, pictures {known.stored}) beside {episodes.root}: this is {origin.teacher!r} (weights "
-            f"{origin.weights}, {origin.near_m:g} to {origin.far_m:g} m, pictures {origin.stored}); "
+            f"{known.far_m:g} m) beside {episodes.root}: this is {origin.teacher!r} (weights {origin.weights}, "
+            f"{origin.near_m:g} to {origin.far_m:g} m){changed and f', of other pictures ({changed})'}; "
             "say rebuild to replace it."
         )
     episodes.annotated.forget(name)
