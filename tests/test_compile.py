@@ -3,14 +3,16 @@
 In processes of their own: here every function is wrapped by the shape checker, which compilers cannot read.
 """
 
+import contextlib
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from tests.model.test_xwam import make_inputs, make_model
 from tests.test_policy import folder  # noqa: F401
-from xwam.compile import Replayed
+from xwam.compile import Replayed, record_cuda_graph
 
 WARM = """
 import sys
@@ -41,25 +43,38 @@ def test_a_warm_policy_compiles_nothing_and_answers_the_same(folder):  # noqa: F
 
 
 SERVED = """
-import sys
+import asyncio, queue, sys
+import torch
 from tests.examples import make_observation
-from xwam.compile import compiled, num_programs
+from xwam.compile import MAX_SHAPES, compiled, num_programs
 from xwam.policy import load_policy
 from xwam.serve import service as room
+from xwam.serve.request import Request
 from xwam.serve.service import ServeConfig, Service
+from xwam.serve.ticket import Ticket
 
 room.compiled = lambda policy: compiled(policy, backend="aot_eager")
 policy = load_policy(sys.argv[1])
 config = ServeConfig(max_batch=5, is_compiled=True)
 assert config.batch_sizes == (1, 2, 4) and ServeConfig(max_batch=3).batch_sizes == (1, 2, 3)
-Service(policy, config, name="debug", hash_="0" * 16)._warm_up()
+service = Service(policy, config, name="debug", hash_="0" * 16)
+asyncio.run(service.start())
 before = num_programs()
 assert before > 8, "more shapes than torch compiles by itself"
 for size in config.batch_sizes:
     requests = [make_observation(policy.config, seed) for seed in range(size)]
     for answers in policy.predict_batch(requests, seeds=range(size)):
         assert len(answers) == size
+limits, real, heard = [], policy.predict_stepwise, queue.Queue()
+def watched(*asked, **more):
+    limits.append(torch._dynamo.config.recompile_limit)
+    return real(*asked, **more)
+policy.predict_stepwise = watched
+service.worker.submit(Ticket(Request(observation=requests[0]), "robot", heard.put))
+assert heard.get(timeout=60).part == "actions"
+assert limits == [MAX_SHAPES], "torch keeps the limit by thread; the one that answers needs it"
 assert num_programs() == before, f"{num_programs() - before} programs were compiled after the warm-up"
+service.worker.stop()
 """
 
 
@@ -134,3 +149,55 @@ def test_gradients_go_through_the_function_itself():
     (y,) = replayed(x.requires_grad_())
     (slope,) = torch.autograd.grad(y.sum(), x)
     assert slope.tolist() == [0, 2, 4]
+
+
+class PretendedCuda:
+    """What of torch.cuda a recording uses, and which device was current at each call."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.current, self.used = torch.device("cuda", 0), []
+        for name in ("Stream", "current_stream", "CUDAGraph"):
+            monkeypatch.setattr(torch.cuda, name, lambda name=name: self.use(name))
+        monkeypatch.setattr(torch.cuda, "device", self.device)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "graph", self.graph)
+
+    def use(self, name):
+        self.used.append((name, self.current.index))
+        return self
+
+    def wait_stream(self, _):
+        pass
+
+    def replay(self):
+        self.use("replay")
+
+    @contextlib.contextmanager
+    def device(self, device):
+        before, self.current = self.current, device
+        yield
+        self.current = before
+
+    def graph(self, graph, *, stream):
+        self.use("graph")
+        return contextlib.nullcontext()
+
+
+def test_a_graph_is_recorded_and_replayed_on_the_device_of_its_tensors(monkeypatch):
+    """A stream of another device would record nothing, and every replay give the warm-up's answer again."""
+    cuda, ran_on = PretendedCuda(monkeypatch), []
+    outputs, replay = record_cuda_graph(lambda: ran_on.append(cuda.current.index), torch.device("cuda", 1))
+    replay()
+    assert ran_on == [1] * 4
+    assert outputs is None
+    assert {name for name, _ in cuda.used} == {"Stream", "current_stream", "CUDAGraph", "graph", "replay"}
+    assert {index for _, index in cuda.used} == {1}
+    assert cuda.current.index == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_graph_of_the_second_gpu_follows_its_inputs():
+    x = torch.ones(3, device="cuda:1")
+    replayed = Replayed(lambda x: 2 * x, lambda function: record_cuda_graph(function, x.device))
+    with torch.no_grad():
+        assert [replayed(x * n).tolist() for n in (1, 2, 3)] == [[2] * 3, [4] * 3, [6] * 3]

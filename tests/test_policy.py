@@ -177,6 +177,7 @@ def test_without_the_world_depth_and_decoder_stay_on_disk(folder, policy):
     assert not any(".decoder." in name for name in alone.networks.vae.state_dict())
     (answer,) = alone.predict(observation, seed=5, actions_only=True)
     np.testing.assert_array_equal(answer.action, next(policy.predict(observation, seed=5)).action)
+    assert not alone.has_world
     with pytest.raises(ValueError, match="with_world=False"):
         next(alone.predict(observation))
 
@@ -226,6 +227,13 @@ def test_doors(policy, folder, tmp_path):
         load_policy(broken)
 
 
+def test_a_device_without_float64_is_refused(folder, policy):
+    with pytest.raises(ValueError, match="device=mps: has no float64"):
+        load_policy(folder, device="mps")
+    with pytest.raises(ValueError, match="device=mps:0"):
+        Policy(CONFIG, policy.normalizer, policy.cameras, policy.networks, device="mps:0")
+
+
 def test_export_keeps_the_answers(folder, tmp_path):
     export_policy(folder, tmp_path / "shipped")
     assert not (tmp_path / "shipped" / "training").exists()
@@ -268,6 +276,8 @@ def test_only_what_was_trained_for_is_answered(policy):
     assert len(list(acting.predict(make_observation(CONFIG), actions_only=True))) == 1
     with pytest.raises(ValueError, match="not trained for 'joint'"):
         next(acting.predict(make_observation(CONFIG)))
+    assert policy.has_world
+    assert not acting.has_world
     assert "forward_dynamics" in changed(CONFIG, {"clean_action_ratio": 0.2}).modes
     assert "forward_dynamics" not in changed(CONFIG, {"clean_action_ratio": 0.0}).modes
     with pytest.raises(ValueError, match="guidance=0"):

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -38,7 +39,8 @@ class WarmUp(NamedTuple):
 def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor") -> Policy:
     """Compile a policy's networks in place and return it; the work is done by ``warm_up`` or the first requests.
 
-    ``decoder``: the autoencoder's decoder too, which takes about a minute.
+    ``decoder``: the autoencoder's decoder too, which takes about a minute. Call it in the thread that will ask the
+    policy: torch keeps its settings of compiling by thread.
     """
     transformer, vae = policy.networks.transformer, policy.networks.vae.vae
     compile_blocks(transformer, backend=backend)
@@ -46,7 +48,7 @@ def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor"
     if decoder and vae.decoder is not None:
         vae.decoder.compile(dynamic=False, backend=backend)
     if policy.device.type == "cuda":
-        transformer.forward = Replayed(transformer.forward, record_cuda_graph)
+        transformer.forward = Replayed(transformer.forward, partial(record_cuda_graph, device=policy.device))
     return policy
 
 
@@ -74,7 +76,7 @@ def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,), with_prefix: b
         batch_sizes, _instructions(policy), [None, one_action] if with_prefix else [None]
     ):
         requests = [made_up_observation(policy, instruction)] * batch_size
-        for actions_only in (True, policy.networks.vae.vae.decoder is None or "joint" not in policy.config.modes):
+        for actions_only in (True, not policy.has_world):
             for _ in range(2):  # the second one finds the caches of the first, as in an episode
                 answers = policy.predict_batch(
                     requests,
@@ -166,15 +168,24 @@ def _kind(leaf: Any) -> Any:
     return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
-def record_cuda_graph(function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
-    """Record a function's kernels into a CUDA graph, after three runs aside in which it compiles and settles."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = function()
-    return outputs, graph.replay
+def record_cuda_graph(function: Callable[[], Any], device: torch.device) -> tuple[Any, Callable[[], None]]:
+    """Record a function's kernels into a CUDA graph, after three runs aside in which it compiles and settles.
+
+    Streams and graphs belong to the current device, kernels to that of their tensors: ``device`` must be both.
+    """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):  # torch's own stream stays on the device of its first recording
+            outputs = function()
+
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
+
+    return outputs, replay

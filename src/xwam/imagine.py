@@ -2,7 +2,7 @@
 
 ``world.html`` is the 4D page, ``world.mp4`` the mosaic, ``world.npz`` holds all arrays (view/export.py documents the
 schema), ``world.glb`` the clouds over time, ``points-00.ply`` and so on one cloud per step; where asked for,
-``world.rrd`` is a recording for rerun.
+``world.rrd`` is a recording for rerun. What an earlier world left under these names goes.
 """
 
 import warnings
@@ -13,15 +13,17 @@ from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
 from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
+from xwam.evaluate.open_loop import page_of
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
-from xwam.view.html import write_page
 from xwam.view.mosaic import write_mosaic
 from xwam.view.points import fuse
 from xwam.view.rerun_log import write_rerun
+
+PAGES = ("world.mp4", "world.html", "world.glb", "world.rrd", "points-[0-9]*.ply")  # beside the arrays
 
 
 def imagine_clip(
@@ -92,21 +94,17 @@ def write_world(
     """
     out.mkdir(parents=True, exist_ok=True)
     save_prediction(out / "world.npz", imagined, layout, real=real)
+    for old in [path for pattern in PAGES for path in out.glob(pattern)]:
+        old.unlink()
     write_mosaic(out / "world.mp4", imagined, real=real)
     names = ", ".join(camera.name for camera in imagined.cameras)
-    has_space = imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras)
-    clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))] if has_space else []
-    if not any(len(cloud.points) for cloud in clouds):
-        why = "give the observation calibrated cameras"
-        if imagined.depth is None or has_space:
-            why = "this world has no depth" if imagined.depth is None else "no depth is known"
-        why += "; so no world.rrd either" if has_rerun else ""
+    if page_of(out / "world.html", imagined, layout, real=real, title=imagined.instruction) is None:
+        why = _why_flat(imagined) + ("; so no world.rrd either" if has_rerun else "")
         warnings.warn(
             f"cameras={names}: no page and no point clouds without depth and a calibrated camera; {why}.", stacklevel=2
         )
         return out / "world.mp4"
-    in_space = real if real is not None and real.depth is not None else None
-    write_page(out / "world.html", imagined, layout, real=in_space, title=imagined.instruction)
+    clouds = [fuse(imagined, layout, step) for step in range(len(imagined.state))]
     if all(len(cloud.points) for cloud in clouds):
         write_glb(out / "world.glb", clouds, imagined.frame_hz)
     else:
@@ -114,5 +112,15 @@ def write_world(
     for step, cloud in enumerate(clouds):
         write_ply(out / f"points-{step:02d}.ply", cloud)
     if has_rerun:
+        in_space = None if real is None or real.depth is None else real
         write_rerun(out / "world.rrd", imagined, layout, real=in_space)
     return out / "world.html"
+
+
+def _why_flat(imagined: Prediction) -> str:
+    """Why a world without points has none."""
+    if imagined.depth is None:
+        return "this world has no depth"
+    if any(camera.is_calibrated for camera in imagined.cameras):
+        return "no depth is known"
+    return "give the observation calibrated cameras"

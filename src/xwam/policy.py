@@ -26,6 +26,7 @@ from xwam.denoise.prefix import begin
 from xwam.denoise.sampler import ActionsReady, StepDone, WorldReady, denoise_stepwise
 from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
+from xwam.model.device import device_of
 from xwam.model.prompt import EncodedPrompts, PromptMemory
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -46,6 +47,7 @@ class Networks(NamedTuple):
     transformer: XWAM
     vae: VideoVae
     text: Callable[[], TextEncoder]
+    is_differentiable: bool = True  # products of integers are not (quantize.py)
 
 
 class Policy:
@@ -69,7 +71,7 @@ class Policy:
         self.normalizer = normalizer
         self.layout = normalizer.layout
         self.cameras = cameras
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self._observed = observed(config, self.device)
         self.networks = networks
         networks.transformer.to(self.device).eval()
@@ -77,6 +79,11 @@ class Policy:
         stored = {text: row.to(self.device) for text, row in (prompts or {}).items()}
         self.encoded = EncodedPrompts(stored, lambda text: self.text.encode_prompt(text))
         self._prepared = PromptMemory()
+
+    @property
+    def has_world(self) -> bool:
+        """True where worlds can be asked for: it was trained for them, and loaded with what decodes them."""
+        return "joint" in self.config.modes and self.networks.vae.vae.decoder is not None
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -193,7 +200,8 @@ class Policy:
             raise ValueError(f"{len(prefixes)} prefixes for {len(start.action)} observations: one for each, or None.")
         counts = num_committed or [None] * len(prefixes)
         prefix = encode.encode_prefixes(prefixes, counts, self.config.clip.action_horizon, self.normalizer)
-        return begin(start, self._observed, prefix, self.config.noise.max_prefix)
+        max_prefix, can_steer = self.config.noise.max_prefix, self.networks.is_differentiable
+        return begin(start, self._observed, prefix, max_prefix=max_prefix, can_steer=can_steer)
 
     @torch.no_grad()
     def denoiser(self, instructions: Sequence[str], given: Given) -> Denoiser:
@@ -203,15 +211,10 @@ class Policy:
 
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
             output = transformer(
-                *noisy,
-                *levels,
-                prompt,
-                given_frames=given.frames,
-                given_states=given.states,
-                given_actions=given.actions,
-                depth=depth and transformer.config.num_depth_blocks > 0,
+                *noisy, *levels, prompt, given_frames=given.frames, given_states=given.states,
+                given_actions=given.actions, depth=depth and transformer.config.num_depth_blocks > 0,
                 actions_only=not video,
-            )
+            )  # fmt: skip
             return Velocity(*output)
 
         return denoiser
@@ -234,15 +237,9 @@ class Policy:
         return torch.cat(views, dim=1)
 
     def _answers(
-        self,
-        observations: Sequence[Observation],
-        seeds: Sequence[int],
-        event: ActionsReady | WorldReady,
-        video: Tensor | None,
-        depth: Tensor | None,
-        steps: DenoiseConfig,
-        seconds: Mapping[str, float],
-    ) -> list[Prediction]:
+        self, observations: Sequence[Observation], seeds: Sequence[int], event: ActionsReady | WorldReady,
+        video: Tensor | None, depth: Tensor | None, steps: DenoiseConfig, seconds: Mapping[str, float],
+    ) -> list[Prediction]:  # fmt: skip
         clip, names = self.config.clip, self.config.view_names
         answers = []
         for row, (observation, seed) in enumerate(zip(observations, seeds, strict=True)):

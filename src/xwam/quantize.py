@@ -20,8 +20,12 @@ def quantized(policy: Policy, kind: str) -> Policy:
 
     ``int8-dynamic``: weights and, at every call, activations, for CPUs with VNNI instructions and for GPUs.
     ``int8-weights``, ``float8-weights``: only memory shrinks; the products stay as they were.
+
+    Products of integers carry no gradient: after ``int8-dynamic`` no prefix can steer the policy (denoise/prefix.py).
     """
     quantize_blocks(policy.networks.transformer, kind)
+    if kind == "int8-dynamic":
+        policy.networks = policy.networks._replace(is_differentiable=False)
     return policy
 
 

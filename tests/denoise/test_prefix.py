@@ -121,9 +121,19 @@ def test_without_a_prefix_steering_changes_no_bit():
 def test_what_is_given_and_what_steers(max_prefix, committed, given, steered):
     _, _, start = toy()
     prefix = make_prefix((6, 4), committed)
-    begun, found, rest = begin(start, Given(), prefix, max_prefix)
+    begun, found, rest = begin(start, Given(), prefix, max_prefix=max_prefix)
     assert found.actions.tolist() == given
     assert (None if rest is None else rest.known.tolist()) == steered
     for row, count in enumerate(given):
         assert torch.equal(begun.action[row, :count], prefix.action[row, :count])
         assert torch.equal(begun.action[row, count:], start.action[row, count:])
+
+
+def test_a_network_without_gradients_is_never_steered():
+    """It would be pulled around its blocks, not through them; what is given needs no gradient."""
+    _, _, start = toy()
+    prefix = make_prefix((6, 0), (3, 0))
+    with pytest.raises(ValueError, match="carries no gradient"):
+        begin(start, Given(), prefix, max_prefix=0, can_steer=False)
+    assert begin(start, Given(), prefix, max_prefix=8, can_steer=False)[2] is None
+    assert begin(start, Given(), make_prefix((0, 0), (0, 0)), max_prefix=0, can_steer=False)[2] is None

@@ -7,8 +7,10 @@ import pytest
 
 from tests.examples import make_normalizer
 from tests.sim.fake_env import make_fake
+from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate.closed_loop import ClosedLoopConfig, EpisodeResult, summarize
 from xwam.evaluate.closed_report import write_closed_report
+from xwam.evaluate.open_loop import page_of
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
@@ -20,15 +22,21 @@ CONFIG = ClosedLoopConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def policy():
+def make_policy(num_depth_blocks=None, **changed):
     """Random weights: it acts and imagines, badly."""
     config = preset("debug")
-    config = replace(config, denoise=replace(config.denoise, num_video_steps=2, num_action_steps=1))
+    config = replace(config, denoise=replace(config.denoise, num_video_steps=2, num_action_steps=1), **changed)
+    if num_depth_blocks is not None:
+        config = replace(config, model=replace(config.model, num_depth_blocks=num_depth_blocks))
     networks = Networks(
         XWAM(config.model), VideoVae(config.vae), lambda: TextEncoder(config.text, config.model.text_length)
     )
     return Policy(config, make_normalizer(), {}, networks)
+
+
+@pytest.fixture
+def policy():
+    return make_policy()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +63,10 @@ def test_three_episodes_are_played_again_and_shown(tmp_path, policy, numbers):
         return env
 
     predict = policy.predict
-    policy.predict = lambda seen, *, seed: (asked.append((seed, seen.images["left"])), predict(seen, seed=seed))[1]
+    policy.predict = lambda seen, *, seed, **more: (
+        asked.append((seed, seen.images["left"])),
+        predict(seen, seed=seed, **more),
+    )[1]
     write_closed_report(tmp_path / "report.html", policy, CONFIG, numbers, make_env)
     assert opened == [("fake-reach", 5), ("fake-never", 6), ("fake-reach", 7)], "the best, the median, the worst"
     assert [seed for seed, _ in asked] == [5000, 5001, 6000, 6001, 7000, 7001], "seeds of the evaluation"
@@ -71,3 +82,28 @@ def test_three_episodes_are_played_again_and_shown(tmp_path, policy, numbers):
     asked.clear()
     write_closed_report(tmp_path / "blind.html", policy, replace(CONFIG, is_blind=True), numbers, make_fake)
     assert all((image == 127).all() for _, image in asked)
+
+
+def test_a_checkpoint_without_depth_is_reported_without_pages(tmp_path, numbers):
+    write_closed_report(tmp_path / "report.html", make_policy(num_depth_blocks=0), CONFIG, numbers, make_fake)
+    text = (tmp_path / "report.html").read_text()
+    assert "Worst of 4: fake-reach" in text
+    assert "imagined" in text
+    assert 'type="application/gzip"' not in text
+
+
+def test_a_checkpoint_that_only_acts_is_reported_without_worlds(tmp_path, numbers):
+    write_closed_report(tmp_path / "report.html", make_policy(modes=("policy",)), CONFIG, numbers, make_fake)
+    text = (tmp_path / "report.html").read_text()
+    assert "Worst of 4: fake-reach" in text
+    assert "Only actions were asked for" in text
+
+
+def test_a_world_of_far_depth_alone_has_no_page(tmp_path):
+    real = make_real(num_steps=3, size=32)
+    imagined = make_imagined(real)
+    page = tmp_path / "world.html"
+    assert page_of(page, replace(imagined, depth=0 * imagined.depth), LAYOUT, real=real, title="far") is None
+    assert not page.exists()
+    assert page_of(page, imagined, LAYOUT, real=replace(real, depth=None), title="near") == page
+    assert "near" in page.read_text()

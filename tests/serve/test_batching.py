@@ -86,6 +86,27 @@ def test_actions_go_between_the_steps_of_a_world(worker, watched, policy):
     np.testing.assert_array_equal(later.prediction.depth, alone_later.depth)
 
 
+def test_what_prepares_the_policy_runs_in_the_thread_that_answers(worker, watched):
+    """Settings of torch's compiler hold in one thread; the future tells when it is done, or why it failed."""
+    threads = []
+    watched.at[((1,), "actions")] = lambda: threads.append(threading.current_thread())
+    robot = Robot(worker)
+    robot.ask(seed=1)
+    worker.start(lambda: threads.append(threading.current_thread())).result(60)
+    assert robot.hear().part == "actions"
+    assert threads[0] is threads[1] is not threading.current_thread()
+
+
+def test_what_prepares_the_policy_may_fail(worker, watched):
+    def fails():
+        raise MemoryError("too small")
+
+    with pytest.raises(MemoryError, match="too small"):
+        worker.start(fails).result(60)
+    worker.stop()
+    assert not worker.is_alive
+
+
 def test_decoding_is_interrupted_too(worker, watched):
     """The last pause of a world lies before its last view is decoded."""
     slow, quick = Robot(worker, "slow"), Robot(worker, "quick")

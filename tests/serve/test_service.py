@@ -3,13 +3,16 @@
 import asyncio
 import http.client
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 from xwam_client.protocol import packb, unpack_array, unpack_images
 
 from tests.examples import make_observation
@@ -325,6 +328,63 @@ def test_a_server_that_warms_up_ends_when_it_is_told_to(policy, monkeypatch):
     assert time.monotonic() - began < 20
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     held.set()
+
+
+def test_a_server_whose_device_failed_ends_with_an_error(policy, monkeypatch):
+    """Whoever restarts servers watches processes; for some seconds robots and probes still hear what is wrong."""
+    service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setattr("xwam.serve.server.FAILED_S", 3.0)
+    heard = []
+
+    def broken(*_: object, **__: object):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def robot():
+        while service.health != "ok":
+            time.sleep(0.05)
+        monkeypatch.setattr(policy, "predict_stepwise", broken)
+        with connect(f"ws://127.0.0.1:{port}/", compression=None) as connection:
+            hear(connection)
+            heard.append(ask(connection, request_id=1)["rule"])
+        heard.append(get(port, "/healthz"))
+
+    talking, too_long = threading.Thread(target=robot), threading.Timer(60, signal.raise_signal, [signal.SIGTERM])
+    talking.start()
+    too_long.start()
+    with pytest.raises(RuntimeError, match="failed for good"):
+        asyncio.run(run(service, "127.0.0.1", port))
+    too_long.cancel()
+    talking.join(10)
+    assert heard == ["failed", (503, "failed\n")]
+
+
+def test_a_checkpoint_that_only_acts_is_served_whole(policy):
+    """It has a decoder, as every checkpoint; but it was never taught to imagine."""
+    acting = Policy(replace(CONFIG, modes=("policy",)), policy.normalizer, policy.cameras, policy.networks)
+    service = Service(acting, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
+    with Running(service) as server, server.dial() as robot:
+        assert hear(robot)["world"] is False
+        assert ask(robot, request_id=1)["type"] == "actions"
+        assert ask(robot, request_id=2, world=True)["rule"] == "not_offered"
+
+
+def test_a_prefix_that_would_steer_without_gradients_is_refused_at_the_door(policy):
+    """As int8-dynamic leaves it. A checkpoint that was trained with prefixes is given them all the same."""
+    integers, prefix = policy.networks._replace(is_differentiable=False), np.zeros((4, 14), np.float32)
+    untrained = replace(CONFIG, noise=replace(CONFIG.noise, max_prefix=0))
+    for config in (CONFIG, untrained):
+        served = Policy(config, policy.normalizer, policy.cameras, integers)
+        service = Service(served, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
+        with Running(service) as server, server.robot() as robot:
+            answer = ask(robot, request_id=1, prefix=prefix, num_committed=2)
+            assert ask(robot, request_id=2)["type"] == "actions"
+        if config is CONFIG:
+            assert answer["type"] == "actions"
+        else:
+            assert (answer["rule"], "int8-dynamic" in answer["message"]) == ("not_offered", True)
 
 
 def test_closing_refuses_what_is_unfinished(policy, monkeypatch):

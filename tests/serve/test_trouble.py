@@ -144,18 +144,44 @@ def test_a_message_beyond_the_limit_ends_only_its_own_connection(running):
         assert "actions" in ask(neighbour)
 
 
-def test_too_many_requests_of_one_robot_are_refused_at_once(running):
-    many = running.service.config.per_connection + 3
-    with running.robot() as robot:
-        for number in range(many):
+@pytest.fixture
+def held(policy, monkeypatch):
+    """The policy answers nobody before this is set."""
+    real, free = policy.predict_stepwise, threading.Event()
+
+    def slow(*asked, **more):
+        assert free.wait(60)
+        return real(*asked, **more)
+
+    monkeypatch.setattr(policy, "predict_stepwise", slow)
+    yield free
+    free.set()
+
+
+def test_too_many_requests_of_one_robot_are_refused_at_once(running, held):
+    most = running.service.config.per_connection
+    assert most < running.service.config.max_queue, "otherwise the queue would refuse"
+    with running.robot() as robot, running.robot() as neighbour:
+        for number in range(most + 3):
             robot.send(packb(message(request_id=number)))
-        answers = [hear(robot) for _ in range(many)]
-        assert sum(answer["type"] == "actions" for answer in answers) >= running.service.config.per_connection
-        assert {answer["rule"] for answer in answers if answer["type"] == "refusal"} <= {"busy"}
+        for number in range(most, most + 3):  # heard while nothing is answered
+            refused = hear(robot)
+            assert (refused["request_id"], refused["rule"]) == (number, "busy")
+            assert f"per_connection={most}" in refused["message"]
+        neighbour.send(packb(message(request_id=0)))
+        held.set()
+        assert [hear(robot)["type"] for _ in range(most)] == ["actions"] * most
+        assert hear(neighbour)["type"] == "actions"
+
+
+def test_an_id_that_is_pending_is_refused(running, held):
+    with running.robot() as robot:
         robot.send(packb(message(request_id=1)))
-        robot.send(packb(message(request_id=1)))
-        kinds = {hear(robot)["type"] for _ in range(2)}
-        assert kinds <= {"actions", "refusal"}
+        refused = ask(robot, request_id=1)
+        assert (refused["rule"], "is pending already" in refused["message"]) == ("out_of_range", True)
+        held.set()
+        assert hear(robot)["type"] == "actions"
+        assert ask(robot, request_id=1)["type"] == "actions"
 
 
 def test_cancel_and_reset_over_the_wire(running):

@@ -140,6 +140,19 @@ def test_without_calibration_what_needs_none_is_still_written(tmp_path):
     assert shown == tmp_path / "world" / "world.mp4"
 
 
+def test_nothing_of_an_earlier_world_stays_beside_a_new_one(tmp_path):
+    real = make_real(num_steps=3, size=32)
+    (tmp_path / "world.rrd").write_bytes(b"of long ago")
+    (tmp_path / "notes.txt").write_text("mine")
+    write_world(tmp_path, real, LAYOUT)
+    assert {"world.html", "world.glb", "points-02.ply"} < {path.name for path in tmp_path.iterdir()}
+    assert not (tmp_path / "world.rrd").exists()
+    with pytest.warns(UserWarning, match="this world has no depth"):
+        shown = write_world(tmp_path, replace(real, depth=None), LAYOUT)
+    assert shown == tmp_path / "world.mp4"
+    assert {path.name for path in tmp_path.iterdir()} == {"world.npz", "world.mp4", "notes.txt"}
+
+
 def test_without_known_depth_the_rest_is_still_written(tmp_path):
     real = make_real(num_steps=3, size=32)
     with pytest.warns(UserWarning, match="no depth is known"):

@@ -7,7 +7,7 @@ import pytest
 
 from tests.view.scene import LAYOUT
 from xwam.colours import UNKNOWN_RGB, depth_range, depth_to_colours
-from xwam.view.mosaic import GAP_PX, LEFT_PX, TILE_PX, TOP_PX, mosaic_frames, write_mosaic
+from xwam.view.mosaic import BOTTOM_PX, GAP_PX, LEFT_PX, NARROWEST_PX, TILE_PX, TOP_PX, mosaic_frames, write_mosaic
 from xwam.view.points import fuse
 from xwam.view.rerun_log import VOXEL_M, write_rerun
 
@@ -46,6 +46,21 @@ def test_a_short_real_video_leaves_empty_tiles(imagined, real):
     top, left = TOP_PX, LEFT_PX
     assert (frames[1, top : top + 40, left : left + 40] < 250).any()
     assert (frames[2, top : top + 40, left : left + 40] == 255).all()
+
+
+def test_narrow_pictures_have_white_beside_them_and_room_for_the_scale_below(imagined):
+    """A scale has its numbers left and right of it: a third of a square picture is too little for them."""
+    third = (slice(None),) * 3 + (slice(11, 21),)
+    narrow = replace(imagined, video=imagined.video[third], depth=imagined.depth[third])
+    frames = mosaic_frames(narrow)
+    assert frames.shape[2] == LEFT_PX + 3 * (NARROWEST_PX + GAP_PX)
+    tile = frames[3, TOP_PX : TOP_PX + TILE_PX, LEFT_PX : LEFT_PX + NARROWEST_PX]
+    np.testing.assert_array_equal(tile[4::8, 44:120:8], narrow.video[0, 3])
+    assert (tile[:, :40] == 255).all()
+    assert (tile[:, -40:] == 255).all()
+    scale = frames[3, -BOTTOM_PX + 18, LEFT_PX : LEFT_PX + NARROWEST_PX]
+    assert tuple(scale[60]) == (253, 231, 36), "near is yellow"
+    assert tuple(scale[99]) == (68, 1, 84), "far is violet"
 
 
 def test_a_long_instruction_leaves_room_for_the_time(imagined):

@@ -14,6 +14,7 @@ from xwam.view.points import (
     camera_poses,
     flying_pixels,
     fuse,
+    has_points,
     known_pixels,
     thinned,
     transformed,
@@ -207,6 +208,16 @@ def test_uncalibrated_views_are_left_out(real):
     assert set(cloud.view) == {1, 2}
     with pytest.raises(ValueError, match="none is calibrated"):
         fuse(replace(real, cameras=(bare,) * 3), LAYOUT, 0)
+
+
+def test_a_world_has_points_where_depth_a_camera_and_a_known_pixel_meet(real):
+    late, bare = real.depth.copy(), Camera(name="left", width=SIZE, height=SIZE)
+    late[:, :2] = 0
+    assert has_points(real, LAYOUT)
+    assert has_points(replace(real, depth=late), LAYOUT), "at the last step alone"
+    assert not has_points(replace(real, depth=0 * real.depth), LAYOUT)
+    assert not has_points(replace(real, depth=None), LAYOUT)
+    assert not has_points(replace(real, cameras=(bare,) * 3), LAYOUT)
 
 
 def test_thinning_keeps_one_mean_point_per_cube():

@@ -24,16 +24,25 @@ from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
 from xwam.encode import Prefix
 
 MAX_PULL = 5.0  # the published setting
+CANNOT_STEER = (
+    "prefix: must be empty, since this checkpoint was not trained with prefixes and int8-dynamic carries no gradient "
+    "to steer by; play without real-time chunking, or serve another precision (int8-weights, bfloat16)."
+)
 
 
-def begin(start: Noisy, given: Given, prefix: Prefix, max_prefix: int) -> tuple[Noisy, Given, Prefix | None]:
+def begin(
+    start: Noisy, given: Given, prefix: Prefix, *, max_prefix: int, can_steer: bool = True
+) -> tuple[Noisy, Given, Prefix | None]:
     """Where to start from, what is given there, and what steers the samples whose prefix is not (None: there is none).
 
-    ``max_prefix`` is the longest prefix that the checkpoint was trained with; 0: it was trained with none.
+    ``max_prefix`` is the longest prefix that the checkpoint was trained with; 0: it was trained with none. Raises
+    ValueError for a prefix that would have to steer a network without gradients (``can_steer=False``).
     """
     is_given = (prefix.known == 0) | (max_prefix > 0)
     rest = Prefix(prefix.action, *(torch.where(is_given, 0, count) for count in (prefix.known, prefix.committed)))
     is_steered, device = bool(rest.known.any()), start.action.device  # asked before anything goes to a GPU
+    if is_steered and not can_steer:
+        raise ValueError(CANNOT_STEER)
     given = given._replace(actions=torch.where(is_given, prefix.committed, 0).to(device))
     start = keep_given(start, start._replace(action=prefix.action.to(device)), given)
     return start, given, Prefix(*(x.to(device) for x in rest)) if is_steered else None

@@ -7,7 +7,6 @@ once, so an interrupted evaluation continues where it stopped.
 import hashlib
 import json
 import multiprocessing
-from collections import deque
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -83,7 +82,7 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
     done = _load_finished(out, settings)
     seeds = [UNSEEN + config.seed * 10_000 + episode for episode in range(config.num_episodes)]
     asked = {(task, seed) for task in config.tasks for seed in seeds}
-    waiting = deque((t, s) for s in seeds for t in config.tasks if (t, s) not in done)
+    waiting = [(task, seed) for seed in seeds for task in config.tasks if (task, seed) not in done]
     bar = tqdm(total=len(asked), initial=len(asked & done.keys()), desc="evaluate", unit="episode")
     workers = _start_workers(min(config.num_envs, len(waiting)), config, policy)
     try:
@@ -113,11 +112,12 @@ def identity(policy: Policy) -> dict[str, Any]:
     return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
 
 
-def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: deque):
+def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: list[tuple[str, int]]):
     """Hand out episodes, batch the observations that are ready, send the actions back; yields finished episodes."""
     running: dict[Connection, dict[str, Any]] = {}
+    opened: dict[Connection, str] = {}  # the task of each worker's simulator
     for connection, _ in workers:
-        _next_episode(connection, waiting, running)
+        _next_episode(connection, waiting, running, opened)
     while running:
         ready = [c for c in wait(list(running)) if isinstance(c, Connection)]
         asking: list[tuple[Connection, Observation]] = []
@@ -139,7 +139,7 @@ def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: dequ
                 action_seconds=float(np.median(times)) if times else 0.0,
                 waits=tuple(times),
             )
-            _next_episode(connection, waiting, running)
+            _next_episode(connection, waiting, running, opened)
         if asking:
             _answer(policy, config, asking, running)
 
@@ -174,9 +174,15 @@ def _random_chunk(policy: Policy, seed: int) -> np.ndarray:
     return policy.normalizer.denormalize_action(noise)
 
 
-def _next_episode(connection: Connection, waiting: deque, running: dict) -> None:
+def _next_episode(
+    connection: Connection, waiting: list[tuple[str, int]], running: dict, opened: dict[Connection, str]
+) -> None:
+    """Opening a simulator takes half a second: first the task that is open here, next one that no other has."""
     if waiting:
-        task, seed = waiting.popleft()
+        own, others = opened.get(connection), set(opened.values())
+        task, seed = min(waiting, key=lambda episode: (episode[0] != own, episode[0] in others))
+        waiting.remove((task, seed))
+        opened[connection] = task
         running[connection] = {"task": task, "seed": seed, "seconds": []}
         connection.send(("reset", (task, seed)))
 

@@ -1,7 +1,7 @@
 """The report of a closed-loop evaluation: all successes and waiting times, and three episodes played again in 4D.
 
 The best episode is the quickest success, the worst a failure if there is one. They are played again with the same
-seeds, this time with the imagined world; the first decision of each is shown in 4D.
+seeds, this time with the imagined world if the checkpoint has any; the first decision of each is shown in 4D.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ def write_closed_report(
             tasks={task: (wins[task], trials[task]) for task in trials},
             action_seconds=[seconds for row in results for seconds in row.waits],
             world_seconds=[
-                sum(d.imagined.seconds.values()) for e in episodes for d in e.decisions if d.imagined.seconds
+                sum(d.imagined.seconds.values()) for e in episodes for d in e.decisions if d.imagined.video is not None
             ],
             frame_hz=policy.config.clip.frame_hz,
             per_step=_decay(episodes, policy),
@@ -66,7 +66,8 @@ def _play_again(
     env = make_env(result.task, width_px=clip.width_px, height_px=clip.height_px)
 
     def predict(observation: Observation, seed: int) -> Iterator[Prediction]:
-        return policy.predict(blinded(observation) if config.is_blind else observation, seed=seed)
+        seen = blinded(observation) if config.is_blind else observation
+        return policy.predict(seen, seed=seed, actions_only=not policy.has_world)
 
     episode = rollout(
         env,
@@ -74,7 +75,7 @@ def _play_again(
         seed=result.seed,
         replan_every=config.replan_every,
         max_steps=config.max_steps,
-        imagine=True,
+        imagine=policy.has_world,
     )
     env.close()
     pages: list[Path | None] = [page, *[None] * (len(episode.predictions) - 1)]

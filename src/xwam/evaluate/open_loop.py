@@ -32,8 +32,10 @@ from xwam.files import write_text
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
+from xwam.robot.layout import Layout
 from xwam.robot.mapping import RobotConfig
 from xwam.view.html import write_page
+from xwam.view.points import has_points
 
 RANKED_BY = "psnr_db"  # what makes a clip the best one
 
@@ -159,11 +161,10 @@ def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "jo
 
 def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
     """A prediction's pictures of some cameras."""
-    if len(views) == len(world.cameras) or world.video is None:
+    if len(views) == len(world.cameras):
         return world
-    depth = None if world.depth is None else world.depth[list(views)]
-    cameras = tuple(world.cameras[view] for view in views)
-    return replace(world, video=world.video[list(views)], depth=depth, cameras=cameras)
+    video, depth = (None if pictures is None else pictures[list(views)] for pictures in (world.video, world.depth))
+    return replace(world, video=video, depth=depth, cameras=tuple(world.cameras[view] for view in views))
 
 
 def observation_of(clip: Clip) -> Observation:
@@ -221,6 +222,17 @@ def best_median_worst(values: Sequence[float]) -> list[tuple[str, int]]:
     return [(f"{names[place]} of {len(order)}", place) for place in found]
 
 
+def page_of(
+    path: Path, imagined: Prediction, layout: Layout, *, real: Prediction | None = None, title: str
+) -> Path | None:
+    """Write the 4D page and return ``path``; None where nothing of what was imagined has a place in space."""
+    if not has_points(imagined, layout):
+        return None
+    in_space = None if real is None or real.depth is None else real
+    write_page(path, imagined, layout, real=in_space, title=title)
+    return path
+
+
 def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judged], report: dict[str, Any]) -> None:
     """One file: all numbers and curves, and three clips in 4D, imagined once more (the same to the bit)."""
     episodes, mode = [], report["settings"]["mode"]
@@ -230,11 +242,8 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
             index = judged[place].index
             number, step = clips.locate(index)
             imagined, real = imagine_clip(policy, clips[index], seed=index, mode=mode)
-            page: Path | None = None
-            if imagined.depth is not None and any(camera.is_calibrated for camera in imagined.cameras):
-                page = Path(folder) / f"world-{place}.html"
-                in_space = None if real.depth is None else real
-                write_page(page, imagined, policy.layout, real=in_space, title=imagined.instruction)
+            page = Path(folder) / f"world-{place}.html"
+            page = page_of(page, imagined, policy.layout, real=real, title=imagined.instruction)
             episodes.append(
                 EpisodeReport(
                     task=f"episode {number}, step {step}",

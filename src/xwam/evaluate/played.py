@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from xwam.data.augment import crop_depth
-from xwam.evaluate.open_loop import only_views
+from xwam.evaluate.open_loop import only_views, page_of
 from xwam.evaluate.report_episode import Decision, EpisodeReport
 from xwam.images import centre_window, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy
 from xwam.records import Prediction
 from xwam.sim.rollout import Rollout
-from xwam.view.html import write_page
 
 
 def imagined_world(episode: Rollout, decision: int) -> Prediction:
@@ -51,13 +50,13 @@ def first_frames(prediction: Prediction, count: int) -> Prediction:
 
 
 def episode_report(episode: Rollout, policy: Policy, pages: Sequence[Path | None], *, label: str = "") -> EpisodeReport:
-    """The episode with a 4D page for each decision that has a path in ``pages``."""
+    """The episode with a 4D page for each decision that has a path in ``pages`` and something to show in space."""
     title = f"{episode.task}: {episode.instruction}"
     decisions = []
     for index, page in enumerate(pages):
         imagined, real = imagined_world(episode, index), real_world(episode, index, policy)
         if page is not None:
-            write_page(page, imagined, policy.layout, real=real, title=title)
+            page = page_of(page, imagined, policy.layout, real=real, title=title)
         decisions.append(Decision(imagined=imagined, real=real, page=page))
     return EpisodeReport(
         task=episode.task,

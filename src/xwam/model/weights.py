@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xwam.config import ModelConfig
 from xwam.files import whole_file
+from xwam.model.device import device_of
 from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.xwam import XWAM
@@ -43,7 +44,7 @@ def load_weights(
     ``depth=False`` leaves the depth branch on disk. Raises FileNotFoundError, or ValueError naming the unexpected,
     missing and mis-shaped tensors.
     """
-    files = weight_files(path)
+    device, files = device_of(device), weight_files(path)
     with torch.device("meta"):
         model = XWAM(config if depth else replace(config, num_depth_blocks=0))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -56,7 +56,7 @@ def metadata(
         "action_hz": clip.action_hz,
         "num_frames": clip.num_frames,
         "frame_hz": clip.frame_hz,
-        "world": policy.networks.vae.vae.decoder is not None,
+        "world": policy.has_world,
         "max_prefix": config.noise.max_prefix,
         "observation": {
             "prompt": f"str of 1..{MAX_TEXT} characters: what to do",

@@ -1,4 +1,4 @@
-"""One thread owns the policy and always does the most urgent thing next.
+"""One thread owns the policy, warms it up, and then always does the most urgent thing next.
 
 Actions go before worlds. Requests that arrive within a short window are answered in one batch; a robot that is alone
 does not wait for it. A world is a paused generator: between two denoising steps (and between two decoded views) the
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,19 +60,26 @@ class Worker:
         self._worlds: deque[World] = deque()
         self._stopping = False
         self.is_broken = False
+        self._prepared: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="xwam-policy", daemon=True)
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self, prepare: Callable[[], None] = lambda: None) -> Future[None]:
+        """Begin: ``prepare`` first, in the thread that will answer; the future says when that is done, or its error.
+
+        The thread matters: torch keeps settings of its compiler by thread, and CUDA the current device.
+        """
+        self._prepare = prepare
+        self._prepared.set_running_or_notify_cancel()  # from now on whoever waits for it cannot cancel it
         self._thread.start()
+        return self._prepared
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Refuse what is unfinished and end the thread after its present step."""
+        """Refuse what is unfinished and end the thread after its present step; preparing is not waited for."""
         with self._changed:
             self._stopping = True
             self.drop(lambda ticket: True, "closing", "the server is shutting down: connect again later.")
             self._changed.notify_all()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and self._prepared.done():
             self._thread.join(timeout_s)
 
     @property
@@ -170,6 +178,12 @@ class Worker:
     # --- in the thread ----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        try:
+            self._prepare()
+        except Exception as error:
+            self._prepared.set_exception(error)
+            return
+        self._prepared.set_result(None)
         while True:
             with self._changed:
                 while not (self._waiting or self._worlds or self._stopping):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from xwam_client.protocol import RefusedError
 
 from xwam.config import suggest
+from xwam.denoise.prefix import CANNOT_STEER
 from xwam.encode import check_observation
 from xwam.policy import Policy
 from xwam.records import Camera, Observation
@@ -76,15 +77,17 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
     """Check everything; raise RefusedError with the rule that is broken."""
     fields = nested(message)
     names = policy.needed_views
-    has_world = policy.networks.vae.vae.decoder is not None
     request_id, world = read_id(fields), _flag(fields, "world")
     if world and request_id is None:
         raise RefusedError("missing_key", "world=True: give a request_id too, so that the second answer can be told.")
-    if world and not has_world:
+    if world and not policy.has_world:
         raise RefusedError(
-            "not_offered", "world=True: this server was started without the world; ask for actions only."
+            "not_offered", "world=True: this server has no worlds (metadata: world); ask for actions only."
         )
     prefix, num_committed = _prefix(fields, policy)
+    steered = prefix is not None and len(prefix) > 0 and policy.config.noise.max_prefix == 0
+    if steered and not policy.networks.is_differentiable:
+        raise RefusedError("not_offered", CANNOT_STEER)
     observation = Observation(
         images=_images(fields, names),
         state=read_state(fields, policy.normalizer),
@@ -107,7 +110,7 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
         voxel_m=_number(fields, "voxel_m", 0.005, *VOXEL_M),
         prefix=prefix,
         num_committed=num_committed,
-        steered=prefix is not None and len(prefix) > 0 and policy.config.noise.max_prefix == 0,
+        steered=steered,
     )
 
 
@@ -200,7 +203,7 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
             unit = "pixels" if key == "intrinsics" else "metres"
             raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: at most {biggest:g} {unit}.")
     near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in (("near_m", 0.1), ("far_m", 10.0)))
-    known["depth_at"] = _number(row, "depth_at", 0.5, 0.0, 1.0)
+    known["depth_at"] = _number(row, "depth_at", 0.5, -16.0, 16.0)
     width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
     if not (width and height):
         raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")

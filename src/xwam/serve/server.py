@@ -5,6 +5,7 @@ import hmac
 import logging
 import signal
 from http import HTTPStatus
+from typing import NoReturn
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -14,6 +15,8 @@ from xwam.serve.service import Service
 from xwam.serve.wire import LIMITS
 
 LOG = logging.getLogger("xwam.serve")
+LOOK_S = 1.0  # how often the worker is looked at
+FAILED_S = 5.0  # a server that failed answers for so long yet: robots hear their refusals, watchers the bad health
 
 
 async def open_server(
@@ -56,7 +59,11 @@ async def open_server(
 
 
 async def run(service: Service, host: str, port: int, *, api_key: str | None = None) -> None:
-    """Serve until SIGINT or SIGTERM: listen at once, say healthy once warm, refuse what is unfinished at the end."""
+    """Serve until SIGINT or SIGTERM: listen at once, say healthy once warm, refuse what is unfinished at the end.
+
+    Raises what the warm-up raised, and RuntimeError some seconds after the device or the worker failed for good:
+    whoever started this process starts it again.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -69,21 +76,30 @@ async def run(service: Service, host: str, port: int, *, api_key: str | None = N
     for number in numbers:
         loop.add_signal_handler(number, end)
     server = await open_server(service, host, port, api_key=api_key)
-    starting = asyncio.create_task(service.start())
+    working = asyncio.create_task(_work(service, f"ws://{host}:{port}"))
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            LOG.info("healthy: ws://%s:%d, checkpoint %s", host, port, service.metadata["checkpoint"])
-            await stopping
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
     finally:
         stopping.cancel()
-        starting.cancel()
+        working.cancel()
         await service.stop()
         await asyncio.sleep(0.1)  # the refusals leave before the connections close
         server.close()
         await server.wait_closed()
+
+
+async def _work(service: Service, where: str) -> NoReturn:
+    """Warm up, then wait for a failure and raise it."""
+    await service.start()
+    LOG.info("healthy: %s, checkpoint %s", where, service.metadata["checkpoint"])
+    while service.health != "failed":
+        await asyncio.sleep(LOOK_S)
+    LOG.error("failed: no later request can succeed; this process ends in %.0f s", FAILED_S)
+    await asyncio.sleep(FAILED_S)
+    raise RuntimeError("the policy failed for good (the log above says how): start the server again.")
 
 
 def _door(service: Service, api_key: str | None, connection: ServerConnection, request: Request) -> Response | None:

@@ -6,10 +6,8 @@ computation never stops a keepalive.
 """
 
 import asyncio
-import contextlib
 import itertools
 import logging
-import threading
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -94,8 +92,7 @@ class Service:
 
     async def start(self) -> None:
         """Answer once before anybody asks, so that the first robot does not pay for what happens only once."""
-        await in_daemon(self._warm_up)
-        self.worker.start()
+        await asyncio.wrap_future(self.worker.start(self._warm_up))
         self._health = "ok"
 
     @property
@@ -124,40 +121,20 @@ class Service:
 
     def _warm_up(self) -> None:
         """The whole way once with the world, and the largest batch of actions: memory errors show now."""
+        max_prefix, can_steer = self.policy.config.noise.max_prefix, self.policy.networks.is_differentiable
         if self.config.is_compiled:
-            warm = warm_up(compiled(self.policy), batch_sizes=self.config.batch_sizes, with_prefix=True)
+            with_prefix = max_prefix > 0 or can_steer
+            warm = warm_up(compiled(self.policy), batch_sizes=self.config.batch_sizes, with_prefix=with_prefix)
             LOG.info("compiled %d programs in %.0f s", warm.num_programs, warm.seconds)
             return
         observation, size = made_up_observation(self.policy), max(self.config.batch_sizes)
-        deque(self.policy.predict(observation, actions_only=not self.metadata["world"]), maxlen=0)
+        deque(self.policy.predict(observation, actions_only=not self.policy.has_world), maxlen=0)
         action = np.zeros((1, self.policy.layout.action_width), np.float32)
-        for prefix in (None,) if self.policy.config.noise.max_prefix else (None, action):  # steering takes more memory
+        for prefix in (None, action) if max_prefix == 0 and can_steer else (None,):  # steering takes more memory
             answers = self.policy.predict_batch(
                 [observation] * size, seeds=range(size), actions_only=True, prefixes=[prefix] * size
             )
             deque(answers, maxlen=0)
-
-
-async def in_daemon(work: Callable[[], None]) -> None:
-    """Do it in a thread that does not keep the process alive: compiling takes minutes, and nobody waits at the end."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def run() -> None:
-        error: Exception | None = None
-        try:
-            work()
-        except Exception as found:
-            error = found
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, error)
-
-    def tell(error: Exception | None) -> None:
-        if not done.done():
-            done.set_result(None) if error is None else done.set_exception(error)
-
-    threading.Thread(target=run, name="xwam-warm-up", daemon=True).start()
-    await done
 
 
 def load_service(
@@ -181,6 +158,8 @@ def load_service(
         from xwam.quantize import quantized
 
         quantized(policy, quantize)
+        if not policy.networks.is_differentiable and policy.config.noise.max_prefix == 0:
+            LOG.warning("quantize=%s: real-time chunking is refused, this checkpoint needs gradients for it.", quantize)
     name, hash_ = checkpoint.resolve().name, checkpoint_hash(checkpoint)
     precision = quantize or str(dtype).removeprefix("torch.")
     return Service(policy, config, name=name, hash_=hash_, robot=own_robot(checkpoint, robot), precision=precision)

@@ -4,6 +4,7 @@ Depth colours: near is yellow, far is violet (``xwam.colours``), each view on a 
 and imagined; the bar under each column says how many metres.
 """
 
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from xwam.view.points import pictures_of
 TILE_PX = 256  # height of one picture
 GAP_PX = 6
 LEFT_PX, TOP_PX, BOTTOM_PX = 34, 66, 40  # room for names and scales
+ENDS_PX = 60  # of a scale, left and right: how many metres
+NARROWEST_PX = 2 * ENDS_PX + 40  # a column; narrower pictures have white beside them
 TEXT_RGB, FAINT_RGB = (30, 30, 30), (110, 110, 110)
 
 
@@ -45,7 +48,8 @@ def mosaic_frames(prediction: Prediction, *, real: Prediction | None = None) -> 
     ranges = [depth_range(view) for view in deep[0][2]] if deep else []
     rows = [(name, colour, video) for name, colour, video, _ in seen]
     rows += [(f"{name} depth", colour, _coloured(depth, ranges)) for name, colour, depth in deep]
-    video = pictures_of(prediction)
+    rows = [(name, colour, _broadened(pictures)) for name, colour, pictures in rows]
+    video = _broadened(pictures_of(prediction))
     width = round(TILE_PX * video.shape[3] / video.shape[2])
     still = _frame_of_names(prediction, [(name, colour) for name, colour, _ in rows], ranges, width)
     return np.stack([_filled(still, rows, step, width, prediction.frame_hz) for step in range(video.shape[1])])
@@ -55,6 +59,13 @@ def _coloured(
     depth_m: Float[np.ndarray, "V T H W"], ranges: list[tuple[float, float]]
 ) -> UInt8[np.ndarray, "V T H W 3"]:
     return np.stack([depth_to_colours(view, *span) for view, span in zip(depth_m, ranges, strict=True)])
+
+
+def _broadened(pictures: UInt8[np.ndarray, "V T H W 3"]) -> UInt8[np.ndarray, "V T H wider 3"]:
+    """As wide as a column must be: white on both sides of narrow pictures."""
+    height, width = pictures.shape[2:4]
+    room = max(0, math.ceil(height * NARROWEST_PX / TILE_PX) - width)
+    return np.pad(pictures, [(0, 0)] * 3 + [(room // 2, room - room // 2), (0, 0)], constant_values=255)
 
 
 def _frame_of_names(
@@ -74,12 +85,12 @@ def _frame_of_names(
         if not ranges:
             continue
         near, far = ranges[view]
-        scale = 1 / np.linspace(1 / near, 1 / far, width - 120)
+        scale = 1 / np.linspace(1 / near, 1 / far, width - 2 * ENDS_PX)
         bar = np.repeat(depth_to_colours(scale, near, far)[None], 12, axis=0)
         below = size[1] - BOTTOM_PX + 12
-        still.paste(Image.fromarray(bar), (left + 60, below))
-        draw.text((left + 54, below + 6), f"{near:.2f} m", TEXT_RGB, font(14), anchor="rm")
-        draw.text((left + width - 54, below + 6), f"{far:.2f} m", TEXT_RGB, font(14), anchor="lm")
+        still.paste(Image.fromarray(bar), (left + ENDS_PX, below))
+        draw.text((left + ENDS_PX - 6, below + 6), f"{near:.2f} m", TEXT_RGB, font(14), anchor="rm")
+        draw.text((left + width - ENDS_PX + 6, below + 6), f"{far:.2f} m", TEXT_RGB, font(14), anchor="lm")
     for row, (name, colour) in enumerate(rows):
         words = Image.new("RGB", (TILE_PX, LEFT_PX), "white")
         ImageDraw.Draw(words).text((TILE_PX / 2, LEFT_PX / 2), name, colour, font(17), anchor="mm")

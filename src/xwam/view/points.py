@@ -129,6 +129,13 @@ def fuse(
     return cloud if voxel_m is None else thinned(cloud, voxel_m)
 
 
+def has_points(prediction: Prediction, layout: Layout) -> bool:
+    """True where ``fuse`` finds a point at some step: it takes depth, a calibrated camera and a known pixel."""
+    if prediction.depth is None or not any(camera.is_calibrated for camera in prediction.cameras):
+        return False
+    return any(len(fuse(prediction, layout, step).points) for step in range(len(prediction.state)))
+
+
 def world(prediction: Prediction) -> tuple[UInt8[np.ndarray, "V T H W 3"], Float[np.ndarray, "V T H W"]]:
     """Video and depth of a prediction. Raises ValueError when either is missing, or when sizes disagree."""
     video, depth = pictures_of(prediction), prediction.depth

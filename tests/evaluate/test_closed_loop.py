@@ -1,0 +1,84 @@
+"""Episodes are handed out so that simulators stay open: opening one takes half a second, as long as a chunk or two."""
+
+import threading
+from multiprocessing import Pipe
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from tests.sim.fake_env import FakeEnv
+from xwam.evaluate import closed_loop
+from xwam.policy import Policy
+from xwam.sim import worker
+
+TASKS = ("fake-reach", "fake-fragile", "fake-far")
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """What is opened and closed, by whichever worker."""
+    happened = []
+
+    class Watched(FakeEnv):
+        def __init__(self, task, **sizes) -> None:
+            super().__init__(task, **sizes)
+            happened.append(f"open {task}")
+
+        def close(self) -> None:
+            happened.append(f"close {self.task}")
+
+    monkeypatch.setattr(worker, "known", lambda simulator: SimpleNamespace(make_env=Watched))
+    return happened
+
+
+def start(max_steps=16):
+    """A worker in a thread: our end of the pipe, and the thread."""
+    here, there = Pipe()
+    thread = threading.Thread(target=worker.simulate, args=(there, "metaworld", 8, 8, max_steps), daemon=True)
+    thread.start()
+    return here, thread
+
+
+def play(monkeypatch, waiting, num_workers=1):
+    """All episodes that are waiting, with actions drawn from (seed, decision)."""
+
+    def answer(policy, config, asking, running) -> None:
+        for connection, _ in asking:
+            episode = running[connection]
+            rng = np.random.default_rng((episode["seed"], len(episode["seconds"])))
+            episode["seconds"].append(0.0)
+            connection.send(("play", rng.uniform(-0.1, 0.1, (4, FakeEnv.layout.action_width)).astype(np.float32)))
+
+    monkeypatch.setattr(closed_loop, "_answer", answer)
+    workers = [start() for _ in range(num_workers)]
+    config = closed_loop.ClosedLoopConfig(
+        tasks=TASKS, num_episodes=6, seed=0, replan_every=4, max_steps=16, num_envs=num_workers
+    )
+    results = list(closed_loop._play(Policy.__new__(Policy), config, workers, list(waiting)))
+    for connection, thread in workers:
+        connection.close()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+    return {(result.task, result.seed): result for result in results}
+
+
+def test_a_worker_closes_what_it_replaces(events):
+    here, thread = start()
+    for task, seed in (("fake-reach", 1), ("fake-reach", 2), ("fake-fragile", 1), ("fake-reach", 3)):
+        here.send(("reset", (task, seed)))
+        assert here.recv()[0].state is not None
+    here.close()
+    thread.join(timeout=10)
+    assert events[:5] == ["open fake-reach", "close fake-reach", "open fake-fragile", "close fake-fragile", events[0]]
+
+
+@pytest.mark.parametrize(("num_workers", "most"), [(1, 3), (2, 4), (3, 6)])
+def test_simulators_stay_open_and_results_do_not_depend_on_the_order(events, monkeypatch, num_workers, most):
+    rounds = [(task, seed) for seed in range(6) for task in TASKS]
+    expected = play(monkeypatch, rounds)
+    events.clear()
+    found = play(monkeypatch, sorted(rounds, key=lambda episode: -episode[1]), num_workers)
+    assert found == expected
+    assert len(found) == len(rounds)
+    assert sum(event.startswith("open") for event in events) <= most
