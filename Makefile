@@ -11,15 +11,14 @@ DEVICE ?= cpu
 MT10 := reach-v3 push-v3 pick-place-v3 door-open-v3 drawer-open-v3 drawer-close-v3 button-press-topdown-v3 peg-insert-side-v3 window-open-v3 window-close-v3
 FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --lora-rate 5e-3 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
-TINY_TRAINING = --vae-steps $(call n,15000) --every 14 --batch-size 16 --steps $(call n,11500) --action-loss-weight 4 --precision bfloat16 --device $(DEVICE)
-TINY_MUON := --device $(DEVICE) --every 14 --batch-size 32 --action-loss-weight 8 --precision bfloat16 --optimizer muon --validate-every 0
+TINY_DATA = --data runs/tiny/data runs/tiny/wander --precision bfloat16 --device $(DEVICE)
 MT10_TRAINING = --statistics start --every 8 --cache-processes 2 --batch-size 32 --optimizer muon --learning-rate 8e-4 \
 	--precision bfloat16 --action-loss-weight 8 --clean-action-ratio 0.1 --validate-every 0 --save-every 100 --device $(DEVICE)
 
 .PHONY: help demo test test-extras robosuite bench-gpu lint system browser pictures reproduce-tiny reproduce-ablation reproduce-curves reproduce-truth reproduce-finetune reproduce-mt10 reproduce-two-arms reproduce-lerobot conformance-openpi conformance-lerobot conformance-libero clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 .venv/ready: pyproject.toml packages/xwam-client/pyproject.toml packages/xwam-benchmarks/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -55,40 +54,20 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## the shipped checkpoint, from an empty folder (data 75 min on 2 cores; DEVICE=cuda, or the last stage takes a day on a CPU; SHORT=100: a hundredth of everything, to see that it runs)
+reproduce-tiny: system .venv/ready  ## a checkpoint like the shipped one, from an empty folder (about 8 hours on 2 cores, most of them the third stage; DEVICE=cuda; SHORT=100: a hundredth of everything)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes $(call n,240) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes $(call n,480) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes $(call n,150) --out runs/tiny/wander
-	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/run $(TINY_TRAINING)
-	mkdir -p runs/tiny/look runs/tiny/act runs/tiny/world/latents
-	cp -r runs/tiny/run/latents runs/tiny/look && cp -r runs/tiny/run/latents runs/tiny/act && cp -r runs/tiny/run/latents runs/tiny/world/latents/data
-	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/look --start $$(ls -d runs/tiny/run/step-* | tail -1) \
-		$(TINY_MUON) --steps $(call n,1900) --learning-rate 1e-3 --clean-action-ratio 0.1 --max-prefix 0
-	$(BIN)/xwam train tiny --data runs/tiny/data --out runs/tiny/act --start $$(ls -d runs/tiny/look/step-* | tail -1) \
-		$(TINY_MUON) --steps $(call n,1000) --learning-rate 6e-4 --clean-action-ratio 0.3
-	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --statistics start --out runs/tiny/world \
-		--start $$(ls -d runs/tiny/act/step-* | tail -1) $(TINY_MUON) --steps $(call n,2800) --learning-rate 8e-4 --clean-action-ratio 0.2
-	mkdir -p runs/tiny/last && cp -r runs/tiny/world/latents runs/tiny/last
-	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 2 1 --statistics start --out runs/tiny/last \
-		--start $$(ls -d runs/tiny/world/step-* | tail -1) $(TINY_MUON) --steps $(call n,2300) --learning-rate 8e-4 --clean-action-ratio 0.1
-	$(BIN)/xwam convert run $$(ls -d runs/tiny/last/step-* | tail -1) runs/tiny/checkpoint
-	$(BIN)/xwam train-vae tiny --data runs/tiny/data --start runs/tiny/checkpoint --decoder-only --out runs/tiny/decoder \
-		--steps $(call n,12000) --learning-rate 3e-3 --precision bfloat16 --device $(DEVICE)
-	cp --remove-destination runs/tiny/decoder/vae/* runs/tiny/checkpoint/vae  # files may be linked
-	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --start runs/tiny/checkpoint --out runs/tiny/wide \
-		--steps $(call n,1300) --batch-factor 8 --episodes 2500 --learning-rate 2e-3 --precision bfloat16 --device $(DEVICE)
-	cp --remove-destination runs/tiny/wide/vae/* runs/tiny/checkpoint/vae
-	$(BIN)/xwam train tiny --data runs/tiny/data runs/tiny/wander --weights 2 1 --statistics start --out runs/tiny/final \
-		--start runs/tiny/checkpoint --hold --cache-processes 2 --every 4 --batch-size $(call n,512) --steps $(call n,1861) --learning-rate 2e-3 \
-		--action-loss-weight 8 --clean-action-ratio 0.1 --precision bfloat16 --optimizer muon --validate-every 0 --device $(DEVICE)
-	rm -r runs/tiny/checkpoint
-	$(BIN)/xwam convert run $$(ls -d runs/tiny/final/step-* | tail -1) runs/tiny/checkpoint
-	$(BIN)/xwam train-vae tiny --data runs/tiny/data runs/tiny/wander --weights 3 1 --start runs/tiny/checkpoint --imagined $(call n,2400) \
-		--out runs/tiny/drawn --steps $(call n,5200) --learning-rate 1e-3 --precision bfloat16 --device $(DEVICE)
-	cp --remove-destination runs/tiny/drawn/vae/* runs/tiny/checkpoint/vae
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes $(call n,50) --seed 7 --max-steps 100 --action-steps 5 --video-steps 10 --out runs/tiny/closed.json
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 $(TABLE) --out runs/tiny/open.json
-	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --action-steps 5 --video-steps 10 --mode forward_dynamics $(TABLE) --out runs/tiny/told.json
+	$(BIN)/xwam train-vae tiny $(TINY_DATA) --weights 3 1 --episodes 400 --steps $(call n,8000) --out runs/tiny/run/frozen
+	$(BIN)/xwam train tiny $(TINY_DATA) --weights 2 1 --out runs/tiny/run --every 6 --cache-processes 2 --batch-size 32 --steps $(call n,10000) \
+		--optimizer muon --learning-rate 1e-3 --action-loss-weight 8 --clean-action-ratio 0.1 --validate-every 0 --save-every 250
+	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/undrawn
+	$(BIN)/xwam train-vae tiny $(TINY_DATA) --weights 3 1 --start runs/tiny/undrawn --imagined $(call n,1200) --out runs/tiny/drawn \
+		--steps $(call n,1500) --learning-rate 1e-3
+	mkdir -p runs/tiny/checkpoint && cp -r runs/tiny/undrawn/* runs/tiny/checkpoint && cp -r runs/tiny/drawn/vae runs/tiny/checkpoint
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --env metaworld --tasks $(TINY_TASKS) --episodes $(call n,50) --seed 7 --max-steps 100 --out runs/tiny/closed.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data $(TABLE) --out runs/tiny/open.json
+	$(BIN)/xwam evaluate runs/tiny/checkpoint --data runs/tiny/data --mode forward_dynamics $(TABLE) --out runs/tiny/told.json
 
 reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trainings of preset mini (about 2 hours on one core)
 	$(BIN)/xwam collect metaworld --tasks $(MINI_TASKS) --episodes 80 --out runs/ablation/data

@@ -33,7 +33,7 @@ from xwam.train.export import export_policy
 from xwam.train.manifest import weights_hash
 from xwam.train.options import Setup, Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.vae import TINY_VAE
+from xwam.train.vae_recipe import TINY_VAE
 
 Way = Literal["full", "lora", "scratch"]
 COLOURS = {"prior": "#1b7837", "full": "#2166ac", "lora": "#d6604d", "scratch": "#777777"}

@@ -7,9 +7,11 @@ Run it with the Python that has LeRobot and Meta-World (``make conformance-lerob
 
 The environment's scripted experts play, with noise that is held for eight commands; what was played is recorded, twelve
 commands beyond success, at 80 Hz: one picture (rendered at 320 px, stored at 160), four numbers of state and of action.
-``make reproduce-lerobot`` goes on from there: train, and ``lerobot-eval`` in the same environment on other placements.
+A folder that is finished stays as it is; what was interrupted begins anew. ``make reproduce-lerobot`` goes on from
+there: train, and ``lerobot-eval`` in the same environment on other placements.
 """
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,9 +81,19 @@ def play(env: Any, seed: int) -> list[dict[str, Any]] | None:
 
 
 def main(recording: Recording) -> None:
+    if (recording.out / "meta" / "info.json").is_file():
+        return print(f"{recording.out}: there already; remove it to record anew")
+    unfinished = recording.out.with_name(f"{recording.out.name}.tmp")  # LeRobot creates the folder, and only once
+    shutil.rmtree(unfinished, ignore_errors=True)
+    record(recording, unfinished)
+    unfinished.rename(recording.out)
+    return None
+
+
+def record(recording: Recording, out: Path) -> None:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset  # pyright: ignore[reportMissingImports]
 
-    data = LeRobotDataset.create("xwam/metaworld", fps=80, features=FEATURES, root=recording.out, use_videos=True)
+    data = LeRobotDataset.create("xwam/metaworld", fps=80, features=FEATURES, root=out, use_videos=True)
     for task in recording.tasks:
         env, seed, solved = opened(task), 0, 0
         while solved < recording.episodes:

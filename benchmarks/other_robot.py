@@ -25,7 +25,7 @@ from xwam.robot.mapping import RobotConfig, load_robot, save_robot
 from xwam.robot.parts import CameraSource, PartSource
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.vae import ClipShape, VaeTraining
+from xwam.train.vae_recipe import ClipShape, VaeTraining
 
 SIZE, STEPS, EPISODES = 64, 60, 4
 CAMERAS = {"front": "agentview", "wrist": "robot0_eye_in_hand"}

@@ -6,7 +6,7 @@ from xwam.config import Config
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import two_arm_layout
 from xwam.robot.normalizer import Normalizer
-from xwam.train.vae import ClipShape, VaeTraining
+from xwam.train.vae_recipe import ClipShape, VaeTraining
 
 SHORT_VAE = VaeTraining(
     shapes=(ClipShape(32, 5, 2, 1),), num_steps=2, learning_rate=1e-3, num_warmup_steps=1, kl_weight=1e-4,

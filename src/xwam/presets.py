@@ -72,7 +72,9 @@ _TINY = Config(
         crop=0.95,
     ),
     noise=replace(_ANS, max_prefix=8),
-    denoise=replace(_DENOISE, far_share=0.04),  # what lies there is imagined too coarsely
+    denoise=replace(  # a small model is done after few steps; what lies at the far end is imagined too coarsely
+        _DENOISE, num_video_steps=10, num_action_steps=5, far_share=0.04
+    ),
     train=TrainConfig(
         num_steps=20_000,
         batch_size=32,

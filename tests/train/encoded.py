@@ -1,5 +1,6 @@
 """Encoded clips of known content for the training tests."""
 
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -68,6 +69,12 @@ def write_checkpoint(root: Path, config: Config, robot: checkpoint.Robot | None 
 
     checkpoint.write_whole(root / "whole", fill)
     return root / "whole"
+
+
+def hide(monkeypatch, package: str) -> None:
+    """As if a package were not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
 
 
 def write_frozen(folder: Path, config: Config) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from tests.train.encoded import EncodedClips
 from tests.train.processes import CLIPS, FOUR, LORA, TUNED
-from tests.train.test_loop import losses_of, make_run
+from tests.train.test_loop import log_of, losses_of, make_run
 from xwam.train import checkpoint, export, loop
 from xwam.train.options import Setup
 from xwam.train.setup import World, check_batch
@@ -84,6 +84,20 @@ def test_the_exported_weights_are_those_of_one_process(folder, tmp_path):
     assert not (folder / "shards" / "step-0000008" / "model.safetensors").exists(), "it was put together from pieces"
     for name, value in exported["one"].items():
         torch.testing.assert_close(exported["shards"][name], value, rtol=1e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize(("name", "last"), [("shards", 8), ("lora", 3)])
+def test_shards_are_put_together_to_be_validated(folder, tmp_path, name, last):
+    run = make_run(folder, name)
+    (row,) = [row for row in log_of(run) if "validation/weights" in row]
+    export.export_policy(run.out / f"step-{last:07d}", tmp_path / name, dtype=torch.float32)
+    shown, saved = (
+        checkpoint.load_file(path)
+        for path in (run.out / f"shown-{last}.safetensors", tmp_path / name / "model.safetensors")
+    )
+    assert row == {"step": last, "validation/weights": len(saved)}
+    assert shown.keys() == saved.keys()
+    assert all(torch.equal(shown[name], value) for name, value in saved.items())
 
 
 def test_copies_of_shards_train_as_one_process(folder, tmp_path):

@@ -17,8 +17,10 @@ from tests.train.encoded import EncodedClips, write_frozen
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, setup
+from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
-from xwam.train.state import build_model
+from xwam.train.saving import load_state
+from xwam.train.state import build_model, make_state
 
 CONFIG = preset("debug")
 
@@ -31,17 +33,18 @@ def make_run(folder: Path, out: str = "run") -> loop.Run:
     return loop.Run(folder / out, robot, frozen, {"data": "d", "statistics": "s"})
 
 
-def losses_of(run: loop.Run) -> list[dict]:
+def log_of(run: loop.Run) -> list[dict]:
     return [json.loads(line) for line in (run.out / "log.jsonl").read_text().splitlines()]
+
+
+def losses_of(run: loop.Run) -> list[dict]:
+    return [row for row in log_of(run) if "gradient_norm" in row]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     data = EncodedClips(CONFIG, size=7)
     whole, parts = make_run(tmp_path, "whole"), make_run(tmp_path, "parts")
     loop.train(CONFIG, data, whole)
-
-    class PowerCutError(Exception):
-        pass
 
     class Interrupted(EncodedClips):
         def batch(self, indices, visit):
@@ -181,14 +184,20 @@ def test_what_is_replaced_is_not_lost_when_the_process_is_killed(tmp_path, monke
     assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-state-2-1", "state"], "and nobody else's"
 
 
-class Wild(EncodedClips):
-    """Clips whose actions are no numbers at these steps."""
+class PowerCutError(Exception):
+    pass
 
-    def __init__(self, steps, **how) -> None:
+
+class Wild(EncodedClips):
+    """Clips whose actions are no numbers at these steps; before step ``cut`` the power goes."""
+
+    def __init__(self, steps, cut=None, **how) -> None:
         super().__init__(CONFIG, **how)
-        self.steps, self.asked = steps, 0
+        self.steps, self.cut, self.asked = steps, cut, 0
 
     def batch(self, indices, visit):
+        if self.asked == self.cut:
+            raise PowerCutError
         found = super().batch(indices, visit)
         self.asked += 1
         return found._replace(action=found.action * float("inf")) if self.asked - 1 in self.steps else found
@@ -212,6 +221,43 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch)
     assert min(changed_in[:2] + changed_in[3:]) > 0
     assert all(torch.isfinite(value).all() for value in load_file(last / "model.safetensors").values())
     assert np.isnan(losses_of(run)[2]["gradient_norm"])
+
+
+@pytest.mark.filterwarnings("ignore:gradient_norm")
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_resumes_exactly_after_such_a_step(tmp_path, optimizer):
+    """The optimiser has made fewer steps than the run, and its first ones count differently."""
+    settings = replace(CONFIG.train, num_steps=5, save_every=3, batch_size=7, validate_every=0)
+    config, how = replace(CONFIG, train=settings), Setup(optimizer=optimizer)
+    whole, parts = make_run(tmp_path, "whole"), make_run(tmp_path, "parts")
+    expected = load_file(loop.train(config, Wild({1}, size=7), whole, how=how) / "model.safetensors")
+    with pytest.raises(PowerCutError):
+        loop.train(config, Wild({1}, cut=4, size=7), parts, how=how)
+    saved = parts.out / "step-0000003/training/step.json"
+    assert json.loads(saved.read_text()) == {"step": 3, "updates": 2}
+    found = load_file(loop.train(config, EncodedClips(CONFIG, size=7), parts, how=how) / "model.safetensors")
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_run_that_was_saved_without_that_count_goes_on(tmp_path):
+    settings = replace(CONFIG.train, num_steps=2, save_every=2, batch_size=7, validate_every=0)
+    last = loop.train(replace(CONFIG, train=settings), EncodedClips(CONFIG, size=7), make_run(tmp_path))
+    (last / "training/step.json").write_text('{"step": 2}')
+    state = make_state(CONFIG, Setup(), setup.World(0, 1), torch.device("cpu"), None)
+    assert load_state(last, state) == 2
+    assert num_updates(state.optimizer) == 2
+
+
+def test_a_validation_that_fails_loses_nothing(tmp_path):
+    run = make_run(tmp_path)
+
+    def validate(average, now):
+        raise RuntimeError("no OpenGL here")
+
+    with pytest.raises(RuntimeError, match="no OpenGL"):
+        loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, validate=validate)
+    assert checkpoint.newest_checkpoint(run.out).name == "step-0000004", "it was to be saved at this step"
+    assert loop.train(CONFIG, EncodedClips(CONFIG, size=7), run).name == "step-0000008"
 
 
 @pytest.mark.filterwarnings("ignore:gradient_norm")

@@ -1,13 +1,24 @@
 """Muon: what it steps and how, what it remembers, what it refuses."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
+from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, init_weights
 from xwam.presets import preset
-from xwam.train.optimizers import is_block_matrix, make_optimizer, moments, set_moments, take_step
+from xwam.train.optimizers import (
+    Muon,
+    is_block_matrix,
+    is_convolution,
+    make_optimizer,
+    moments,
+    set_moments,
+    take_step,
+)
 from xwam.train.options import Setup
 
 CONFIG = preset("debug")
@@ -20,7 +31,7 @@ def make_model() -> XWAM:
     return model
 
 
-def give_gradients(model: XWAM, seed: int) -> None:
+def give_gradients(model: nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         weight.grad = torch.randn(weight.shape, generator=generator)
@@ -66,6 +77,49 @@ def test_its_numbers_are_those_of_torch():
     for name, weight in matrices.items():
         moved = (weight - before[name]).abs().max()
         assert (found[name] - weight).abs().max() < 0.02 * moved, name  # products in bf16
+
+
+def test_a_convolution_is_a_matrix_with_a_row_for_each_output():
+    """As torch steps the flattened weight; the norms and the last convolution are left to AdamW."""
+    torch.manual_seed(0)
+    vae = VideoVae(preset("debug").vae)
+    rate = {"learning_rate": 1e-3, "weight_decay": 0.01}
+    optimizer = Muon(vae, **rate, is_matrix=is_convolution)
+    named = dict(vae.named_parameters())
+    stepped = {name for name, weight in named.items() if any(weight is matrix for matrix in optimizer.matrices)}
+    convolutions = {f"{n}.weight" for n, m in vae.named_modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))}
+    assert stepped == convolutions - {"vae.decoder.conv_out.weight"}
+    chosen = ("vae.encoder.conv_in.weight", "vae.encoder.mid_block.attentions.0.to_qkv.weight")
+    flat = {name: nn.Parameter(named[name].detach().flatten(1).clone()) for name in chosen}
+    reference = torch.optim.Muon(flat.values(), lr=1e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    before = {name: weight.detach().clone() for name, weight in flat.items()}
+    for seed in range(3):
+        give_gradients(vae, seed)
+        for name, weight in flat.items():
+            gradient = named[name].grad
+            assert gradient is not None
+            weight.grad = gradient.flatten(1).clone()
+        optimizer.step()
+        reference.step()
+    for name, weight in flat.items():
+        moved = (weight - before[name]).abs().max()
+        assert (named[name].flatten(1) - weight).abs().max() < 0.02 * moved, name
+
+
+def test_its_own_state_goes_back_into_it():
+    """As an autoencoder's training keeps it."""
+    model, again = make_model(), make_model()
+    optimizer = make_optimizer(model, CONFIG.train, "muon")
+    give_gradients(model, seed=0)
+    take_step(model, optimizer, 1e-3)
+    again.load_state_dict(model.state_dict())
+    resumed = make_optimizer(again, CONFIG.train, "muon")
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for each, of in ((model, optimizer), (again, resumed)):
+        give_gradients(each, seed=1)
+        take_step(each, of, 5e-4)
+    for (name, weight), other in zip(model.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(weight, other), name
 
 
 def test_one_learning_rate_serves_both():

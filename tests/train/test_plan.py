@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tests.train.encoded import EncodedClips
+from tests.train.encoded import EncodedClips, hide
 from xwam.cli import main
 from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM, init_weights
@@ -17,7 +17,7 @@ from xwam.train import step
 from xwam.train.descend import compute_gradients
 from xwam.train.optimizers import make_optimizer, take_step
 from xwam.train.options import Setup
-from xwam.train.plan import make_plan
+from xwam.train.plan import make_plan, markdown
 from xwam.train.setup import World
 from xwam.train.state import make_state
 
@@ -124,3 +124,11 @@ def test_the_command_prints_a_plan_and_needs_no_data(capsys, tmp_path):
     assert "LoRA 32, recomputed" in printed
     assert "**peak of a step**" in printed
     assert not (tmp_path / "run").exists()
+
+
+def test_without_peft_there_is_a_plan_of_all_weights(monkeypatch):
+    hide(monkeypatch, "peft")
+    printed = markdown(preset("debug"), Setup())
+    assert "| GB | all weights | all weights, recomputed |" in printed
+    assert printed.endswith("Without LoRA: peft is not installed (pip install 'xwam[lora]').")
+    assert "LoRA 4, recomputed" in markdown(preset("debug"), Setup(lora_rank=4)), "what is asked for is not left out"

@@ -9,20 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import tyro
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from foreign import ARM, write_foreign
 
 from tests.examples import SHORT_VAE
+from tests.train.encoded import hide
 from xwam.files import read_arrays, write_text
 from xwam.imagine import imagine_clip
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.robot.mapping import save_robot
-from xwam.train.options import Setup, Sources, Watch
+from xwam.train.options import Changes, Setup, Sources, Watch, changed
 from xwam.train.pipeline import run_pipeline
-from xwam.train.possible import with_known_depth
+from xwam.train.possible import _check_compiler, _check_pictures, with_known_depth
 from xwam.train.sources import fit, open_sources
 from xwam.train.text import check_told_apart
 
@@ -96,6 +98,72 @@ def test_it_is_said_before_anything_is_made(data, tmp_path, arguments, error, sa
     with pytest.raises(error, match=said):
         run_pipeline("debug", root / "arm", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=sources, **arguments)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "said"),
+    [
+        ({"how": Setup(optimizer="adamw_8bit")}, "bitsandbytes", r"optimizer=adamw_8bit needs .*xwam\[lowmem\]"),
+        ({"how": Setup(lora_rank=4), "start": "last"}, "peft", r"lora_rank=4 needs peft: .*xwam\[lora\]"),
+        ({"watch": Watch(wandb="arms")}, "wandb", r"wandb=arms needs wandb: .*xwam\[wandb\]"),
+    ],
+)
+def test_what_is_not_installed_is_missed_at_once(data, tmp_path, arguments, package, said, monkeypatch):
+    root, last, sources = data
+    hide(monkeypatch, package)
+    arguments |= {"start": last} if "start" in arguments else {}
+    with pytest.raises(ImportError, match=said):
+        run_pipeline("debug", root / "arm", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=sources, **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_compiler_is_looked_for_before_anything_is_compiled(data, tmp_path, monkeypatch):
+    root, _, sources = data
+    compiled = QUICK | {"compile": True}
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"compile=True: no C\+\+ compiler .*--no-compile"):
+        run_pipeline("debug", root / "arm", tmp_path / "out", compiled, vae=SHORT_VAE, sources=sources)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FileNotFoundError, match=r"no C compiler \(gcc or clang\)"):
+        _check_compiler(torch.device("cuda"))
+    (tmp_path / "c++-14").write_text("")
+    (tmp_path / "c++-14").chmod(0o755)
+    monkeypatch.setenv("CXX", "c++-14")
+    _check_compiler(torch.device("cpu"))
+
+
+def test_compiling_can_be_left_out():
+    given = tyro.cli(Changes, args=["--no-compile"]).given()
+    assert preset("tiny").train.compile
+    assert not changed(preset("tiny"), given).train.compile
+    assert Changes().given() == {}
+
+
+def test_a_picture_is_taken_before_tasks_are_to_be_played(monkeypatch):
+    """Meta-World may be installed, and OpenGL not: validation would say so after a thousand steps."""
+    closed = []
+
+    class Dark:
+        def __init__(self, task, *, width_px, height_px) -> None:
+            self.size = (width_px, height_px)
+
+        def reset(self, seed) -> None:
+            pass
+
+        def observe(self) -> None:
+            raise RuntimeError(f"no OpenGL for {self.size}")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    config = preset("debug")
+    monkeypatch.setattr("xwam.sim.metaworld.make_metaworld", Dark)
+    with pytest.raises(RuntimeError, match=f"no OpenGL for .{config.clip.width_px}"):
+        _check_pictures(config, Watch(evaluate_tasks=("reach-v3",)))
+    monkeypatch.setattr(Dark, "observe", lambda self: None)
+    _check_pictures(config, Watch(evaluate_tasks=("reach-v3",)))
+    assert len(closed) == 1
 
 
 def test_what_another_preset_left_is_not_taken_for_its_own(data, tmp_path):

@@ -17,8 +17,9 @@ from xwam.presets import preset
 from xwam.sim.collect import collect
 from xwam.train import prepare
 from xwam.train.sources import fit, open_sources
-from xwam.train.vae import TINY_VAE, ClipShape, draw_clips, in_larger_batches, learning_rate_at, train_vae
+from xwam.train.vae import learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
+from xwam.train.vae_recipe import TINY_VAE, ClipShape, draw_clips, in_larger_batches
 
 CONFIG = preset("debug").vae
 TRAINING = replace(
@@ -53,6 +54,22 @@ def test_an_interrupted_run_equals_one_that_was_not(films, tmp_path):
     assert parts == tmp_path / "parts" / "vae"
     for name, value in weights(whole).items():
         assert torch.equal(weights(parts)[name], value), name
+
+
+def test_wild_pictures_stop_a_training_that_goes_on_with_another_rate(films, tmp_path):
+    wild = [*films[:2], torch.full_like(films[2], torch.inf)]  # a depth film; the others are sound
+    training = replace(TRAINING, shapes=(ClipShape(32, 1, 1, 1),), num_steps=40, save_every=1)
+    with pytest.warns(UserWarning, match=r"gradient_norm=nan at step \d+: nothing was learned in it"):
+        sound = weights(train_vae(CONFIG, wild, training, tmp_path / "some"))
+    assert all(value.isfinite().all() for name, value in sound.items() if not name.startswith("latent_"))
+    with (
+        pytest.warns(UserWarning, match="nothing was learned"),
+        pytest.raises(ValueError, match=r"gradient_norm=nan at step 10 and 9 before it: go on with a lower rate"),
+    ):
+        train_vae(CONFIG, wild[2:], training, tmp_path / "none")
+    assert train_vae(CONFIG, films, replace(training, num_steps=2), tmp_path / "whole", max_minutes=0.0).exists()
+    slower = replace(training, num_steps=2, learning_rate=1e-4)
+    assert train_vae(CONFIG, films, slower, tmp_path / "whole") == tmp_path / "whole" / "vae"
 
 
 def test_latents_are_normalised_by_what_was_measured(films, tmp_path):
@@ -182,7 +199,7 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     for more, message in (
         (["--out", str(tmp_path / "none"), "--decoder-only"], "give --start CHECKPOINT"),
         (["--out", str(tmp_path / "all"), "--start", str(tmp_path / "more")], "start="),
-        (["--out", str(tmp_path / "all"), "--start", str(tmp_path / "run/frozen"), "--learning-rate", "1"], "0.004"),
+        (["--out", str(tmp_path / "all"), "--start", str(tmp_path / "run/frozen"), "--batch-factor", "2"], "shapes="),
     ):
         with pytest.raises(SystemExit):
             main([*common, *more])

@@ -13,13 +13,13 @@ from xwam.data.opening import open_data
 from xwam.encode import video_to_tensor
 from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.policy import load_policy
-from xwam.train.vae import ClipShape
 from xwam.train.vae_imagined import (
     ImaginedFilms,
     draw_films,
     imagine_films,
     train_decoder_on_imagined,
 )
+from xwam.train.vae_recipe import ClipShape
 
 RECIPE = replace(SHORT_VAE, shapes=(ClipShape(32, 5, 6, 1),), num_steps=4, save_every=2)
 

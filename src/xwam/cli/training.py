@@ -48,7 +48,7 @@ def train(
     from dataclasses import replace
 
     from xwam.train.pipeline import run_pipeline
-    from xwam.train.vae import TINY_VAE
+    from xwam.train.vae_recipe import TINY_VAE
 
     run_pipeline(
         preset,
@@ -134,7 +134,7 @@ def train_vae(
     from xwam.presets import preset as preset_named
     from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
-    from xwam.train.vae import TINY_VAE, in_larger_batches
+    from xwam.train.vae_recipe import TINY_VAE, in_larger_batches
 
     recipe = in_larger_batches(replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate), batch_factor)
     opened = open_sources(list(data), robot, weights)

@@ -81,7 +81,9 @@ def descend(trained: TrainingState, config: Config, world: setup.World, now: int
     return norm
 
 
-def check_gradient(norm: Tensor, finished: int, num_before: int) -> int:
+def check_gradient(
+    norm: Tensor, finished: int, num_before: int, advice: str = "lower --learning-rate and repeat the command"
+) -> int:
     """How many steps in a row, this one included, had no finite gradient and changed nothing; 0 after a good one.
 
     One may be a clip with wild values, and is said in a warning. Raises ValueError for MOST_IDLE of them: then it is
@@ -91,8 +93,8 @@ def check_gradient(norm: Tensor, finished: int, num_before: int) -> int:
         return 0
     if num_before + 1 == MOST_IDLE:
         raise ValueError(
-            f"gradient_norm={norm.item()} at step {finished} and {num_before} before it: lower --learning-rate and "
-            "repeat the command, or check the data for wild values (`xwam check data`)."
+            f"gradient_norm={norm.item()} at step {finished} and {num_before} before it: {advice}, "
+            "or check the data for wild values (`xwam check data`)."
         )
     warnings.warn(f"gradient_norm={norm.item()} at step {finished}: nothing was learned in it.", stacklevel=2)
     return num_before + 1

@@ -65,7 +65,10 @@ class Run(NamedTuple):
 
 
 Validate = Callable[[dict[str, Tensor], int], dict[str, float]]
-"""Called with the averaged weights and the step, on the main process; returns numbers to log."""
+"""Called with the averaged weights and the step, on the main process alone; returns numbers to log.
+
+What is due to be saved has its name by then: a validation that fails loses nothing.
+"""
 
 
 def batch_indices(
@@ -104,6 +107,7 @@ def train(
     if world.is_main:
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
+    validates = setup.any_says(validate is not None and config.train.validate_every > 0, world, target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
     last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, world, target, newest), 0
@@ -125,13 +129,12 @@ def train(
                 numbers = _numbers(losses, norm, config, world, now, meter)
                 log(numbers, finished)
                 bar.set_postfix_str(_shown(numbers))
-            if validate and config.train.validate_every and finished % config.train.validate_every == 0:
-                average = averaged_weights(state, world)
-                if world.is_main:
-                    log({f"validation/{k}": v for k, v in validate(average, finished).items()}, finished)
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
                 last = _save(config, run, state, finished, world, saver, facts | meter.hours())
+            if validates and finished % config.train.validate_every == 0:
+                saver.finish()
+                log(_validated(state, world, validate, finished), finished)
             if ends:
                 break
         saver.end(state)
@@ -146,6 +149,14 @@ def _log(run: Run, facts: dict[str, Any], world: setup.World) -> AbstractContext
     if world.is_main:
         return open_log(run.out, wandb_project=run.wandb_project, settings=facts)
     return nullcontext(lambda numbers, finished: None)
+
+
+def _validated(
+    state: checkpoint.TrainingState, world: setup.World, validate: Validate | None, finished: int
+) -> dict[str, float]:
+    """All processes put the weights together; the main one looks at them."""
+    average = averaged_weights(state, world)
+    return {} if validate is None else {f"validation/{k}": v for k, v in validate(average, finished).items()}
 
 
 def _numbers(

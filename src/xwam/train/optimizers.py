@@ -3,10 +3,10 @@
 AdamW works element by element, so each process gives it the piece of every weight that it holds. What leaves this room
 are the two moments in float32, shaped as the weight: so a run saved with one AdamW resumes with another. Muon makes the
 update of a matrix orthogonal (Jordan et al., 2024; scaled to AdamW's size as in arXiv 2502.16982), so that directions
-with a small gradient are learned too; it has one moment, and the second is saved as zeros.
+with a small gradient are learned too; it has one moment, and the second is saved as zeros. It trains autoencoders too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -48,21 +48,41 @@ class Muon(torch.optim.Optimizer):
     """Muon for the matrices of the blocks, AdamW for everything else; one learning rate serves both.
 
     The numbers of ``torch.optim.Muon``, but all matrices of one shape at a time, which spares a GPU thousands of calls.
+    ``is_matrix`` names other weights for it; of a convolution, each output is a row.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        learning = trained(model)
-        self.matrices = [p for name, p in learning if is_block_matrix(name, p)]
-        rest = [(name, p) for name, p in learning if not is_block_matrix(name, p)]
-        decays = [p for _, p in rest if p.ndim >= 2]
-        others = [p for _, p in rest if p.ndim < 2]
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        learning_rate: float,
+        weight_decay: float,
+        is_matrix: Callable[[str, Tensor], bool] | None = None,
+    ) -> None:
+        learning, is_matrix = trained(model), is_matrix or is_block_matrix
+        self.matrices = [p for name, p in learning if is_matrix(name, p)]
+        rest = [p for name, p in learning if not is_matrix(name, p)]
+        decays, others = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
         self.adamw = torch.optim.AdamW(
-            [{"params": decays, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate, betas=BETAS, fused=True,
+            [{"params": decays, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=learning_rate, betas=BETAS, fused=True,
         )  # fmt: skip
-        mine = {"params": self.matrices, "lr": config.learning_rate, "weight_decay": config.weight_decay}
+        mine = {"params": self.matrices, "lr": learning_rate, "weight_decay": weight_decay}
         super().__init__([mine, *self.adamw.param_groups], {})
-        self.adamw.state = self.state  # one table of moments
+        self._share()
+
+    def _share(self) -> None:
+        """One table of moments, and one learning rate, for both."""
+        self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimiser's; moments lie in memory as their weights do, which the fused AdamW takes for granted."""
+        super().load_state_dict(state_dict)
+        for weight, kept in self.state.items():
+            for name, value in kept.items():
+                if value.shape == weight.shape:
+                    kept[name] = torch.empty_like(weight).copy_(value)
+        self._share()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -77,10 +97,10 @@ class Muon(torch.optim.Optimizer):
                 memory.lerp_(matrix.grad, 1 - MOMENTUM)
                 by_shape.setdefault(matrix.shape, []).append((matrix, matrix.grad.lerp(memory, MOMENTUM)))
         for shape, alike in by_shape.items():
-            directions = orthogonal(torch.stack([ahead for _, ahead in alike]))
-            size = settings["lr"] * ADAMW_SIZE * max(shape) ** 0.5
+            directions = orthogonal(torch.stack([ahead.flatten(1) for _, ahead in alike]))
+            size = settings["lr"] * ADAMW_SIZE * max(directions.shape[1:]) ** 0.5
             for (matrix, _), direction in zip(alike, directions, strict=True):
-                matrix.mul_(1 - settings["lr"] * settings["weight_decay"]).add_(direction, alpha=-size)
+                matrix.mul_(1 - settings["lr"] * settings["weight_decay"]).add_(direction.view(shape), alpha=-size)
         self.adamw.step()
 
 
@@ -101,10 +121,15 @@ def is_block_matrix(name: str, weight: Tensor) -> bool:
     return "blocks." in name and weight.ndim == 2
 
 
+def is_convolution(name: str, weight: Tensor) -> bool:
+    """True for what Muon steps in an autoencoder: its convolutions, but not the last one, which makes the pixels."""
+    return name.endswith(".weight") and weight.ndim >= 4 and "decoder.conv_out" not in name
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = "adamw") -> torch.optim.Optimizer:
     """The optimiser of that name; weight decay on matrices only. 8 bits need ``xwam[lowmem]``, paged ones a GPU."""
     if name == "muon":
-        return Muon(model, config)
+        return Muon(model, learning_rate=config.learning_rate, weight_decay=config.weight_decay)
     weights = [p for _, p in trained(model)]
     mine = [p if not isinstance(p, DTensor) else nn.Parameter(local(p.detach())) for p in weights]
     matrices = [m for m, p in zip(mine, weights, strict=True) if p.ndim >= 2]
@@ -155,8 +180,13 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     return found
 
 
+def num_updates(optimizer: torch.optim.Optimizer) -> int:
+    """How often the weights were changed: less than a run's steps where some had no finite gradient."""
+    return max((int(state["step"]) for state in optimizer.state.values() if "step" in state), default=0)
+
+
 def set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, values: dict[str, Tensor], num_steps: int) -> None:
-    """The inverse of moments, after ``num_steps`` steps. 8-bit optimisers round again."""
+    """The inverse of moments and of num_updates (``num_steps``). 8-bit optimisers round again."""
     for group_index, group in enumerate(optimizer.param_groups):
         for index, piece in enumerate(group["params"]):
             if not isinstance(optimizer, (torch.optim.AdamW, Muon)) and piece.numel():

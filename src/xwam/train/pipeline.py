@@ -28,7 +28,7 @@ from xwam.train.possible import check_possible, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
-from xwam.train.vae import VaeTraining
+from xwam.train.vae_recipe import VaeTraining
 from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
 
 
@@ -62,7 +62,7 @@ def run_pipeline(
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
     config = fit(config if start is None else with_frozen_of(start, config), opened)
     config = with_known_depth(config, opened, start)
-    check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of)
+    check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of, device=target)
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
     check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
@@ -96,7 +96,7 @@ def _prepare(
         processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
     mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if sources.hold else caches
-    data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors")
+    data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors", device)
     robots = [
         Robot(cache.normalizer, tuple(c for c in source.episodes.cameras if c.name in config.view_names), source.robot)
         for source, cache in zip(opened, caches, strict=True)

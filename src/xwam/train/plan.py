@@ -9,6 +9,7 @@ the activations are usually smaller.
 """
 
 import functools
+import importlib.util
 import weakref
 from collections.abc import Iterable
 from dataclasses import replace
@@ -141,9 +142,11 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
 def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "cpu") -> str:
     """A table: all weights or LoRA, without and with recomputation; everything else as in ``how``."""
     rank = how.lora_rank or 32
+    has_lora = how.lora_rank > 0 or importlib.util.find_spec("peft") is not None
+    kinds = {"all weights": 0} | ({f"LoRA {rank}": rank} if has_lora else {})
     ways = {
         f"{name}{', recomputed' if recompute else ''}": replace(how, lora_rank=lora_rank, recompute=recompute)
-        for name, lora_rank in (("all weights", 0), (f"LoRA {rank}", rank))
+        for name, lora_rank in kinds.items()
         for recompute in (False, True)
     }
     plans = {name: make_plan(config, way, num_processes, device) for name, way in ways.items()}
@@ -158,6 +161,8 @@ def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "
     for part in Plan._fields:
         name = "**peak of a step**" if part == "peak" else part
         lines.append(f"| {name} | {' | '.join(f'{plan._asdict()[part] / 1e9:.3f}' for plan in plans.values())} |")
+    if not has_lora:
+        lines += ["", "Without LoRA: peft is not installed (pip install 'xwam[lora]')."]
     return "\n".join(lines)
 
 

@@ -1,16 +1,20 @@
 """What a run cannot be is said in its first second, not after an autoencoder was trained or clips were encoded."""
 
 import importlib.util
+import os
+import shutil
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from xwam.config import Config, load
 from xwam.model.shards import weight_files
-from xwam.sim.simulators import check_robot
+from xwam.sim.simulators import check_robot, known
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
 from xwam.train.sources import Source
@@ -26,12 +30,14 @@ def check_possible(
     *,
     frozen: Path,
     statistics_of: Path | None,
+    device: torch.device,
 ) -> None:
     """Raise ValueError, FileNotFoundError or ImportError for what cannot be trained, watched or gone on from."""
     if how.lora_rank and start is None:
         raise ValueError(f"lora_rank={how.lora_rank}: adapters need weights to start from; give --start CHECKPOINT.")
-    if how.lora_rank and importlib.util.find_spec("peft") is None:
-        raise ImportError("LoRA needs peft: pip install 'xwam[lora]'")
+    _check_installed(how, watch)
+    if config.train.compile:
+        _check_compiler(device)
     if start is not None:
         _check_whole(start)
     if statistics_of is not None:
@@ -45,6 +51,30 @@ def check_possible(
     if start is None:
         _check_frozen(config, frozen)
     _check_watch(config, watch, sources[0])
+
+
+def _check_installed(how: Setup, watch: Watch) -> None:
+    for is_wanted, asked, package, extra in (
+        (how.lora_rank > 0, f"lora_rank={how.lora_rank}", "peft", "lora"),
+        ("8bit" in how.optimizer, f"optimizer={how.optimizer}", "bitsandbytes", "lowmem"),
+        (watch.wandb is not None, f"wandb={watch.wandb}", "wandb", "wandb"),
+    ):
+        if is_wanted and importlib.util.find_spec(package) is None:
+            raise ImportError(f"{asked} needs {package}: pip install 'xwam[{extra}]'")
+
+
+def _check_compiler(device: torch.device) -> None:
+    """Compiled blocks are C++ on a CPU; on a GPU a little C stands around them. Both are looked for as torch does."""
+    if device.type == "cuda":
+        language, variable, names = "C", "CC", ("gcc", "clang")
+    else:
+        language, variable, names = "C++", "CXX", ("clang++",) if sys.platform == "darwin" else ("g++",)
+    names = (os.environ[variable],) if variable in os.environ else names
+    if not any(shutil.which(name) for name in names):
+        raise FileNotFoundError(
+            f"compile=True: no {language} compiler ({' or '.join(names)}) is there; install one (`apt-get install -y "
+            f"g++`), name it in {variable}, or train without (--no-compile): slower, the same numbers up to rounding."
+        )
 
 
 def _check_whole(start: Path) -> None:
@@ -107,3 +137,13 @@ def _check_watch(config: Config, watch: Watch, source: Source) -> None:
             f"evaluate_tasks={watch.evaluate_tasks}: they are played at every validation, and validate_every={every} "
             f"of {config.train.num_steps} steps is never; give --validate-every."
         )
+    _check_pictures(config, watch)
+
+
+def _check_pictures(config: Config, watch: Watch) -> None:
+    """Take one: a simulator may be installed without the OpenGL that draws. Raises what it says then."""
+    size = {"width_px": config.clip.width_px, "height_px": config.clip.height_px}
+    env = known(watch.evaluate_simulator).make_env(watch.evaluate_tasks[0], **size)
+    env.reset(0)
+    env.observe()
+    env.close()

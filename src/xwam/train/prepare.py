@@ -6,7 +6,7 @@ Everything is made once and found again. When it is all there, neither the VAE n
 import multiprocessing
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 
 from xwam.config import Config, VaeConfig, load
@@ -27,20 +23,20 @@ from xwam.data.episodes import Episodes, camera_named
 from xwam.data.held import HeldCache
 from xwam.data.stats import normalizer_from
 from xwam.encode import depth_to_image
-from xwam.files import fingerprint, whole_file
 from xwam.images import resize, resize_nearest, to_bytes
-from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.policy import load_policy
 from xwam.robot.layout import Layout, load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
+from xwam.train.prompts import encoded_prompts
 from xwam.train.setup import encoder_of
 from xwam.train.sources import Mixture, Source, clips_of, shares
 from xwam.train.text import TINY_TEXT, train_text
-from xwam.train.vae import Film, VaeTraining, fitting, train_vae
+from xwam.train.vae import train_vae
 from xwam.train.vae_decoder import train_decoder
 from xwam.train.vae_imagined import train_decoder_on_imagined
+from xwam.train.vae_recipe import Film, VaeTraining, fitting
 
 EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
 
@@ -58,14 +54,18 @@ def make_frozen(
 
 
 def wordings_of(sources: Sequence[Source], only: Sequence[Sequence[int]] | None = None) -> dict[str, list[str]]:
-    """How each task is worded, both in alphabetical order; ``only``: in these episodes of each data set."""
+    """How each task is worded, both in alphabetical order; ``only``: in these episodes of each data set.
+
+    Where a data set names no task, its words stand for it: another's task of these words is the same one.
+    """
     wordings: dict[str, set[str]] = {}
     numbers = [range(source.episodes.num_episodes) for source in sources] if only is None else only
     for source, some in zip(sources, numbers, strict=True):
         for number in some:
             info = source.episodes.info(number)
             wordings.setdefault(info.task, set()).add(info.instruction)
-    return {task: sorted(wordings[task]) for task in sorted(wordings)}
+    named = {words for task, lines in wordings.items() for words in lines if words != task}
+    return {task: sorted(lines) for task, lines in sorted(wordings.items()) if lines != {task} or task not in named}
 
 
 def with_vae_of(start: Path, config: Config) -> Config:
@@ -214,32 +214,17 @@ def statistics_for(source: Source, checkpoint: Path) -> Normalizer:
 
 
 def mixture_of(
-    config: Config, sources: Sequence[Source], caches: Sequence[LatentCache | HeldCache], frozen: Path, at: Path
+    config: Config,
+    sources: Sequence[Source],
+    caches: Sequence[LatentCache | HeldCache],
+    frozen: Path,
+    at: Path,
+    device: str,
 ) -> Mixture:
-    """The latents with their prompts, ready to train on."""
+    """The latents with their prompts, ready to train on; prompts are encoded on ``device``, and kept in ``at``."""
     words = {text for cache in caches for text in cache.instructions()}
-    prompts = encoded_prompts(["", *sorted(words)], frozen, at, config.model.text_length)
+    prompts = encoded_prompts(["", *sorted(words)], frozen, at, config.model.text_length, device)
     return Mixture([source.name for source in sources], caches, [source.weight for source in sources], prompts)
-
-
-def encoded_prompts(
-    words: Sequence[str], frozen: Path, path: Path, text_length: int
-) -> Mapping[str, Float[Tensor, "P Dt"]]:
-    """Prompts through the text encoder, once; kept in a file that knows which encoder made them."""
-    files = [p for p in (frozen / "text").rglob("*") if p.is_file()]
-    maker = {"text": fingerprint(frozen / "text", files, text_length)}
-    known: dict[str, Tensor] = {}
-    if path.is_file():
-        with safe_open(path, "pt") as file:
-            if file.metadata() == maker:
-                known = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if missing := [text for text in words if text not in known]:
-        encoder = TextEncoder.load(frozen / "text", text_length)
-        with torch.no_grad():
-            known |= {text: encoder.encode_prompt(text).contiguous() for text in missing}
-        with whole_file(path) as temporary:
-            save_file(known, temporary, metadata=maker)
-    return {text: known[text] for text in words}
 
 
 def in_processes(fill: partial, processes: int) -> None:

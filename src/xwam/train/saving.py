@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from xwam.train.checkpoint import TrainingState, keep_newest
-from xwam.train.optimizers import moments, set_moments, trained
+from xwam.train.optimizers import moments, num_updates, set_moments, trained
 from xwam.train.setup import World, add_up
 
 KEPT = 2  # newest checkpoints of a run that stay
@@ -34,7 +34,7 @@ class Pending(NamedTuple):
 
     temporary: Path
     target: Path
-    step: int
+    counts: dict[str, int]  # steps of the run, and of the optimiser
     future: "Future[Any]"
 
 
@@ -49,9 +49,9 @@ def load_state(folder: Path, state: TrainingState) -> int:
     """Put a saved run back, in place, whatever number of processes wrote it; returns the number of steps done."""
     wanted = tensors_of(state)
     read_tensors(folder / "training", wanted)
-    done = int(json.loads((folder / "training" / "step.json").read_text())["step"])
-    set_moments(state.model, state.optimizer, wanted, done)
-    return done
+    counts = json.loads((folder / "training" / "step.json").read_text())
+    set_moments(state.model, state.optimizer, wanted, counts.get("updates", counts["step"]))  # older ones: every step
+    return counts["step"]
 
 
 def read_tensors(folder: Path, wanted: dict[str, Tensor]) -> None:
@@ -95,7 +95,7 @@ class Saver:
         tensors = _by_kind(tensors_of(state))
         future = async_save(tensors, storage_writer=writer, process_group=self._group, no_dist=self._group is None)
         assert isinstance(future, Future)
-        self._pending = Pending(temporary, target, step, future)
+        self._pending = Pending(temporary, target, {"step": step, "updates": num_updates(state.optimizer)}, future)
         return target
 
     def poll(self) -> None:
@@ -110,7 +110,7 @@ class Saver:
             return
         pending.future.result()  # done on the main process only when all pieces of all processes are written
         if self._world.is_main:
-            (pending.temporary / "training" / "step.json").write_text(json.dumps({"step": pending.step}) + "\n")
+            (pending.temporary / "training" / "step.json").write_text(json.dumps(pending.counts) + "\n")
             shutil.rmtree(pending.target, ignore_errors=True)
             pending.temporary.rename(pending.target)
             keep_newest(self._out, KEPT)

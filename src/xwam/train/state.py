@@ -91,12 +91,15 @@ def update_average(state: TrainingState, decay: float, now: int) -> None:
 
 
 def averaged_weights(state: TrainingState, world: setup.World) -> dict[str, Tensor]:
-    """The averaged weights of the whole model, adapters merged; all processes must ask, the main one is answered."""
-    named = {}
+    """The averaged weights of the whole model, adapters merged; all processes must ask, the main one is answered.
+
+    What is put together from shards lies on the CPU: on a GPU that holds a piece of the model there may be no room.
+    """
+    is_sharded, named = sharding.is_sharded(state.model), {}
     for name, weight in state.model.named_parameters():
         value = sharding.whole(state.average.get(name, weight.detach()))
         if world.is_main:
-            named[name] = value
+            named[name] = value.cpu() if is_sharded else value
     return lora.merge(named)
 
 

@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from xwam.config import VaeConfig
 from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
 from xwam.train.setup import Precision
-from xwam.train.vae import Film, Step, VaeTraining, channels_last, descend, film_step, first_weights, recipe_of
+from xwam.train.vae import Step, channels_last, descend, film_step, first_weights, optimizer_of, recipe_of
+from xwam.train.vae_recipe import Film, VaeTraining
 from xwam.train.vae_saving import films_hash
 
 
@@ -63,10 +62,8 @@ def descend_decoder(
     vae = channels_last(first_weights(config, training.seed, start).to(device))
     for name, parameter in vae.named_parameters():
         parameter.requires_grad_(is_decoder_name(name))
-    learning = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=training.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
-    state = checkpoint.TrainingState(vae, average, optimizer)
+    state = checkpoint.TrainingState(vae, average, optimizer_of(vae, training))
     saved = out / "decoder-training"
     done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     if done < training.num_steps:

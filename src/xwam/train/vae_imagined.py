@@ -30,8 +30,9 @@ from xwam.policy import Policy
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
 from xwam.train.setup import Precision, encoder_of, matrix_precision
-from xwam.train.vae import Film, Step, VaeTraining, psnr, recipe_of, reconstruction_loss, update
+from xwam.train.vae import Step, psnr, recipe_of, reconstruction_loss, update
 from xwam.train.vae_decoder import descend_decoder
+from xwam.train.vae_recipe import Film, VaeTraining
 
 CLIPS_PER_FILE = 32
 CLIPS_AT_ONCE = 8  # that the transformer imagines together
@@ -146,8 +147,8 @@ def imagined_step(films: ImaginedFilms, training: VaeTraining, precision: Precis
         with matrix_precision(device, precision):
             rebuilt = vae.reconstruct(vae.denormalize(latents)).float()
         loss = reconstruction_loss(rebuilt, pictures)
-        update(state, loss, training, now)
-        return {"loss": loss.detach(), "psnr": psnr(rebuilt.detach(), pictures)}
+        norm = update(state, loss, training, now)
+        return {"loss": loss.detach(), "psnr": psnr(rebuilt.detach(), pictures), "gradient_norm": norm}
 
     return step
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from xwam.train import checkpoint
 
 RECIPE = "recipe.json"
+MAY_CHANGE = ("learning_rate", "max_gradient_norm")  # when a run goes on
 
 
 def go_on(saved: Path, state: checkpoint.TrainingState, recipe: dict[str, Any]) -> int:
@@ -21,7 +22,7 @@ def go_on(saved: Path, state: checkpoint.TrainingState, recipe: dict[str, Any]) 
     for name in stored.keys() | recipe.keys():
         now, before = recipe.get(name), stored.get(name)
         is_older = name == "films" and name not in stored  # than this line of the recipe
-        if now != before and not is_older:
+        if now != before and not is_older and name not in MAY_CHANGE:
             raise ValueError(
                 f"{name}={now} differs from {before} of the training in {saved}: "
                 "continue with the same, or train into an empty folder."
