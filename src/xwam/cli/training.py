@@ -122,7 +122,7 @@ def train_vae(
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
         steps: how many.
-        learning_rate: the highest; 3e-3 served well for going on, 1e-3 for imagined films.
+        learning_rate: the highest; lower, as 1e-3, for going on from finished weights.
         batch_factor: times as many clips per step; a GPU wants about 8.
         episodes: of how many to keep all frames in memory (82 kB for each, camera and depth, at 128 px).
         precision: of matrix products.
