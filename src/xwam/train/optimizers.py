@@ -44,6 +44,16 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(n, p) for n, p in learning if p.ndim >= 2] + [(n, p) for n, p in learning if p.ndim < 2]
 
 
+def is_block_matrix(name: str, weight: Tensor) -> bool:
+    """True for what Muon steps: the products inside the blocks, but no embedding, head or table."""
+    return "blocks." in name and weight.ndim == 2
+
+
+def is_convolution(name: str, weight: Tensor) -> bool:
+    """True for what Muon steps in an autoencoder: its convolutions, but not the last one, which makes the pixels."""
+    return name.endswith(".weight") and weight.ndim >= 4 and "decoder.conv_out" not in name
+
+
 class Muon(torch.optim.Optimizer):
     """Muon for the matrices of the blocks, AdamW for everything else; one learning rate serves both.
 
@@ -57,9 +67,9 @@ class Muon(torch.optim.Optimizer):
         *,
         learning_rate: float,
         weight_decay: float,
-        is_matrix: Callable[[str, Tensor], bool] | None = None,
+        is_matrix: Callable[[str, Tensor], bool] = is_block_matrix,
     ) -> None:
-        learning, is_matrix = trained(model), is_matrix or is_block_matrix
+        learning = trained(model)
         self.matrices = [p for name, p in learning if is_matrix(name, p)]
         rest = [p for name, p in learning if not is_matrix(name, p)]
         decays, others = [p for p in rest if p.ndim >= 2], [p for p in rest if p.ndim < 2]
@@ -114,16 +124,6 @@ def orthogonal(matrices: Float[Tensor, "n rows columns"]) -> Float[Tensor, "n ro
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
     return x.mT if is_tall else x
-
-
-def is_block_matrix(name: str, weight: Tensor) -> bool:
-    """True for what Muon steps: the products inside the blocks, but no embedding, head or table."""
-    return "blocks." in name and weight.ndim == 2
-
-
-def is_convolution(name: str, weight: Tensor) -> bool:
-    """True for what Muon steps in an autoencoder: its convolutions, but not the last one, which makes the pixels."""
-    return name.endswith(".weight") and weight.ndim >= 4 and "decoder.conv_out" not in name
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, name: OptimizerName = "adamw") -> torch.optim.Optimizer:

@@ -126,7 +126,7 @@ def film_step(films: Sequence[Film], training: VaeTraining, precision: Precision
 
 
 def optimizer_of(vae: VideoVae, training: VaeTraining) -> Muon:
-    """Muon on the convolutions that learn: it needs a tenth of AdamW's steps (docs/log.md)."""
+    """Muon on the convolutions that learn: it needs far fewer steps than AdamW (docs/log.md)."""
     return Muon(vae, learning_rate=training.learning_rate, weight_decay=0.01, is_matrix=is_convolution)
 
 
