@@ -19,7 +19,7 @@ from xwam.train import prepare
 from xwam.train.sources import fit, open_sources
 from xwam.train.vae import learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
-from xwam.train.vae_recipe import TINY_VAE, ClipShape, draw_clips, in_larger_batches
+from xwam.train.vae_recipe import TINY_VAE, ClipShape, draw_clips, in_larger_batches, in_larger_crops
 
 CONFIG = preset("debug").vae
 TRAINING = replace(
@@ -217,6 +217,18 @@ def test_a_gpu_gets_larger_batches(films, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), "--batch-factor", "0"])
     assert "batch_factor=0: must be 1 or more" in capsys.readouterr().err
+
+
+def test_crops_may_be_whole_pictures(films, tmp_path, capsys):
+    whole = in_larger_crops(TRAINING, 16)
+    clips = draw_clips(films, whole, np.random.default_rng(0), TRAINING.num_image_steps)
+    assert clips.shape[-2:] == (16, 16)
+    assert [s._replace(size_px=0) for s in whole.shapes] == [s._replace(size_px=0) for s in TRAINING.shapes]
+    assert in_larger_crops(TRAINING, None) == TRAINING
+    for size in ("0", "24"):
+        with pytest.raises(SystemExit):
+            main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), "--crop-px", size])
+        assert f"crop_px={size}: must be a multiple of 16" in capsys.readouterr().err
 
 
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):

@@ -103,6 +103,8 @@ def train_vae(
     steps: int = 5200,
     learning_rate: float = 4e-3,
     batch_factor: int = 1,
+    crop_px: int | None = None,
+    image_steps: int = 1200,
     episodes: int = 140,
     precision: Precision = "auto",
     minutes: float | None = None,
@@ -124,6 +126,8 @@ def train_vae(
         steps: how many.
         learning_rate: the highest; lower, as 1e-3, for going on from finished weights.
         batch_factor: times as many clips per step; a GPU wants about 8.
+        crop_px: side of the squares cut from the pictures, 64 and 128 by default; a GPU has time for whole ones.
+        image_steps: the first steps, of a new autoencoder, see single pictures only.
         episodes: of how many to keep all frames in memory (82 kB for each, camera and depth, at 128 px).
         precision: of matrix products.
         minutes: stop (and save) after this long; there is no vae before all steps are done.
@@ -134,9 +138,10 @@ def train_vae(
     from xwam.presets import preset as preset_named
     from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
-    from xwam.train.vae_recipe import TINY_VAE, in_larger_batches
+    from xwam.train.vae_recipe import TINY_VAE, in_larger_batches, in_larger_crops
 
-    recipe = in_larger_batches(replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate), batch_factor)
+    recipe = replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate, num_image_steps=image_steps)
+    recipe = in_larger_crops(in_larger_batches(recipe, batch_factor), crop_px)
     opened = open_sources(list(data), robot, weights)
     made = train_vae_alone(
         fit(preset_named(preset) if start is None else with_vae_of(start, preset_named(preset)), opened),

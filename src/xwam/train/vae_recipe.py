@@ -74,6 +74,15 @@ def in_larger_batches(training: VaeTraining, factor: int) -> VaeTraining:
     return replace(training, shapes=tuple(s._replace(batch_size=factor * s.batch_size) for s in training.shapes))
 
 
+def in_larger_crops(training: VaeTraining, size_px: int | None) -> VaeTraining:
+    """The same training with squares of this side in every clip, unless None. Raises ValueError below 16."""
+    if size_px is None:
+        return training
+    if size_px < 16 or size_px % 16:
+        raise ValueError(f"crop_px={size_px}: must be a multiple of 16, at least 16.")
+    return replace(training, shapes=tuple(s._replace(size_px=size_px) for s in training.shapes))
+
+
 def draw_clips(
     films: Sequence[Film], training: VaeTraining, generator: np.random.Generator, now: int
 ) -> Float[Tensor, "B 3 T size size"]:
