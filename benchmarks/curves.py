@@ -19,7 +19,8 @@ import tyro
 
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.report_plots import IMAGINED, Line, figure, line_chart
-from xwam.evaluate.study import Point, Trial, markdown_table, measure, with_steps, write_json
+from xwam.evaluate.study import Point, Trial, markdown_table, measure, with_steps
+from xwam.files import write_json
 from xwam.policy import load_policy
 
 FEWEST = 5  # action steps while the video steps vary
@@ -121,7 +122,7 @@ def _worlds(curve: str, points: dict[int, Point]) -> list[str]:
     panels = []
     for name, factor, heading in (("moving_psnr_db", 1, "PSNR moving, dB"), ("chamfer_m", 1000, "Chamfer, mm")):
         rows = [
-            (x, *(factor * point[key] for key in (name, f"{name}_low", f"{name}_high")))
+            (x, *(factor * point.get(key, np.nan) for key in (name, f"{name}_low", f"{name}_high")))
             for x, point in points.items()
             if name in point
         ]

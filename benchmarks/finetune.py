@@ -25,10 +25,12 @@ from xwam.config import Config, load
 from xwam.data.clips import split_episodes
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.report_plots import Line, figure, line_chart
-from xwam.evaluate.study import Point, Trial, markdown_table, measure, write_json
+from xwam.evaluate.study import Point, Trial, markdown_table, measure
+from xwam.files import write_json
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.metaworld import make_metaworld
+from xwam.train.checkpoint import write_whole
 from xwam.train.export import export_policy
 from xwam.train.manifest import weights_hash
 from xwam.train.options import Setup, Sources
@@ -134,6 +136,10 @@ def _record(settings: Finetune, name: str, count: int, seed: int, config: Config
     return folder
 
 
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+
+
 def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config) -> Path:
     """Train one cell, or find it trained; returns the folder of its policy."""
     run_folder = settings.out / f"{way}-{count}"
@@ -143,7 +149,7 @@ def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config)
     for other in settings.ways:  # the same clips through the same VAE
         latents = settings.out / f"{other}-{count}" / "latents"
         if (settings.out / f"{other}-{count}" / "policy").is_dir() and not (run_folder / "latents").is_dir():
-            shutil.copytree(latents, run_folder / "latents")
+            write_whole(run_folder / "latents", lambda target, source=latents: _copy(source, target))
     if way == "scratch":
         for part in ("vae", "text"):
             shutil.copytree(settings.checkpoint / part, run_folder / "frozen" / part, dirs_exist_ok=True)

@@ -12,9 +12,11 @@ need another file.
 """
 
 import json
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -22,7 +24,7 @@ from xwam_client.chunks import Chunks
 
 from xwam.evaluate.closed_loop import UNSEEN, identity
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.study import write_json
+from xwam.files import write_json
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
 from xwam.sim.metaworld import MetaWorld, make_metaworld
@@ -92,7 +94,7 @@ def play_episode(env: MetaWorld, policy: Policy, play: str, seed: int, settings:
     chunks = kind(server.ask, parts, play=name, replan_every=settings.replan_every, seed=1000 * seed)
     chunks.settle(env.observe)  # the first answer finds a robot that has not begun to move
     server.delay = settings.delay
-    chunks.delays.append(settings.delay)
+    chunks.delays[:] = [settings.delay]  # so late the next answer is expected
     commands = []
     while len(commands) < settings.max_steps and not env.success:
         command = chunks.next_action(env.observe)
@@ -123,6 +125,16 @@ def comparable(done: dict[str, dict], settings: Settings) -> dict[str, dict]:
     wanted = {f"{task}/{number}" for task in settings.tasks for number in range(settings.episodes)}
     whole = {name for name in wanted if all(f"{play}/{name}" in done for play in settings.plays)}
     return {f"{play}/{name}": done[f"{play}/{name}"] for play in settings.plays for name in sorted(whole)}
+
+
+def played_in(done: Iterable[str]) -> dict[str, Any]:
+    """The plays, tasks and placements of a file, by their names in Settings."""
+    plays, tasks, numbers = zip(*(key.split("/") for key in done), strict=True)
+    return {
+        "plays": tuple(play for play in PLAYS if play in plays),
+        "tasks": tuple(dict.fromkeys(tasks)),
+        "episodes": 1 + max(map(int, numbers)),
+    }
 
 
 def summarize(rows: list[dict]) -> dict[str, float]:
@@ -200,6 +212,7 @@ def main(settings: Settings, out: Path, picture: Path | None = None) -> None:
     else:
         stored = json.loads(out.read_text())
         settings = replace(settings, **{key: stored["settings"][key] for key in ("delay", "replan_every", "max_steps")})
+        settings = replace(settings, **played_in(stored["episodes"]))
         done = comparable(stored["episodes"], settings)
         draw(done, settings, picture)
     print(table(done, settings))

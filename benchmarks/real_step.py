@@ -22,7 +22,8 @@ from tyro.conf import Positional, arg
 from xwam.bench.training import samples_per_second_limit
 from xwam.config import Config
 from xwam.encode import Batch
-from xwam.evaluate.study import markdown_table, write_json
+from xwam.evaluate.study import markdown_table
+from xwam.files import write_json
 from xwam.presets import preset
 from xwam.train import setup, step
 from xwam.train.checkpoint import TrainingState

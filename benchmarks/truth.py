@@ -30,7 +30,8 @@ from xwam.evaluate.geometry_metrics import hand_path_scores
 from xwam.evaluate.metrics import MOVING_LEVELS, static_views, wilson_interval
 from xwam.evaluate.played import real_world
 from xwam.evaluate.report_plots import figure, interval_chart
-from xwam.evaluate.study import markdown_table, same_settings, t_interval, write_json
+from xwam.evaluate.study import markdown_table, same_settings, t_interval
+from xwam.files import write_json
 from xwam.images import resize_and_centre_crop
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation
@@ -64,13 +65,13 @@ def run(settings: Truth, make_env: MakeEnv = make_metaworld) -> dict:
     size = {"width_px": policy.config.clip.width_px, "height_px": policy.config.clip.height_px}
     for index, task in enumerate(tqdm(settings.tasks, desc="truth", unit="task")):
         env = make_env(task, **size)
-        other = make_env(settings.tasks[(index + 1) % len(settings.tasks)], **size)
+        other = make_env(_other(settings, index), **size)
         for number in range(settings.episodes):
             path = settings.out / "episodes" / f"{task}-{number:03d}.npz"
             if not path.is_file():
                 save_whole(path, play(env, policy, UNSEEN + SEEDS + number, settings.chunks))
         for number in range(settings.swaps):
-            path = settings.out / "swaps" / f"{task}-{number:03d}.npz"
+            path = settings.out / "swaps" / _pair(settings, index) / f"{task}-{number:03d}.npz"
             if not path.is_file():
                 save_whole(path, swap(env, other, policy, UNSEEN + SEEDS + number))
         env.close()
@@ -238,8 +239,8 @@ def judge_swaps(settings: Truth) -> dict[str, float]:
     """How often the imagined video is nearer to its own real one, and what changes it more, actions or seed."""
     rows = [
         row
-        for task in settings.tasks
-        for row in _load(settings.out / "swaps", task, settings.swaps)
+        for index, task in enumerate(settings.tasks)
+        for row in _load(settings.out / "swaps" / _pair(settings, index), task, settings.swaps)
         if row["pixels"][0]
     ]
     if not rows:
@@ -278,6 +279,16 @@ def write_results(out: Path, result: dict) -> None:
             rows.append([f"change of pictures by other {name}", f"{actions[f'rms_{key}']:.1f} of 255 levels", ""])
     (out / "table.md").write_text(markdown_table(["question", "answer (95 %)", "of"], rows))
     (out / "truth.svg").write_text(figure([interval_chart(bars)]))
+
+
+def _other(settings: Truth, index: int) -> str:
+    """The task whose actions are swapped in."""
+    return settings.tasks[(index + 1) % len(settings.tasks)]
+
+
+def _pair(settings: Truth, index: int) -> str:
+    """A folder for each pair: with other tasks beside it, a task gets other actions."""
+    return f"{settings.tasks[index]}-{_other(settings, index)}"
 
 
 def _load(folder: Path, task: str, count: int) -> list[dict[str, np.ndarray]]:

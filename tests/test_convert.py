@@ -1,5 +1,6 @@
 """Published files to our checkpoint folder: every tensor once, exactly, in little memory, and again after a stop."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from tests import published
 from xwam.cli import main
-from xwam.convert import convert, plan_release, plan_wan
+from xwam.convert import SPARE_BYTES, convert, plan_release, plan_wan
 from xwam.model.shards import Shard, plan_shards, weight_files, write_index
 from xwam.model.stored import safetensors_contents, torch_contents
 from xwam.model.text import transformers_name
@@ -232,6 +233,18 @@ def test_doors(release, wan, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
     with pytest.raises(ValueError, match="make room"):
         convert(plan_wan(wan), tmp_path / "out", dry_run=True)
+    # What a killed conversion left of a file is written over: its room counts.
+    plan = plan_wan(wan)
+    wanted = [shard for part, tensors in plan.parts.items() for shard in plan_shards(tmp_path / "out" / part, tensors)]
+    needed = sum(shard.num_bytes for shard in wanted) + SPARE_BYTES
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=needed - 1000))
+    with pytest.raises(ValueError, match="make room"):
+        convert(plan, tmp_path / "out", dry_run=True)
+    wanted[0].part.parent.mkdir(parents=True)
+    wanted[0].part.write_bytes(bytes(1000))
+    origin = {"made_by": f"xwam convert {plan.kind}", "source_fingerprint": plan.fingerprint}
+    (tmp_path / "out/manifest.json").write_text(json.dumps(origin))
+    assert "nothing written" in convert(plan, tmp_path / "out", dry_run=True)
 
 
 def test_views_and_odd_strides_are_read_exactly(tmp_path):

@@ -105,7 +105,9 @@ def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path, cap
     policy = load_policy(last)
     clip = held_out(root / "data", policy.config)[0]
     told, real = imagine_clip(policy, clip, seed=0, mode="forward_dynamics")
-    np.testing.assert_array_equal(told.action, clip.action)
+    np.testing.assert_array_equal(told.action, clip.executed)
+    other, _ = imagine_clip(policy, replace(clip, executed_action=clip.action / 2), seed=0, mode="forward_dynamics")
+    np.testing.assert_array_equal(other.action, clip.action / 2)
     np.testing.assert_array_equal(told.state, real.state)
     guessed, _ = imagine_clip(policy, clip, seed=0)
     assert not np.array_equal(guessed.video[:, 1:], told.video[:, 1:])

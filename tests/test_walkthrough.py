@@ -35,6 +35,7 @@ from xwam.evaluate.open_loop import (
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
+from xwam.files import claimed
 from xwam.images import centre_window, resize_nearest
 from xwam.imagine import imagine_clip as imagine_clip_of
 from xwam.policy import load_policy
@@ -153,7 +154,7 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     assert "LPIPS needs" in page, "it says why a number is missing"
     written = json.loads((tmp_path / "open.json").read_text())
     assert len(written.pop("clips")) == 2
-    assert written == json.loads(json.dumps(report))
+    assert written == json.loads(json.dumps(report).replace("NaN", "null"))
 
 
 def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
@@ -183,6 +184,10 @@ def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
     assert (few["settings"]["num_clips"], len(looked)) == (1, 3), "only those that are asked for count"
     with pytest.raises(ValueError, match="results of other settings"):
         evaluate_open_loop(load_policy(last), root / "data", num_clips=3, mode="forward_dynamics", **arguments)
+    assert "NaN" not in (tmp_path / "open.json").read_text(), "JSON has no such number"
+    for wrong, message in (({"num_clips": 0}, "clips=0: compare at least 1"), ({"out": tmp_path / "open"}, r"\.json")):
+        with pytest.raises(ValueError, match=message):
+            evaluate_open_loop(load_policy(last), root / "data", **({"num_clips": 1} | arguments | wrong))
 
 
 def test_evaluations_without_a_file_lie_beside_each_other(world, tmp_path, monkeypatch, capsys):
@@ -197,6 +202,11 @@ def test_evaluations_without_a_file_lie_beside_each_other(world, tmp_path, monke
         assert report["settings"]["mode"] == how["open_loop"].mode
     with pytest.raises(ValueError, match=r"out=.*open.json holds results of other settings"):
         evaluate(last, **told, out=tmp_path / "runs/evaluation/open.json")
+    with claimed(tmp_path / "runs/evaluation/.claim-open.json"):  # as another process does
+        evaluate(last, **asked)
+        assert "numbers: runs/evaluation/open-3.json" in capsys.readouterr().out
+        with pytest.raises(ValueError, match=r"open.json: another evaluation is writing it"):
+            evaluate(last, **asked, out=tmp_path / "runs/evaluation/open.json")
 
 
 def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypatch):
@@ -304,6 +314,8 @@ def test_closed_loop_counts_and_continues(world, tmp_path):
         evaluate_closed_loop(policy, replace(config, replan_every=17), tmp_path / "closed.json")
     with pytest.raises(ValueError, match="seed=-1: must be 0 or more"):
         replace(config, seed=-1)
+    with pytest.raises(ValueError, match=r"closed.html: the name must end in \.json"):
+        evaluate_closed_loop(policy, config, tmp_path / "closed.html")
     with torch.no_grad():
         next(iter(policy.networks.transformer.parameters())).view(-1)[0] += 0.5
     with pytest.raises(ValueError, match="other settings"):  # another checkpoint must not inherit this one's success

@@ -138,7 +138,7 @@ def convert(
     _check_target(target, origin)
     shards = {part: plan_shards(target / part, tensors, max_shard_bytes) for part, tensors in conversion.parts.items()}
     todo = [shard for files in shards.values() for shard in files if not shard.is_written]
-    _check_disk(target, sum(shard.num_bytes for shard in todo) + SPARE_BYTES)
+    _check_disk(target, sum(shard.num_bytes - shard.num_begun for shard in todo) + SPARE_BYTES)
     if not dry_run:
         _write(conversion, target, shards, todo, origin)
     lines = [_line(part or "transformer", conversion.parts[part], shards[part]) for part in shards]

@@ -3,7 +3,6 @@
 Writes ``report.html`` (real beside imagined, with links to the 4D pages), ``result.json`` and ``mosaic.mp4``.
 """
 
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.played import episode_report, first_frames
 from xwam.evaluate.report import Decision, write_report
-from xwam.files import write_text
+from xwam.files import write_json
 from xwam.policy import Policy, load_policy
 from xwam.sim.env import Env
 from xwam.sim.metaworld import make_metaworld
@@ -34,9 +33,15 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
     """Play the episodes, write the pages, return what ``result.json`` holds."""
     if num_episodes < 1:
         raise ValueError(f"episodes={num_episodes}: play at least 1.")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must be 0 or more; below lie the placements that training saw.")
     env = make_metaworld(task)  # a wrong task fails here, before anything heavy is loaded
     policy = load_policy(checkpoint)
-    check_robot("metaworld", [task], policy.layout, action_hz=policy.config.clip.action_hz, views=policy.needed_views)
+    clip = policy.config.clip
+    if any((camera.width, camera.height) != (clip.width_px, clip.height_px) for camera in env.cameras.values()):
+        env.close()
+        env = make_metaworld(task, width_px=clip.width_px, height_px=clip.height_px)
+    check_robot("metaworld", [task], policy.layout, action_hz=clip.action_hz, views=policy.needed_views)
     out.mkdir(parents=True, exist_ok=True)
     episodes, scores, played = [], [], []
     bar = tqdm(total=num_episodes * MAX_DECISIONS, desc="act and imagine", unit="decision")
@@ -52,7 +57,7 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
     write_mosaic(out / "mosaic.mp4", episodes[0].decisions[0].imagined, real=episodes[0].decisions[0].real)
     result = _result(played, scores, task=task, seed=seed, checkpoint=checkpoint)
     write_report(out / "report.html", episodes, {"title": f"X-WAM demo: {task}", **result})
-    write_text(out / "result.json", json.dumps(result, indent=1) + "\n")
+    write_json(out / "result.json", result)
     return result
 
 

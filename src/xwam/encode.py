@@ -38,6 +38,7 @@ class Pixels(NamedTuple):
     depth_mask: Bool[Tensor, "B F V"]
     state_mask: Bool[Tensor, "B Ts Ds"]
     action_mask: Bool[Tensor, "B Ta Da"]
+    executed: Float[Tensor, "B Ta Da"]  # the actions that led to these images
 
 
 class Batch(NamedTuple):
@@ -51,6 +52,7 @@ class Batch(NamedTuple):
     depth_mask: Bool[Tensor, "B F V"]
     state_mask: Bool[Tensor, "B Ts Ds"]
     action_mask: Bool[Tensor, "B Ta Da"]
+    executed: Float[Tensor, "B Ta Da"]  # what is given where actions are given; ``action`` is what should be done
     prompt: Float[Tensor, "B P Dt"]
 
 
@@ -135,6 +137,7 @@ def encode_clips(clips: Sequence[Clip], normalizer: Normalizer) -> Pixels:
                 depth_mask=latent_mask(depth_mask),
                 state_mask=torch.from_numpy(clip.state_mask[:, None] & layout.state_mask),
                 action_mask=torch.from_numpy(clip.action_mask[:, None] & layout.action_mask),
+                executed=torch.from_numpy(normalizer.normalize_action(clip.executed)),
             )
         )
     return Pixels(*(torch.stack(column) for column in zip(*rows, strict=True)))

@@ -1,18 +1,23 @@
-"""Files: written whole or not at all, remembered a while, and known by a fingerprint."""
+"""Files: written whole or not at all, claimed by one process, remembered a while, and known by a fingerprint."""
 
+import errno
 import hashlib
+import json
+import math
 import os
 import secrets
+import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # what file systems without locks answer
 UMASK = os.umask(0)  # there is no way to ask but to set it
 os.umask(UMASK)
 TAIL_BYTES = 65536  # mp4 and parquet keep their index there: sizes and places of all content
@@ -40,6 +45,42 @@ def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all (UTF-8)."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A JSON file, whole or not at all; a number that is none (NaN, infinite) is null, which every reader knows."""
+    write_text(path, json.dumps(_only_numbers(content), indent=1) + "\n")
+
+
+def _only_numbers(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _only_numbers(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_only_numbers(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """True for the one process that holds this (empty) file; the claim ends with the process, however it ends.
+
+    Without locks it is true for all, and a warning says so.
+    """
+    import fcntl  # not on Windows
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            yield False
+            return
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            text = f"{path.parent}: its file system has no locks ({error.strerror}): processes may do the same twice."
+            warnings.warn(text, stacklevel=2)
+        yield True
 
 
 def read_arrays(path: Path, made_by: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
 from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
-from xwam.evaluate.open_loop import page_of
+from xwam.evaluate.open_loop import only_views, page_of
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
@@ -76,6 +76,7 @@ def imagine_saved(
     observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
     policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     *_, imagined = policy.predict(observation, seed=seed)
+    imagined = only_views(imagined, [v for v, c in enumerate(imagined.cameras) if c.name not in policy.absent])
     return write_world(out, imagined, policy.layout, has_rerun=has_rerun)
 
 

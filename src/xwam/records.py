@@ -126,6 +126,12 @@ class Clip:
     action_mask: Bool[np.ndarray, " Ta"]
     instruction: str
     cameras: tuple[Camera, ...]  # one per view, in the order of ``video``
+    executed_action: Float[np.ndarray, "Ta Da"] | None = None  # what the robot really did; None: ``action``
+
+    @property
+    def executed(self) -> Float[np.ndarray, "Ta Da"]:
+        """The actions that led to these frames."""
+        return self.action if self.executed_action is None else self.executed_action
 
 
 @dataclass(frozen=True, kw_only=True)

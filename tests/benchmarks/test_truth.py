@@ -78,7 +78,7 @@ def test_following_is_counted_video_by_video(tmp_path, own, nearer):
     settings = Truth(checkpoint=tmp_path, tasks=("fake-reach",), out=tmp_path, swaps=1)
     arrays = {"own": np.full(2, own), "wrong": np.full(2, 4.0), "pixels": np.array([7])}
     arrays |= {name: np.array([25.0]) for name in ("by_action", "by_seed", "by_action_real")}
-    truth.save_whole(tmp_path / "swaps" / "fake-reach-000.npz", arrays)
+    truth.save_whole(tmp_path / "swaps" / "fake-reach-fake-reach" / "fake-reach-000.npz", arrays)
     judged = truth.judge_swaps(settings)
     assert (judged["nearer"], judged["videos"], judged["rms_by_action"]) == (nearer, 2, 5.0)
 

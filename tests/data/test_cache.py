@@ -4,6 +4,7 @@ Held in memory, it answers as its files do.
 """
 
 import errno
+import fcntl
 import shutil
 import threading
 from dataclasses import replace
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIZE, make_episode
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from xwam.config import ClipConfig
@@ -89,6 +92,20 @@ def test_cached_is_what_encoding_gives(tmp_path: Path, clips: Clips, normalizer:
     assert train.fingerprint != validation.fingerprint
 
 
+def test_older_files_had_the_actions_alone(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:
+    build(tmp_path, clips)
+    file = tmp_path / "latents-00000.safetensors"
+    with safe_open(file, "pt") as stored:
+        tensors, metadata = {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata()  # noqa: SIM118
+    assert not torch.equal(tensors["executed"], tensors.pop("action"))
+    tensors["action"] = tensors.pop("executed")
+    save_file(tensors, file, metadata=metadata)
+    cache = LatentCache(tmp_path, normalizer)
+    for data in (cache, HeldCache.of(cache, CPU)):
+        batch = data.batch(np.arange(3), PROMPTS)
+        assert torch.equal(batch.executed, batch.action)
+
+
 def test_an_interrupted_cache_continues(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:
     build(tmp_path / "whole", clips)
     seen = 0
@@ -151,8 +168,8 @@ def test_without_locks_it_is_filled_all_the_same(
     def fails(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(cache_module.fcntl, "flock", fails)
-    with pytest.warns(UserWarning, match=r"cache=.*: its file system has no locks \(No locks available\)"):
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.warns(UserWarning, match=r": its file system has no locks \(No locks available\)"):
         build(tmp_path, clips)
     assert len(LatentCache(tmp_path, normalizer)) == len(clips)
 

@@ -42,6 +42,17 @@ def test_a_clip_inside_the_episode(episodes: LeRobotEpisodes) -> None:
     assert [camera.name for camera in clip.cameras] == ["wrist", "front"]
 
 
+def test_what_was_executed_is_known_beside_what_should_be_done(episodes: LeRobotEpisodes) -> None:
+    clips = Clips(episodes, config(), ("front",))
+    assert clips.knows_executed
+    clip = clips.at(0, 11)  # 20 steps: 9 are left
+    np.testing.assert_allclose(clip.executed[:9], make_episode(0, 20).executed_action[11:], atol=1e-6)
+    np.testing.assert_allclose(clip.executed[:9] - clip.action[:9], 0.001, atol=1e-6)
+    assert (clip.executed[9:] == 0).all()
+    without = replace(clip, executed_action=None)
+    assert without.executed is without.action
+
+
 def test_after_the_end_everything_is_masked(episodes: LeRobotEpisodes) -> None:
     clip = Clips(episodes, config(), ("front",)).at(0, 11)  # 20 steps: 9 are left
     assert clip.action_mask.sum() == 9

@@ -58,6 +58,21 @@ def test_round_trip(dataset: Path, layout: Layout, cameras: tuple[Camera, ...]) 
             assert np.abs(depth - known).max() < 1e-3
 
 
+def test_where_depth_lies_in_its_pixel_is_kept(tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
+    placed = (replace(cameras[0], depth_at=0.75), cameras[1])
+    open_writer(tmp_path / "set", layout, placed).write(make_episode(0, 20))
+    assert [camera.depth_at for camera in open_lerobot(tmp_path / "set").cameras] == [0.75, 0.5]
+
+
+def test_a_folder_that_looks_like_a_column_is_none(tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
+    writer = open_writer(tmp_path / "seed=3", layout, cameras)
+    writer.write(make_episode(0, 20))
+    writer.write(make_episode(1, 20))
+    writer.finish()
+    stats = json.loads((tmp_path / "seed=3/meta/stats.json").read_text())
+    assert (stats["seed"]["min"], stats["seed"]["max"], stats["seed"]["count"]) == ([100], [101], [40])
+
+
 def test_every_frame_is_the_right_one(tmp_path: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
     episode = make_episode(0, 40)
     grey = np.broadcast_to((np.arange(40) * 6).astype(np.uint8)[:, None, None, None], (40, 32, 32, 3))

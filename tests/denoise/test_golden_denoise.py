@@ -3,17 +3,21 @@
 The golden files are those of the model in ``model_public_a``; of training, two of five cases are kept.
 """
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
 from xwam.evaluate.golden_denoise import (
     STATISTICS_BOUND,
     check_levels,
     check_sampler,
     check_schedules,
-    check_training,
 )
+from xwam.evaluate.golden_recipe import read_json, read_tensors
+from xwam.evaluate.golden_training import check_training
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BOUND = 1e-5
@@ -38,6 +42,20 @@ def test_whole_runs_step_by_step():
     assert len([key for key in errors if key.startswith("full/step")]) == 60
     assert errors["short/refused"] == 0
     assert {key: error for key, error in errors.items() if not error < BOUND} == {}
+
+
+def test_what_nothing_answers_is_wrong(tmp_path):
+    tensors, settings = read_tensors(GOLDENS, "sampler_public_a"), read_json(GOLDENS, "sampler_public_a")
+    steps = sum(key.startswith("policy/step") and key.endswith("/x") for key in tensors)
+    tensors[f"policy/step{steps:02d}/x"] = tensors["policy/step00/x"]  # one step more than we take
+    settings["cases"] = {name: settings["cases"][name] for name in ("policy", "full")}
+    settings["cases"]["full"]["run_depth"] = False  # but depth was recorded
+    save_file(tensors, tmp_path / "sampler_public_a.safetensors")
+    (tmp_path / "sampler_public_a.json").write_text(json.dumps(settings))
+    shutil.copy(GOLDENS / "model_public_a.json", tmp_path)
+    errors = dict(check_sampler(tmp_path, "sampler_public_a"))
+    missing = {key for key, error in errors.items() if error == float("inf")}
+    assert missing == {f"policy/step{steps:02d} is missing", "full/out/depth_latents is missing"}
 
 
 def test_training_steps_down_to_the_gradients():

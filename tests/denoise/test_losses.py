@@ -31,6 +31,7 @@ def make_batch() -> Batch:
         depth_mask=torch.ones(2, 3, 2, dtype=torch.bool),
         state_mask=torch.ones(2, 3, 5, dtype=torch.bool),
         action_mask=torch.ones(2, 4, 6, dtype=torch.bool),
+        executed=torch.zeros(2, 4, 6),
         prompt=normal(2, 3, 8),
     )
 

@@ -12,8 +12,8 @@ from xwam.denoise.losses import masked_losses
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, add_noise, keep_given
 from xwam.denoise.sampler import denoise
 from xwam.encode import Batch
-from xwam.evaluate.golden_denoise import GoldenDraw
 from xwam.evaluate.golden_model import golden_model, model_config
+from xwam.evaluate.golden_training import GoldenDraw
 from xwam.model.xwam import XWAM
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -104,7 +104,7 @@ def write_training(folder: Path, name: str, model_name: str) -> None:
     context = torch.from_numpy(drawn["context"][:2])
     batch = Batch(
         clean.video, torch.from_numpy(drawn["depth_latents"]), clean.state, clean.action, shown, shown,
-        masks["proprio_mask"].bool(), masks["action_mask"].bool(), context,
+        masks["proprio_mask"].bool(), masks["action_mask"].bool(), clean.action, context,
     )  # fmt: skip
     prompt = model.prompt_keys_values(context)
     output = model(*mixed, *levels, prompt, given_frames=1, given_states=1, depth=has_depth)

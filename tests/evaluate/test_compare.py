@@ -36,6 +36,18 @@ def test_a_perfect_world_has_no_error(real):
     assert found["consistency_m"].max() < 1e-5
 
 
+def test_what_lies_beyond_the_range_of_a_camera_is_unknown(real):
+    """No picture of depth can say it: who answers "unknown" is not wrong, who repeats it is not right."""
+    far = replace(real, depth=real.depth.copy())
+    far.depth[:, :, :8] = 2 * max(camera.far_m for camera in real.cameras)
+    far.depth[:, :, 8:10] = min(camera.near_m for camera in real.cameras) / 2
+    unknown = replace(real, depth=real.depth.copy())
+    unknown.depth[:, :, :10] = 0
+    expected, found = (compare_worlds(make_imagined(real), truth, LAYOUT) for truth in (unknown, far))
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 def test_one_number_per_future_frame(scores):
     curves = {name for name, value in scores.items() if value.shape == (STEPS - 1,)}
     assert {"psnr_db", "ssim", "abs_rel", "chamfer_m", "f_5mm", "consistency_m", "path_left_position_m"} <= curves

@@ -202,6 +202,13 @@ def test_a_gripper_that_is_told_changes_follows_them_and_is_known_by_its_kind():
     states = follow(changes, state[0], action)
     expected = state[0, 7] + np.concatenate([[0], np.cumsum(action[:-1, 6])])
     np.testing.assert_allclose(states[:, 7], expected)
+    twentieth = replace(changes, action=(*changes.action[:2], replace(changes.action[2], scale=0.05)))
+    written = write_action(changes, action, follow(changes, state[0], action))
+    scaled = write_action(twentieth, action, follow(twentieth, state[0], action))
+    part, other = changes.action[2], changes.action[0]
+    np.testing.assert_allclose(scaled[part.key][:, part.start], 20 * written[part.key][:, part.start])
+    np.testing.assert_array_equal(scaled[other.key][:, :3], written[other.key][:, :3])
+    np.testing.assert_allclose(read_action(twentieth, write_state(twentieth, state) | scaled)[:, 6], action[:, 6])
 
 
 def test_the_layout_is_the_published_one_where_the_parts_are():

@@ -195,6 +195,13 @@ except KeyboardInterrupt:
     assert 1 <= open_lerobot(tmp_path).num_episodes < 9, "what had begun was finished and kept"
 
 
+def test_sizes_that_no_video_holds_are_refused_before_anything_is_simulated(tmp_path):
+    for size in (63, 8):
+        with pytest.raises(ValueError, match=f"width_px={size}, .*: videos need even sizes, at least 16"):
+            collect(tmp_path / "set", ("fake-reach",), 1, make_env=make_fake, width_px=size, height_px=64)
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_task_that_is_named_twice_is_recorded_once(tmp_path):
     assert collect(tmp_path, ("fake-reach", "fake-reach"), 2, make_env=make_fake, width_px=24, height_px=24) == 2
 

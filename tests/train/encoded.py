@@ -31,15 +31,17 @@ class EncodedClips:
             return spread * torch.randn((size, *shape), generator=generator)
 
         self.empty_prompt = torch.zeros(model.text_length, model.text_width)
+        action = normal(clip.action_horizon, model.action_width)
         self._all = Batch(
             video=normal(*grid),
             depth=normal(*grid),
             state=normal(clip.num_states, model.state_width),
-            action=normal(clip.action_horizon, model.action_width),
+            action=action,
             video_mask=torch.ones(size, frames, model.num_views, dtype=torch.bool),
             depth_mask=torch.ones(size, frames, model.num_views, dtype=torch.bool),
             state_mask=torch.ones(size, clip.num_states, model.state_width, dtype=torch.bool),
             action_mask=torch.ones(size, clip.action_horizon, model.action_width, dtype=torch.bool),
+            executed=action,
             prompt=normal(model.text_length, model.text_width),
         )
 

@@ -5,12 +5,15 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake, make_fake_elsewhere
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.sim.collect import collect
+from xwam.train.adapt import adapted
 from xwam.train.options import Sources, Watch
 from xwam.train.pipeline import run_pipeline
 from xwam.train.sources import check_fits, fit, open_sources
@@ -74,6 +77,23 @@ def test_other_cameras_are_trained_on_and_played_from(data, tmp_path):
     _, world = load_policy(last).predict(env.observe(), seed=0)
     assert world.video.shape[0] == 2
     assert [camera.name for camera in world.cameras] == ["front", "wrist"]
+
+
+def test_cameras_that_a_start_does_not_know_can_be_told_apart(data, tmp_path):
+    """With equal embeddings the network would be the same for both, for ever."""
+    quick = {"num_steps": 1, "validate_every": 0}
+    start = run_pipeline("debug", data / "three", tmp_path / "start", quick, vae=SHORT_VAE, sources=SPARSE)
+    with pytest.warns(UserWarning, match="fitted to two"):
+        run_pipeline("debug", data / "two", tmp_path / "run", quick, vae=SHORT_VAE, sources=SPARSE, start=start)
+    known = load_file(start / "model.safetensors")["view_embedding.weight"]
+    front, wrist = load_file(tmp_path / "run/start/model.safetensors")["view_embedding.weight"]
+    assert torch.equal(wrist, known[2])
+    assert 0.01 < (front - known.mean(dim=0)).std() < 0.03
+    config = replace(preset("debug"), view_names=("a", "b", "c"))
+    first, second, third = load_file(adapted(start, config, tmp_path / "new") / "model.safetensors")[
+        "view_embedding.weight"
+    ]
+    assert min((first - second).std(), (second - third).std()) > 0.01
 
 
 def test_mixed_data_share_what_they_have(data):

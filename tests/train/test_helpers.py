@@ -9,7 +9,7 @@ from pathlib import Path
 
 SCRIPT = """
 import multiprocessing, sys, threading, time
-from xwam.train.prepare import end_with_parent
+from xwam.processes import end_with_parent
 
 def help():
     end_with_parent()

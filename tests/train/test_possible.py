@@ -16,12 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from foreign import ARM, write_foreign
 
 from tests.examples import SHORT_VAE
+from tests.sim.fake_env import make_fake
 from tests.train.encoded import hide
 from xwam.files import read_arrays, write_text
 from xwam.imagine import imagine_clip
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.robot.mapping import save_robot
+from xwam.sim.collect import collect
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
 from xwam.train.pipeline import run_pipeline
 from xwam.train.possible import _check_compiler, _check_pictures, with_known_depth
@@ -53,7 +55,8 @@ def test_without_depth_there_is_no_depth_branch(data, tmp_path):
     opened = open_sources([root / "arm"], (str(root / "arm.json"),), ())
     config = fit(preset("debug"), opened)
     tiny = Path(__file__).parents[2] / "checkpoints/tiny"
-    assert with_known_depth(config, opened, tiny) == config, "what a start has learned, stays"
+    with pytest.warns(UserWarning, match="nothing teaches it further"):
+        assert with_known_depth(config, opened, tiny) == config, "what a start has learned, stays"
 
 
 def test_a_start_without_a_depth_branch_gets_one(data, tmp_path):
@@ -131,6 +134,36 @@ def test_a_compiler_is_looked_for_before_anything_is_compiled(data, tmp_path, mo
     (tmp_path / "c++-14").chmod(0o755)
     monkeypatch.setenv("CXX", "c++-14")
     _check_compiler(torch.device("cpu"))
+
+
+def test_who_learns_no_action_is_refused(data, tmp_path):
+    """Its checkpoint would say that it can act, and send noise to a robot."""
+    root, _, sources = data
+    never = QUICK | {"clean_action_ratio": 1.0}
+    with pytest.raises(ValueError, match="clean_action_ratio=1: no sample would teach an action"):
+        run_pipeline("debug", root / "arm", tmp_path / "out", never, vae=SHORT_VAE, sources=sources)
+    collect(tmp_path / "w", ["fake-reach"], 2, width_px=32, height_px=32, make_env=make_fake, wander=True)
+    with pytest.raises(ValueError, match="data=w: no demonstration among the training episodes"):
+        run_pipeline("debug", tmp_path / "w", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=Sources(every=8))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_encoder_that_is_given_must_be_there(data, tmp_path):
+    root, _, sources = data
+    with pytest.raises(FileNotFoundError, match=r"frozen/text/tokenizer: no such folder"):
+        run_pipeline("bench_small", root / "arm", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=sources)
+    assert not (tmp_path / "out").exists()
+
+
+def test_depth_of_a_camera_that_the_model_does_not_look_through_teaches_nothing(tmp_path):
+    collect(tmp_path / "set", ["fake-reach"], 1, width_px=32, height_px=32, make_env=make_fake)
+    (source,) = open_sources([tmp_path / "set"], (), ())
+    config = fit(preset("mini"), [source])
+    assert with_known_depth(config, [source], None) == config
+    whole = source.episodes.depth
+    source.episodes.depth = lambda number, name, steps: whole(number, name, steps) if name == "wrist" else None
+    with pytest.warns(UserWarning, match="no data set has depth"):
+        assert with_known_depth(config, [source], None).model.num_depth_blocks == 0
 
 
 def test_compiling_can_be_left_out():

@@ -133,7 +133,7 @@ def test_a_mixture_keeps_its_shares_and_goes_through_everything(runs):
 
         def batch(self, indices, prompts, visit):
             self.asked += [(visit, int(index)) for index in indices]
-            return Batch(*(torch.tensor(indices) for _ in range(9)))
+            return Batch(*(torch.tensor(indices) for _ in Batch._fields))
 
     caches = [Counting(10), Counting(6)]
     mixture = Mixture(["a", "b"], caches, [3.0, 1.0], {"": torch.zeros(1, 1)})

@@ -76,6 +76,23 @@ def test_given_actions_enter_clean_and_at_level_0(model):
 
 
 @torch.no_grad()
+def test_given_actions_are_those_that_were_executed(model):
+    """They led to the video; what should be done is learned from the others."""
+    executed = BATCH._replace(executed=BATCH.action + 1)
+    drawn = step.draw(BATCH, WITHOUT, step.generator_for(0, 3))
+    levels = drawn.levels._replace(action=torch.where(torch.arange(8) < 4, 0.0, 0.5))
+    drawn = drawn._replace(levels=levels, given=Given(actions=torch.full((8,), 2)))
+    seen = {}
+    handle = model.register_forward_pre_hook(lambda _, args, __: seen.update(action=args[2]), with_kwargs=True)
+    answer = step.predict(model, executed, drawn, DATA.empty_prompt)
+    handle.remove()
+    assert torch.equal(seen["action"][:4], executed.executed[:4]), "all are given"
+    assert torch.equal(seen["action"][4:, :2], executed.executed[4:, :2]), "a prefix is given"
+    torch.testing.assert_close(seen["action"][4:, 2:], (BATCH.action + drawn.noise.action)[4:, 2:] / 2)
+    assert torch.equal(masked_losses(answer, executed, drawn)["action"], masked_losses(answer, BATCH, drawn)["action"])
+
+
+@torch.no_grad()
 def test_a_prefix_of_nothing_is_the_plain_step(model):
     plain = step.draw(BATCH, WITHOUT, step.generator_for(0, 3))
     none = plain._replace(given=Given(actions=torch.zeros(8, dtype=torch.int64)))

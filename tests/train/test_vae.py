@@ -16,10 +16,11 @@ from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.presets import preset
 from xwam.sim.collect import collect
 from xwam.train import prepare
+from xwam.train.options import VaeChanges
 from xwam.train.sources import fit, open_sources
 from xwam.train.vae import learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
-from xwam.train.vae_recipe import TINY_VAE, ClipShape, draw_clips, in_larger_batches, in_larger_crops
+from xwam.train.vae_recipe import TINY_VAE, ClipShape, changed_recipe, draw_clips
 
 CONFIG = preset("debug").vae
 TRAINING = replace(
@@ -209,26 +210,24 @@ def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, c
     assert sizes[0] == sizes[1], "sizes are those of the start, whatever the preset"
 
 
-def test_a_gpu_gets_larger_batches(films, tmp_path, capsys):
-    larger = in_larger_batches(TRAINING, 3)
+def test_a_gpu_gets_larger_batches_of_whole_pictures(films, tmp_path, capsys):
+    steps, rate = TRAINING.num_steps, TRAINING.learning_rate
+    plain = VaeChanges(steps=steps, image_steps=TRAINING.num_image_steps, learning_rate=rate)
+    assert changed_recipe(TRAINING, plain) == TRAINING
+    larger = changed_recipe(TRAINING, replace(plain, batch_factor=3, crop_px=16))
     clips = draw_clips(films, larger, np.random.default_rng(0), TRAINING.num_image_steps)
     assert len(clips) in {3 * shape.batch_size for shape in TRAINING.shapes}
-    assert replace(larger, shapes=TRAINING.shapes) == TRAINING
-    with pytest.raises(SystemExit):
-        main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), "--batch-factor", "0"])
-    assert "batch_factor=0: must be 1 or more" in capsys.readouterr().err
-
-
-def test_crops_may_be_whole_pictures(films, tmp_path, capsys):
-    whole = in_larger_crops(TRAINING, 16)
-    clips = draw_clips(films, whole, np.random.default_rng(0), TRAINING.num_image_steps)
     assert clips.shape[-2:] == (16, 16)
-    assert [s._replace(size_px=0) for s in whole.shapes] == [s._replace(size_px=0) for s in TRAINING.shapes]
-    assert in_larger_crops(TRAINING, None) == TRAINING
-    for size in ("0", "24"):
+    assert replace(larger, shapes=TRAINING.shapes) == TRAINING
+    for option, value, said in (
+        ("--batch-factor", "0", "batch_factor=0: must be 1 or more"),
+        ("--crop-px", "0", "crop_px=0: must be a multiple of 16"),
+        ("--crop-px", "24", "crop_px=24: must be a multiple of 16"),
+        ("--steps", "0", "steps=0: must be 1 or more"),
+    ):
         with pytest.raises(SystemExit):
-            main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), "--crop-px", size])
-        assert f"crop_px={size}: must be a multiple of 16" in capsys.readouterr().err
+            main(["train-vae", "debug", "--data", str(tmp_path), "--out", str(tmp_path / "vae"), option, value])
+        assert said in capsys.readouterr().err
 
 
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):

@@ -116,23 +116,36 @@ def evaluate(
     else:
         assert env is not None
         run = partial(_play, policy, report, env, closed_loop, seed)
-    out, numbers = (out, run(out)) if out else _where_it_fits("closed" if data is None else "open", run)
+    out, numbers = _into(out, run) if out else _where_it_fits("closed" if data is None else "open", run)
     print(f"numbers: {out}")
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
     if report and not closed_loop.random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
 
 
+def _into(out: Path, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
+    """Into this file, unless another process is writing it: each would throw away what the other found."""
+    from xwam.evaluate.closed_loop import BusyError
+    from xwam.files import claimed
+
+    with claimed(out.with_name(f".claim-{out.name}")) as is_mine:
+        if not is_mine:
+            raise BusyError(
+                f"out={out}: another evaluation is writing it; wait for it, or choose another file (--out)."
+            )
+        return out, run(out)
+
+
 def _where_it_fits(name: str, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Into ``runs/evaluation/NAME.json``, or the first of NAME-2, NAME-3, … without results of other settings."""
-    from xwam.evaluate.closed_loop import OtherSettingsError
+    """Into ``runs/evaluation/NAME.json``, or the first of NAME-2, NAME-3, … that is free of other results."""
+    from xwam.evaluate.closed_loop import BusyError, OtherSettingsError
 
     folder, number = Path("runs/evaluation"), 1
     while True:
         path = folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
         try:
-            return path, run(path)
-        except OtherSettingsError:
+            return _into(path, run)
+        except (OtherSettingsError, BusyError):
             number += 1
 
 

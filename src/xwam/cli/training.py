@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from xwam.train.options import Changes, Precision, Setup, Sources, Watch
+from xwam.train.options import Changes, Precision, Setup, Sources, VaeChanges, Watch
 
 
 def train(
@@ -100,11 +100,7 @@ def train_vae(
     start: Path | None = None,
     decoder_only: bool = False,
     imagined: int = 0,
-    steps: int = 5200,
-    learning_rate: float = 4e-3,
-    batch_factor: int = 1,
-    crop_px: int | None = None,
-    image_steps: int = 1200,
+    changes: Annotated[VaeChanges, arg(name="")] = VaeChanges(),  # noqa: B008 (frozen)
     episodes: int = 140,
     precision: Precision = "auto",
     minutes: float | None = None,
@@ -123,31 +119,23 @@ def train_vae(
         start: a checkpoint whose autoencoder goes on learning, instead of a new one.
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
-        steps: how many.
-        learning_rate: the highest; lower, as 1e-3, for going on from finished weights.
-        batch_factor: times as many clips per step; a GPU wants about 8.
-        crop_px: side of the squares cut from the pictures, 64 and 128 by default; a GPU has time for whole ones.
-        image_steps: the first steps, of a new autoencoder, see single pictures only.
+        changes: numbers of the recipe.
         episodes: of how many to keep all frames in memory (82 kB for each, camera and depth, at 128 px).
         precision: of matrix products.
         minutes: stop (and save) after this long; there is no vae before all steps are done.
         device: cpu, cuda, cuda:1, …
     """
-    from dataclasses import replace
-
     from xwam.presets import preset as preset_named
     from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
-    from xwam.train.vae_recipe import TINY_VAE, in_larger_batches, in_larger_crops
+    from xwam.train.vae_recipe import TINY_VAE, changed_recipe
 
-    recipe = replace(TINY_VAE, num_steps=steps, learning_rate=learning_rate, num_image_steps=image_steps)
-    recipe = in_larger_crops(in_larger_batches(recipe, batch_factor), crop_px)
     opened = open_sources(list(data), robot, weights)
     made = train_vae_alone(
         fit(preset_named(preset) if start is None else with_vae_of(start, preset_named(preset)), opened),
         opened,
         out,
-        recipe,
+        changed_recipe(TINY_VAE, changes),
         start=start,
         decoder_only=decoder_only,
         num_imagined=imagined,

@@ -6,14 +6,10 @@ was made of. If any of that changes, the cache is refused (or rebuilt, when aske
 """
 
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import json
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +25,14 @@ from tqdm import tqdm
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, Encoder, depth_to_tensor, encode_states, encode_views, latent_mask, video_to_tensor
-from xwam.files import Recent, whole_file, write_text
+from xwam.files import Recent, claimed, whole_file, write_text
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
 CLIPS_PER_SHARD = 64
 WAIT_S = 0.5
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # what file systems without locks answer
 _LATENTS = ("video", "depth")
-_LABELS = ("state", "action", "video_mask", "depth_mask", "state_mask", "action_mask")
+_LABELS = ("state", "action", "executed", "video_mask", "depth_mask", "state_mask", "action_mask")
 _FORMAT = 1  # counts up when the content of a shard changes
 
 
@@ -59,6 +54,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
         "seed": seed,
         "vae": vae_hash,
         **({"after_the_end": "commands stay"} if clips.stays.any() else {}),
+        **({"executed": "told apart"} if clips.knows_executed else {}),
     }
 
 
@@ -94,7 +90,7 @@ def build_cache(
     with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:
         while missing := missing_shards(folder, facts):
             for shard in missing:
-                with _claimed(folder, shard) as is_mine:
+                with claimed(folder / f".claim-{shard:05d}") as is_mine:
                     if not is_mine or _shard_path(folder, shard).is_file():
                         continue
                     variants = _Variants(clips, list(_clips_of(shard, len(clips))), num_variants, seed)
@@ -113,26 +109,6 @@ def missing_shards(folder: Path, facts: dict[str, Any]) -> list[int]:
     if not path.is_file() or differences(json.loads(path.read_text()), facts):
         return list(range(_num_shards(facts)))
     return [shard for shard in range(_num_shards(facts)) if not _shard_path(folder, shard).is_file()]
-
-
-@contextmanager
-def _claimed(folder: Path, shard: int) -> Iterator[bool]:
-    """True for the one process that may write this file; the claim ends with the process, however it ends.
-
-    Without locks it is true for all: files are renamed whole, so that work done twice does no harm.
-    """
-    with (folder / f".claim-{shard:05d}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            yield False
-            return
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            text = f"cache={folder}: its file system has no locks ({error.strerror}): processes may do the same twice."
-            warnings.warn(text, stacklevel=2)
-        yield True
 
 
 class LatentCache:
@@ -182,6 +158,7 @@ class LatentCache:
             depth_mask=columns["depth_mask"],
             state_mask=columns["state_mask"][..., None] & torch.from_numpy(layout.state_mask),
             action_mask=columns["action_mask"][..., None] & torch.from_numpy(layout.action_mask),
+            executed=torch.from_numpy(normalizer.normalize_action(columns["executed"].numpy())),
             prompt=torch.stack([prompts[row["instruction"]] for row in rows]),
         )
 
@@ -193,7 +170,8 @@ class LatentCache:
     def columns(self) -> tuple[dict[str, Tensor], list[str]]:
         """Everything in the cache, clip after clip (latents with all their variants), and each clip's instruction."""
         files = [self._file(shard) for shard in range(_num_shards(self.facts))]
-        columns = {name: torch.cat([file.get_tensor(name) for file in files]) for name in (*_LATENTS, *_LABELS)}
+        names = (*_LATENTS, *_LABELS)
+        columns = {name: torch.cat([file.get_tensor(_stored(file, name)) for file in files]) for name in names}
         return columns, [text for file in files for text in _instructions(file)]
 
     def _file(self, shard: int) -> Any:
@@ -210,7 +188,7 @@ class LatentCache:
             raise IndexError(f"index={index}: the cache has {len(self)} clips.")
         file, place = self._file(index // CLIPS_PER_SHARD), index % CLIPS_PER_SHARD
         row: dict[str, Any] = {name: file.get_slice(name)[place, variant] for name in _LATENTS}
-        row |= {name: file.get_slice(name)[place] for name in _LABELS}
+        row |= {name: file.get_slice(_stored(file, name))[place] for name in _LABELS}
         return row | {"instruction": _instructions(file)[place]}
 
 
@@ -253,6 +231,7 @@ def _encode_shard(
         "depth": torch.cat(depth).unflatten(0, (len(first), -1)),
         "state": torch.from_numpy(np.stack([c.state for c in first]).astype(np.float32)),
         "action": torch.from_numpy(np.stack([c.action for c in first]).astype(np.float32)),
+        "executed": torch.from_numpy(np.stack([c.executed for c in first]).astype(np.float32)),
         "video_mask": torch.stack([mask for mask, _ in masks]),
         "depth_mask": torch.stack([mask for _, mask in masks]),
         "state_mask": torch.from_numpy(np.stack([c.state_mask for c in first])),
@@ -283,6 +262,11 @@ def _fingerprint(facts: dict[str, Any]) -> str:
 
 def _instructions(file: Any) -> list[str]:
     return json.loads(file.metadata()["instructions"])
+
+
+def _stored(file: Any, name: str) -> str:
+    """The column of that name; files from before what was executed was kept had the actions alone."""
+    return "action" if name == "executed" and name not in file.keys() else name  # noqa: SIM118 (no mapping)
 
 
 def _num_shards(facts: dict[str, Any]) -> int:

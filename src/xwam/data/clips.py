@@ -129,7 +129,8 @@ class Clips:
         demonstrated = self.episodes.demonstrated(episode)
         frames, is_real = self._steps(start, info.length)
         actions = start + np.arange(config.action_horizon)
-        rows = np.concatenate([info.action, self._after(info.action)])
+        executed = info.action if info.executed is None else info.executed
+        rows, played = (np.concatenate([part, self._after(part)]) for part in (info.action, executed))
         acts = actions < len(info.action)
         depth, has_depth = self._depth(episode, frames)
         video, is_seen = self._views(episode, start)
@@ -145,7 +146,13 @@ class Clips:
             action_mask=acts if demonstrated is None else acts & demonstrated[np.minimum(actions, info.length - 1)],
             instruction=info.instruction,
             cameras=self.cameras,
+            executed_action=played[np.minimum(actions, len(executed))] if info.executed is not None else None,
         )
+
+    @property
+    def knows_executed(self) -> bool:
+        """True when the data set says what the robot really did."""
+        return bool(self.numbers) and self.episodes.info(self.numbers[0]).executed is not None
 
     @property
     def stays(self) -> Bool[np.ndarray, " Da"]:

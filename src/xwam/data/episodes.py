@@ -42,6 +42,7 @@ class EpisodeInfo(NamedTuple):
     task: str
     state: Float[np.ndarray, "N Ds"]
     action: Float[np.ndarray, "_N Da"]  # as many as states, or fewer: none may follow the last frames
+    executed: Float[np.ndarray, "_N Da"] | None = None  # what the robot really did; None: these actions
 
 
 @runtime_checkable

@@ -23,6 +23,7 @@ class Latents(NamedTuple):
     depth: Float16[Tensor, "N K C F V h w"]
     state: Float[Tensor, "N Ts Ds"]  # in the layout's units
     action: Float[Tensor, "N Ta Da"]
+    executed: Float[Tensor, "N Ta Da"]
     video_mask: Bool[Tensor, "N F V"]
     depth_mask: Bool[Tensor, "N F V"]
     state_mask: Bool[Tensor, "N Ts"]
@@ -51,6 +52,7 @@ class HeldCache:
         self._latents = latents._replace(
             state=encode_states(latents.state.numpy(), normalizer),
             action=torch.from_numpy(normalizer.normalize_action(latents.action.numpy())),
+            executed=torch.from_numpy(normalizer.normalize_action(latents.executed.numpy())),
         )
         self._latents = Latents(*(column.to(device) for column in self._latents))
         self._is_state, self._is_action = (
@@ -90,6 +92,7 @@ class HeldCache:
             depth_mask=held.depth_mask[rows],
             state_mask=held.state_mask[rows][..., None] & self._is_state,
             action_mask=held.action_mask[rows][..., None] & self._is_action,
+            executed=held.executed[rows],
             prompt=self._encoded(prompts)[self._word[rows]],
         )
 

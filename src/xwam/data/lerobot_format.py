@@ -27,6 +27,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 OLD_EPISODES = "meta/episodes.jsonl"
+EXECUTED = "executed_action"  # a column of ours: what the robot really did
 DEMONSTRATED = "is_demonstration"  # a column of any data set: is this action worth repeating?
 _AXES = ["height", "width", "channels"]
 DEPTH_CODING = ("video.depth_min", "video.depth_max", "video.shift", "video.use_log")  # of a depth video's info
@@ -155,7 +156,8 @@ def calibration(camera: Camera) -> dict[str, Any]:
     """A camera's calibration as it stands in info.json."""
     poses = {key: getattr(camera, key) for key in ("intrinsics", "base_from_camera", "hand_from_camera")}
     numbers = {key: None if pose is None else np.asarray(pose, float).tolist() for key, pose in poses.items()}
-    return numbers | {"hand": camera.hand, "near_m": camera.near_m, "far_m": camera.far_m}
+    place = {} if camera.depth_at == Camera.depth_at else {"depth_at": camera.depth_at}  # of depth in its pixel
+    return numbers | {"hand": camera.hand, "near_m": camera.near_m, "far_m": camera.far_m} | place
 
 
 def is_depth(feature: dict[str, Any]) -> bool:
@@ -172,7 +174,9 @@ def camera_from_feature(name: str, feature: dict[str, Any]) -> Camera:
     if stored is None:
         return Camera(name=name, width=width, height=height)
     poses = {key: _matrix(stored[key]) for key in ("intrinsics", "base_from_camera", "hand_from_camera")}
-    rest = {key: stored[key] for key in ("hand", "near_m", "far_m")}
+    rest = {key: stored[key] for key in ("hand", "near_m", "far_m")} | {
+        key: stored[key] for key in ("depth_at",) if key in stored
+    }
     return Camera(name=name, width=width, height=height, **poses, **rest)
 
 
@@ -182,7 +186,7 @@ def _columns(layout: Layout, cameras: Sequence[Camera]) -> dict[str, tuple[str, 
     columns: dict[str, tuple[str, tuple[int], Any]] = {
         "observation.state": ("float32", (layout.state_width,), slot_names(layout.state)),
         "action": ("float32", (layout.action_width,), action_names),
-        "executed_action": ("float32", (layout.action_width,), action_names),
+        EXECUTED: ("float32", (layout.action_width,), action_names),
         "next.success": ("bool", (1,), None),
         DEMONSTRATED: ("bool", (1,), None),
         "seed": ("int64", (1,), None),

@@ -155,7 +155,9 @@ def _reading_of_layout(
         views.append(
             View(camera, CameraSource(name=camera.name, key=form.video_key(camera.name), depth_key=known_depth))
         )
-    return Reading(layout, tuple(views), tuple(widths), _own_vectors)
+    executed = form.EXECUTED if form.EXECUTED in features else None
+    keys = (*widths, executed) if executed else tuple(widths)
+    return Reading(layout, tuple(views), keys, _own_vectors, executed=executed)
 
 
 def _reading_of_robot(root: Path, info: dict[str, Any], robot: RobotConfig) -> Reading:

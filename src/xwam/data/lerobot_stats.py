@@ -13,6 +13,7 @@ from xwam.data.depth import codes_to_depth
 from xwam.data.videos import read_codes, read_frames
 from xwam.files import write_text
 
+NO_PARTS: Any = None  # its type says str, its documentation None
 MOST_IMAGES = 100  # images are counted on at most this many frames, spread over the data set
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
@@ -26,7 +27,8 @@ def write_stats(root: Path, info: dict[str, Any], num_episodes: int) -> None:
             values = _pixels(root, name, info, num_episodes)
             shape: tuple[int, ...] = (-1, 1, 1)
         else:
-            column = pq.read_table(paths, columns=[name])[name].combine_chunks()
+            # a folder named seed=3 is no column of that name
+            column = pq.read_table(paths, columns=[name], partitioning=NO_PARTS)[name].combine_chunks()
             flat = column.flatten() if feature["shape"][0] > 1 else column
             values = flat.to_numpy(zero_copy_only=False).reshape(len(column), -1).astype(np.float64)
             shape = (-1,)

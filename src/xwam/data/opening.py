@@ -44,9 +44,18 @@ def open_recorded(root: Path, *, robot: RobotConfig | None = None) -> RecordedEp
 
 
 def robot_for(checkpoint: Path, robot: str | None, data: Path) -> RobotConfig | None:
-    """The robot.json by which to read a data set: the checkpoint's, unless the data set explains itself (None)."""
+    """The robot.json by which to read a data set: the checkpoint's, unless the data set explains itself (None).
+
+    Raises ValueError when nothing explains it.
+    """
     explains_itself = is_published(data) or (data / "meta" / "layout.json").is_file()
-    return None if explains_itself else own_robot(checkpoint, robot)
+    own = None if explains_itself else own_robot(checkpoint, robot)
+    if own is None and not explains_itself:
+        raise ValueError(
+            f"data={data} says not what its numbers mean, and neither does the checkpoint {checkpoint}, which has no "
+            "robot.json: train on this data with --robot first, or give data that xwam recorded."
+        )
+    return own
 
 
 def is_published(root: Path) -> bool:

@@ -68,6 +68,7 @@ class Reading(NamedTuple):
     ahead: int = 0  # rows by which actions, and what is said of them, stand later
     instruction: str | None = None
     facts: tuple[str, ...] = ()  # what else changes the numbers
+    executed: str | None = None  # the column, of the layout's own vectors, of what the robot really did
 
 
 def reading_of(robot: RobotConfig, sizes: Mapping[str, tuple[int, int]]) -> Reading:
@@ -168,9 +169,12 @@ class RecordedEpisodes(ABC, Generic[R]):
             self.layout.check_state(state)
             self.layout.check_quaternions(state)
             self.layout.check_action(action)
+            executed = None if self.reading.executed is None else columns[self.reading.executed]
+            if executed is not None:
+                self.layout.check_action(executed)
         except ValueError as error:
             raise ValueError(f"episode={episode} of {self.root}: {error}") from error
-        return EpisodeInfo(len(state), row.instruction, row.task, state, action)
+        return EpisodeInfo(len(state), row.instruction, row.task, state, action, executed)
 
     def demonstrated(self, episode: int) -> Bool[np.ndarray, " N"] | None:
         """Which actions are worth repeating, None for all: those that the column ``is_demonstration`` marks.

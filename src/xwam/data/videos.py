@@ -25,6 +25,12 @@ _RGB_OPTIONS = {"crf": "20", "g": str(KEY_FRAME_EVERY), "bf": "0", "preset": "ve
 _CODING_BLOCKS_PX = (64, 32, 16)
 
 
+def check_size(width_px: int, height_px: int) -> None:
+    """Refuse pictures that the two formats below cannot hold: odd ones, and depth of fewer than 16 pixels."""
+    if width_px % 2 or height_px % 2 or min(width_px, height_px) < 16:
+        raise ValueError(f"width_px={width_px}, height_px={height_px}: videos need even sizes, at least 16 pixels.")
+
+
 def write_rgb(path: Path, frames: UInt8[np.ndarray, "N H W 3"], fps: int | Fraction) -> None:
     """Write an mp4 (h264, yuv420p). Height and width must be even."""
     height, width = frames.shape[1:3]

@@ -33,6 +33,16 @@ class OtherSettingsError(ValueError):
     """A file holds results of other settings: they are neither continued nor replaced."""
 
 
+class BusyError(ValueError):
+    """Another process is writing this file."""
+
+
+def check_file(out: Path) -> None:
+    """Refuse another ending than .json for the results: the report lies beside them, as .html."""
+    if out.suffix != ".json":
+        raise ValueError(f"out={out}: the name must end in .json; the report of it ends in .html.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoopConfig:
     """What is evaluated, and how the chunks are played."""
@@ -70,9 +80,10 @@ class EpisodeResult:
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
     """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall.
 
-    Raises ValueError for unknown tasks, another robot than the policy's, more actions per decision than an answer has,
-    and OtherSettingsError where ``out`` holds other results.
+    Raises ValueError for an ``out`` that is no .json, unknown tasks, another robot than the policy's, more actions per
+    decision than an answer has, and OtherSettingsError where ``out`` holds other results.
     """
+    check_file(out)
     hz = policy.config.clip.action_hz
     check_robot(config.simulator, config.tasks, policy.layout, action_hz=hz, views=policy.needed_views)
     horizon = policy.config.clip.action_horizon

@@ -1,7 +1,7 @@
 """One imagined future against what really happened: every number, frame by frame, beside its baselines.
 
 Images and depth count over the static cameras and the future frames only, as in the X-WAM paper (arXiv 2604.26694);
-clouds are fused from all calibrated views. Names end in what they are compared with:
+clouds are fused from all views, where each is calibrated. Names end in what they are compared with:
 
 - no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are;
   ``region_chamfer_m``: in the box that was asked for, such as a table's top and what stands on it);
@@ -26,7 +26,7 @@ from xwam.evaluate.report_charts import ended
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
-from xwam.view.points import base_points, camera_poses, fuse
+from xwam.view.points import base_points, camera_poses, fuse, known_pixels
 
 Scores = dict[str, np.ndarray]
 """One number per future frame (or a single one), by name."""
@@ -49,8 +49,9 @@ def compare_worlds(
     """
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
+    real_video, real = real.video, within_range(real)
     static = metrics.static_views(imagined.cameras)
-    video, truth = imagined.video[static], real.video[static]
+    video, truth = imagined.video[static], real_video[static]
     scores = _image_scores(video, truth, "", has_lpips) | _image_scores(
         metrics.copy_last_frame(truth), truth, "_copy", has_lpips
     )
@@ -69,7 +70,7 @@ def compare_worlds(
         real,
         state=np.repeat(real.state[:1], len(real.state), axis=0),  # where a wrist camera was when it took the frame
         depth=np.broadcast_to(real.depth[:, :1], real.depth.shape).copy(),
-        video=metrics.copy_last_frame(real.video),
+        video=metrics.copy_last_frame(real_video),
     )
     truth = _Truth(real, layout, region)
     scores |= truth.depth_scores(imagined, "") | truth.depth_scores(frozen, "_copy")
@@ -78,6 +79,14 @@ def compare_worlds(
     scores |= _aligned_scores(imagined.depth[static], real.depth[static], _scaled, "_aligned")
     scores |= _consistency(imagined, layout)
     return scores if teacher is None else scores | _teacher_scores(teacher, imagined, truth)
+
+
+def within_range(real: Prediction) -> Prediction:
+    """What no camera's pictures of depth can say, nearer or farther than its range, is unknown: it is not scored."""
+    if real.depth is None:
+        return real
+    views = zip(real.depth, real.cameras, strict=True)
+    return replace(real, depth=np.stack([np.where(known_pixels(view, c), view, np.float32(0)) for view, c in views]))
 
 
 def summarize(rows: Sequence[Scores]) -> dict[str, Any]:

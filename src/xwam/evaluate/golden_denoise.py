@@ -1,9 +1,8 @@
-"""Does our denoising answer what the published one answered: schedules, levels, whole runs, training steps?
+"""Does our denoising answer what the published one answered: schedules, levels, whole runs?
 
 ``schedules.json``        levels and timesteps, exact
 ``ans_statistics.json``   statistics of the levels that training draws (compared with fresh draws, so only closely)
 ``sampler_NAME.*``        whole runs, with the tensors given to the network at every step
-``train_NAME.*``          training steps: noisy inputs, losses, the norm of every parameter's gradient
 
 The network's weights are drawn (golden_recipe.py) for the model of ``model_NAME.json``.
 """
@@ -15,22 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from xwam.config import DenoiseConfig, NoiseConfig, NoiseDraw
-from xwam.denoise.losses import masked_losses, weighted_sum
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, add_noise, draw_levels, keep_given
+from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, draw_levels, keep_given
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
 from xwam.denoise.solvers import schedule
-from xwam.encode import Batch
 from xwam.evaluate.golden_model import golden_model
 from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.model.prompt import PromptKeysValues
 from xwam.model.xwam import XWAM
 
 GIVEN = Given(frames=1, states=1)
-NOISE_NAMES = {"video": "latents", "state": "proprios", "action": "actions"}  # ours: theirs
-LOSS_NAMES = {"video": "video", "state": "proprio", "action": "action", "depth": "depth"}
+OUTPUTS = {"action": "actions", "state": "proprios", "video": "latents", "depth": "depth_latents"}  # ours: theirs
 STATISTICS_BOUND = 5e-3  # of means, spreads and quantiles of a million draws
 NUM_DRAWS = 1_000_000
 
@@ -100,7 +95,7 @@ def check_sampler(folder: Path, name: str, *, device: str = "cpu") -> Iterator[t
     Runs with fewer video than action steps are refused by us: they yield ``CASE/refused``, 0 when we do.
     """
     settings, golden = read_json(folder, name), read_tensors(folder, name)
-    model_settings = _model_settings(folder, settings["model_config"])
+    model_settings = settings_of_model(folder, settings["model_config"])
     for case, numbers in settings["cases"].items():
         if numbers["steps"] < numbers["action_steps"] and numbers["decoupled"]:
             yield f"{case}/refused", float(_accepts(numbers))
@@ -155,18 +150,32 @@ def _check_run(
         )
     )
     yield from _check_events(case, events, golden)
+    yield from _unanswered(case, events, calls, golden)
     yield from _check_calls(case, calls, golden)
 
 
 def _check_events(
     case: str, events: list[ActionsReady | WorldReady], golden: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, float]]:
-    theirs = {"action": "actions", "state": "proprios", "video": "latents", "depth": "depth_latents"}
     for event in events:
         for ours, found in event._asdict().items():
-            key = f"{case}/out/{theirs[ours]}"
+            key = f"{case}/out/{OUTPUTS[ours]}"
             if key in golden and found is not None:
                 yield f"{key} of {type(event).__name__}", relative_error(found.cpu().numpy(), golden[key])
+
+
+def _unanswered(
+    case: str, events: list[ActionsReady | WorldReady], calls: list[Call], golden: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """What was recorded and nothing of ours stands beside: infinitely wrong. A run that stops early has no world."""
+    answered = {OUTPUTS[name] for event in events for name, found in event._asdict().items() if found is not None}
+    world = set() if any(isinstance(event, WorldReady) for event in events) else {"latents", "depth_latents"}
+    for name in OUTPUTS.values():
+        if f"{case}/out/{name}" in golden and name not in answered | world:
+            yield f"{case}/out/{name} is missing", float("inf")
+    recorded = sum(key.startswith(f"{case}/step") and key.endswith("/x") for key in golden)
+    if len(calls) < recorded:
+        yield f"{case}/step{len(calls):02d} is missing", float("inf")
 
 
 def _check_calls(case: str, calls: list[Call], golden: Mapping[str, np.ndarray]) -> Iterator[tuple[str, float]]:
@@ -199,96 +208,7 @@ def _accepts(numbers: Mapping[str, Any]) -> bool:
     return True
 
 
-# --- training ---------------------------------------------------------------------------------------------------
-
-
-class GoldenDraw(NamedTuple):
-    """The levels and noise of a golden training step."""
-
-    levels: NoiseLevels
-    noise: Noisy
-    given: Given = GIVEN
-
-
-def check_training(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
-    """Noisy inputs, losses and gradient norms of every case, relative errors. 1e-5 is the bound to ask for.
-
-    Gradient norms are relative to the largest one. Cases with the frequency-domain action loss, which no published
-    configuration uses and we do not have, give ``CASE/gradient/not compared``; their other losses are compared.
-    """
-    golden = read_tensors(folder, name)
-    model_settings = _model_settings(folder, name.removeprefix("train_"))
-    for case, numbers in read_json(folder, name).items():
-        model = golden_model(model_settings, scale=numbers["scale"]).to(device)
-        yield from _check_training_step(case, numbers, golden, model)
-
-
-def _check_training_step(
-    case: str, numbers: Mapping[str, Any], golden: Mapping[str, np.ndarray], model: XWAM
-) -> Iterator[tuple[str, float]]:
-    device = next(model.parameters()).device
-    mine = [key for key in golden if key.startswith(case)]
-    tensors = {key.removeprefix(f"{case}/"): torch.from_numpy(golden[key]).to(device) for key in mine}
-    batch, drawn = _golden_batch(tensors), _golden_draw(tensors)
-    clean = Noisy(batch.video, batch.state, batch.action)
-    levels = drawn.levels
-    mixed = [
-        add_noise(x, noise, sigma)
-        for x, noise, sigma in zip(clean, drawn.noise, (levels.video, levels.action, levels.action), strict=True)
-    ]
-    noisy = keep_given(Noisy(*mixed), clean, GIVEN)
-    for ours, theirs in NOISE_NAMES.items():
-        yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).cpu().numpy(), golden[f"{case}/xt_{theirs}"])
-
-    prompt = model.prompt_keys_values(batch.prompt)
-    depth = numbers["run_depth"] and model.config.num_depth_blocks > 0
-    output = model(*noisy, *levels, prompt, given_frames=1, given_states=1, depth=depth)
-    losses = masked_losses(output, batch, drawn)
-    largest = max(numbers["losses"].values())
-    for ours, loss in losses.items():
-        golden_loss = numbers["losses"][f"train/{LOSS_NAMES[ours]}_loss"]
-        yield f"{case}/{ours}_loss", abs(loss.item() - golden_loss) / largest
-
-    config = numbers["config"]
-    weights = {"video": 1.0} | {k: config[f"{v}_loss_weight"] for k, v in LOSS_NAMES.items() if k != "video"}
-    total = weighted_sum(losses, {key: weights[key] for key in losses})
-    frequency = config["dct_loss_weight"] * numbers["losses"].get("train/dct_loss", 0.0)
-    yield f"{case}/total", abs(total.item() + frequency - numbers["total"]) / numbers["total"]
-    if frequency:
-        yield f"{case}/gradient/not compared", 0.0
-        return
-    total.backward()
-    norms = {key: value or 0.0 for key, value in numbers["grad_norm"].items()}  # None: not part of this loss
-    peak = max(norms.values())
-    for key, parameter in model.named_parameters():
-        found = 0.0 if parameter.grad is None else parameter.grad.norm().item()
-        yield f"{case}/gradient/{key}", abs(found - norms.get(key, 0.0)) / peak
-
-
-def _golden_batch(tensors: Mapping[str, Tensor]) -> Batch:
-    """A golden case as a batch; all its pictures are real."""
-    batch_size, _, num_latents, num_views = tensors["latents"].shape[:4]
-    all_real = torch.ones(batch_size, num_latents, num_views, dtype=torch.bool, device=tensors["latents"].device)
-    return Batch(
-        video=tensors["latents"],
-        depth=tensors["depth_latents"],
-        state=tensors["proprios"],
-        action=tensors["actions"],
-        video_mask=all_real,
-        depth_mask=all_real,
-        state_mask=tensors["proprio_mask"].bool(),
-        action_mask=tensors["action_mask"].bool(),
-        prompt=tensors["context_used"],
-    )
-
-
-def _golden_draw(tensors: Mapping[str, Tensor]) -> GoldenDraw:
-    """Timesteps of frames and steps as one level per sample: the last one is never given."""
-    levels = NoiseLevels(video=tensors["t"][:, -1].double() / 1000, action=tensors["t_actions"][:, -1].double() / 1000)
-    return GoldenDraw(levels, Noisy(*(tensors[f"noise_{theirs}"] for theirs in NOISE_NAMES.values())))
-
-
-def _model_settings(folder: Path, name: str) -> dict[str, Any]:
+def settings_of_model(folder: Path, name: str) -> dict[str, Any]:
     """Those of ``model_NAME``, or of the only model in the folder."""
     models = sorted(path.stem for path in folder.glob("model_*.json"))
     return read_json(folder, models[0] if len(models) == 1 else f"model_{name}")

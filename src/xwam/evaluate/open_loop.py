@@ -23,12 +23,12 @@ from xwam.data.clips import Clips
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
-from xwam.evaluate.closed_loop import OtherSettingsError, identity
+from xwam.evaluate.closed_loop import OtherSettingsError, check_file, identity
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
 from xwam.evaluate.report_episode import latencies
-from xwam.files import write_text
+from xwam.files import write_json
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
@@ -63,11 +63,14 @@ def evaluate_open_loop(
 ) -> dict[str, Any]:
     """Compare ``num_clips`` clips of the held-out episodes; write ``out`` (JSON) and, beside it, the report (HTML).
 
-    Every clip is written as it is finished; called again, it goes on. Raises ValueError when ``out`` holds results of
-    other settings.
+    Every clip is written as it is finished; called again, it goes on. Raises ValueError for fewer than one clip, for an
+    ``out`` that is no .json, and OtherSettingsError where it holds other results.
     ``mode``: does the model guess the actions too, or is it told them? ``region``: where clouds are scored once more.
     ``teacher``: a monocular depth estimator to compare the depth branch with. ``robot``: explains foreign data.
     """
+    check_file(out)
+    if num_clips < 1:
+        raise ValueError(f"clips={num_clips}: compare at least 1.")
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
     chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
     why_not = metrics.lpips_missing()
@@ -109,7 +112,9 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
     if "clips" not in stored or found != json.loads(json.dumps(settings)):
         raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
-        row["index"]: Judged(row["index"], {n: np.array(x) for n, x in row["scores"].items()}, tuple(row["seconds"]))
+        row["index"]: Judged(
+            row["index"], {n: np.array(x, float) for n, x in row["scores"].items()}, tuple(row["seconds"])
+        )
         for row in stored["clips"]
     }
 
@@ -122,7 +127,7 @@ def _write(out: Path, settings: dict[str, Any], done: Mapping[int, Judged], chos
         for row in done.values()
     ]
     report = {**summarize([row.scores for row in judged]), "settings": {**settings, "num_clips": len(judged)}}
-    write_text(out, json.dumps({**report, "clips": rows}, indent=1) + "\n")
+    write_json(out, {**report, "clips": rows})
     return report
 
 
@@ -153,7 +158,7 @@ def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "jo
     if mode == "joint":
         *_, imagined = policy.predict(observation_of(clip), seed=seed)
     else:
-        imagined = imagine_actions(policy, observation_of(clip), clip.action, clip.state, seed=seed)
+        imagined = imagine_actions(policy, observation_of(clip), clip.executed, clip.state, seed=seed)
     real = reality(clip, imagined, policy.config.clip.crop)
     seen = np.flatnonzero(clip.video_mask[:, 0]).tolist()
     return only_views(imagined, seen), only_views(real, seen)
@@ -183,7 +188,13 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
     """What really happened, as the same kind of record: cropped as the model sees it."""
     seen = centre_crop(clip, crop=crop)
     return replace(
-        like, action=clip.action, state=clip.state, video=seen.video, depth=seen.depth, cameras=seen.cameras, seconds={}
+        like,
+        action=clip.executed,
+        state=clip.state,
+        video=seen.video,
+        depth=seen.depth,
+        cameras=seen.cameras,
+        seconds={},
     )
 
 

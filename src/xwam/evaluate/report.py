@@ -83,6 +83,12 @@ def write_report(
 # --- the top ----------------------------------------------------------------------------------------------------
 
 
+def _finite_mean(values: Sequence[float]) -> float:
+    """NaN where there is no number: of some decisions there is nothing to say."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
+
+
 def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> str:
     rows = []
     if totals.tasks:
@@ -96,7 +102,7 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
     if len(totals.world_seconds):
         rows.append(("World after", _duration(float(np.median(totals.world_seconds))), "video, depth and states"))
     names = {name for row in scores for name in row}
-    means = {name: np.mean([np.mean(row[name]) for row in scores if name in row]) for name in names}
+    means = {name: _finite_mean([np.mean(row[name]) for row in scores if name in row]) for name in names}
     numbers = {**means, **summary}
     for name, (label, factor, form, unit, explanation) in NUMBERS.items():
         if isinstance(numbers.get(name), float) and np.isfinite(numbers[name]):

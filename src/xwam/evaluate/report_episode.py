@@ -14,6 +14,7 @@ import numpy as np
 
 from xwam.colours import depth_range, depth_to_colours
 from xwam.evaluate import geometry_metrics, metrics
+from xwam.evaluate.compare import within_range
 from xwam.evaluate.report_pictures import strip
 from xwam.evaluate.report_plots import IMAGINED, REAL, Line, path_plot
 from xwam.records import Prediction
@@ -226,6 +227,7 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
         "psnr_db": metrics.psnr(video, truth)[:, 1:].mean(axis=0),
         "psnr_copy_db": metrics.psnr(metrics.copy_last_frame(truth), truth)[:, 1:].mean(axis=0),
     }
+    real = within_range(real)
     if imagined.depth is not None and real.depth is not None:
         depth = metrics.depth_scores(imagined.depth[static][:, 1:count], real.depth[static][:, 1:count])
         scores["abs_rel"] = depth.abs_rel

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from xwam.config import Simulator, with_denoise_steps
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
 from xwam.evaluate.open_loop import held_out, score_clip
-from xwam.files import write_text
+from xwam.files import write_json
 from xwam.policy import Policy
 
 Point = dict[str, float]
@@ -88,7 +88,8 @@ def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
         values = [value for value in rows if value is not None]
         if values:
             point[name] = float(np.mean(values))
-            point[f"{name}_low"], point[f"{name}_high"] = t_interval(values)
+            if len(values) > 1:
+                point[f"{name}_low"], point[f"{name}_high"] = t_interval(values)
     return point
 
 
@@ -113,11 +114,6 @@ def same_settings(path: Path, asked: dict[str, Any]) -> None:
     if stored != asked:
         raise ValueError(f"path={path} holds {stored}, not {asked}: choose another folder.")
     write_json(path, asked)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

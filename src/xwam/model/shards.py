@@ -65,13 +65,22 @@ class Shard(NamedTuple):
         with self.path.open("rb") as file:
             return file.read(len(self.header)) == self.header
 
+    @property
+    def part(self) -> Path:
+        """Its name while it is being written."""
+        return self.path.with_name(f"{self.path.name}.part")
+
+    @property
+    def num_begun(self) -> int:
+        """Bytes that a killed conversion left of it, which are written over."""
+        return min(self.part.stat().st_size, self.num_bytes) if self.part.is_file() else 0
+
     def write(self, wrote: Callable[[int], object]) -> None:
         """Write the file under a ``.part`` name, then rename it; ``wrote`` hears of every piece's size.
 
         Always the same name: what a killed conversion left is written over, gigabytes do not pile up.
         """
-        part = self.path.with_name(f"{self.path.name}.part")
-        with part.open("wb") as file:
+        with self.part.open("wb") as file:
             file.write(self.header)
             for tensor in self.tensors.values():
                 for piece in tensor.pieces():
@@ -79,7 +88,7 @@ class Shard(NamedTuple):
                     wrote(len(piece))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, self.path)
+        os.replace(self.part, self.path)
 
 
 def plan_shards(folder: Path, tensors: Mapping[str, Source], max_bytes: int = MAX_SHARD_BYTES) -> list[Shard]:

@@ -165,7 +165,7 @@ def _read(robot: RobotConfig, part: PartSource, columns: Columns) -> Float[np.nd
     if part.what == "gripper":
         if part.reference == "absolute":
             return written.opening_from_written(values, part.closed * part.scale, part.open * part.scale)
-        return values / (part.scale * (part.open - part.closed))
+        return values / (part.open - part.closed)
     return values @ robot.axes.base_turn.T if part.what == "position" and part.reference == "absolute" else values
 
 
@@ -215,5 +215,5 @@ def _write(part: PartSource, values: np.ndarray, columns: dict[str, np.ndarray])
     elif part.what == "gripper" and part.reference == "absolute":
         values = written.written_from_opening(values, part.closed * part.scale, part.open * part.scale)
     elif part.what == "gripper":
-        values = values * part.scale * (part.open - part.closed)
+        values = values * (part.open - part.closed)
     columns[part.key][:, part.start : part.stop] = values / part.factor

@@ -13,7 +13,8 @@ def robot_folder(checkpoint: Path, robot: str | None) -> Path:
     folder = checkpoint if robot is None else checkpoint / ROBOTS_FOLDER / robot
     if not folder.is_dir():
         known = sorted(path.name for path in (checkpoint / ROBOTS_FOLDER).glob("*"))
-        raise ValueError(f"robot={robot!r} is not in {checkpoint}: {suggest(str(robot), known)}")
+        why = suggest(str(robot), known) if known else "it has one robot, its own; leave it out."
+        raise ValueError(f"robot={robot!r} is not in {checkpoint}: {why}")
     return folder
 
 

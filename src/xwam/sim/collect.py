@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from tqdm import tqdm
 from xwam.config import Simulator
 from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
+from xwam.data.videos import check_size
+from xwam.processes import end_others, end_with_parent
 from xwam.sim.env import ExpertEnv
 from xwam.sim.record import check_can_wander, record_episode, record_wandering
 from xwam.sim.simulators import MakeEnv, check_tasks, known
@@ -65,6 +67,7 @@ def collect(
     """
     seed = (FIRST_WANDERED if wander else 0) if seed is None else seed
     _check(tasks, num_episodes, seed, noise, num_workers)
+    check_size(width_px, height_px)
     tasks = tuple(dict.fromkeys(tasks))
     if make_env is None:
         check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
@@ -131,7 +134,8 @@ def _record_all(
         for slot in itertools.takewhile(lambda _: not interrupted.is_set(), slots):
             yield slot, record_slot(slot)
         return
-    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"))
+    kept = active_children()
+    pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=end_with_parent)
     waiting: deque[tuple[Slot, Future[Episode | None]]] = deque()
     rest = iter(slots)
     try:
@@ -145,6 +149,9 @@ def _record_all(
             slot, future = waiting.popleft()
             if not (interrupted.is_set() and future.cancel()):  # only those that have not begun can be cancelled
                 yield slot, future.result()
+    except BaseException:  # not to be waited for
+        end_others(kept)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

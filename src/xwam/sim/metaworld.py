@@ -60,7 +60,7 @@ _GRIPPER = METAWORLD_LAYOUT.action_slice("left_gripper")
 
 
 def make_metaworld(task: str, *, width_px: int = 128, height_px: int = 128) -> "MetaWorld":
-    """Open one task. Raises ValueError on an unknown name, ImportError or RuntimeError with the line to install."""
+    """Open one task. Raises ValueError on an unknown name, ImportError with the line to install."""
     check_opening(task, TASKS, width_px, height_px)
     return MetaWorld(task, width_px=width_px, height_px=height_px)
 

@@ -34,7 +34,7 @@ class Marker(NamedTuple):
 
 
 def load_mujoco() -> ModuleType:
-    """Import mujoco with an OpenGL that works without a screen. Raises ImportError or RuntimeError with what to do."""
+    """Import mujoco with an OpenGL that works without a screen. Raises ImportError with what to do."""
     if sys.platform == "linux":
         # mujoco and PyOpenGL read these once, at import.
         os.environ.setdefault("MUJOCO_GL", "egl" if glob.glob("/dev/nvidia[0-9]*") else "osmesa")
@@ -45,7 +45,7 @@ def load_mujoco() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ImportError(f"{error.name} is not installed: {INSTALL}") from error
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
+        raise ImportError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
     return mujoco
 
 
@@ -60,7 +60,7 @@ def _shared_context() -> Any:
         context.make_current()
         atexit.register(_shared_context.cache_clear)  # later, what freeing it needs is gone
     except (AttributeError, ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
+        raise ImportError(f"MUJOCO_GL={os.environ.get('MUJOCO_GL')!r} does not work ({error}): {GL_ADVICE}") from error
     return context
 
 

@@ -94,7 +94,7 @@ VIEWS: dict[int, dict[str, View]] = {
 
 
 def make_robosuite(task: str, *, width_px: int = 128, height_px: int = 128) -> "RoboSuite":
-    """Open one task. Raises ValueError on an unknown name, ImportError or RuntimeError with the line to install."""
+    """Open one task. Raises ValueError on an unknown name, ImportError with the line to install."""
     check_opening(task, TASKS, width_px, height_px)
     return RoboSuite(task, width_px=width_px, height_px=height_px)
 

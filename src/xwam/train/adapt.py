@@ -1,6 +1,6 @@
 """A checkpoint made to fit other cameras, other numbers or a larger model: what still has a meaning is kept.
 
-Views are known by their names: a known one keeps its embedding, a new one begins with the mean of all. Layers at the
+Views are known by their names: a known one keeps its embedding, a new one begins near the mean of all. Layers at the
 edges that read or write actions and states are drawn anew when their widths differ. A larger model begins by computing
 what the smaller one does (grow.py). A depth branch that the start lacks begins as the published one did: with copies of
 the last blocks and a head drawn anew.
@@ -84,7 +84,10 @@ def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) ->
     if body.num_depth_blocks != config.model.num_depth_blocks:
         fitted |= _copies_of_last_blocks(fitted, config.model)
     old = fitted[VIEWS]
-    rows = [old[stored.view_names.index(n)] if n in stored.view_names else old.mean(dim=0) for n in config.view_names]
+    rows = [
+        old[stored.view_names.index(n)] if n in stored.view_names else _new_view(old, generator)
+        for n in config.view_names
+    ]
     fitted[VIEWS] = torch.stack(rows).contiguous()
     for name, weight in wanted.items():
         if name not in fitted or fitted[name].shape != weight.shape:
@@ -92,6 +95,11 @@ def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) ->
             init_weight(name, drawn, config.model.width, generator)
             fitted[name] = drawn.to(old.dtype)
     return fitted
+
+
+def _new_view(known: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The mean of those that are known, and as much apart from another new one as views are drawn."""
+    return known.mean(dim=0) + (0.02 * torch.randn(known.shape[1], generator=generator)).to(known.dtype)
 
 
 def _body(stored: Config, config: Config) -> ModelConfig:

@@ -57,7 +57,11 @@ def write_whole(target: Path, fill: Any) -> None:
         if re.fullmatch(rf"\.tmp-{re.escape(target.name)}-\d+", old.name):
             shutil.rmtree(old, ignore_errors=True)
     temporary.mkdir(parents=True)
-    fill(temporary)
+    try:
+        fill(temporary)
+    except BaseException:  # a full disk must not stay full
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if target.exists():
         shutil.rmtree(before, ignore_errors=True)
         target.rename(before)

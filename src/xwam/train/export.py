@@ -17,6 +17,7 @@ from xwam.config import Config, load
 from xwam.files import whole_file
 from xwam.model.weights import load_weights, save_weights
 from xwam.model.xwam import XWAM
+from xwam.policy import PROMPTS_FILE
 from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER
 from xwam.train import lora
 from xwam.train.checkpoint import TrainingState, load_training, write_whole
@@ -100,6 +101,8 @@ def _check(source: Path, target: Path) -> None:
 def _copy_settings(source: Path, folder: Path) -> None:
     for name in SETTINGS:
         shutil.copy2(source / name, folder / name)
+    if (source / PROMPTS_FILE).is_file():  # a server that knows these prompts needs no text encoder
+        shutil.copy2(source / PROMPTS_FILE, folder / PROMPTS_FILE)
     if (source / ROBOT_FILE).is_file():
         shutil.copy2(source / ROBOT_FILE, folder / ROBOT_FILE)
     if (source / ROBOTS_FOLDER).is_dir():

@@ -25,7 +25,7 @@ from xwam.train import checkpoint, manifest, setup, sharding, step
 from xwam.train.descend import Losses, check_gradient, compute_gradients, descend, global_losses
 from xwam.train.log import Log, Meter, open_log
 from xwam.train.options import Setup
-from xwam.train.saving import Saver, load_state
+from xwam.train.saving import Saver, clear, load_state
 from xwam.train.sources import shuffled
 from xwam.train.state import averaged_weights, make_state
 from xwam.train.stop import StopSign
@@ -105,6 +105,7 @@ def train(
     done = 0 if newest is None else load_state(newest, state)
     facts = run.manifest | manifest.of_run(config, how, world, start)
     if world.is_main:
+        clear(run.out)
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
     validates = setup.any_says(validate is not None and config.train.validate_every > 0, world, target)

@@ -101,6 +101,27 @@ class Changes:
         return {names.get(name, name): x for name, x in vars(self).items() if x != vars(Changes)[name]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class VaeChanges:
+    """Numbers of an autoencoder's recipe."""
+
+    steps: int = 5200
+    """How many."""
+    image_steps: int = 1200
+    """The first steps, of a new autoencoder, see single pictures only."""
+    learning_rate: float = 4e-3
+    """The highest; lower, as 1e-3, for going on from finished weights."""
+    batch_factor: int = 1
+    """Times as many clips per step; a GPU wants about 8."""
+    crop_px: int | None = None
+    """Side of the squares cut from the pictures, 64 and 128 by default; a GPU has time for whole ones."""
+
+    def __post_init__(self) -> None:
+        _check_least(vars(self), steps=1, image_steps=0, batch_factor=1)
+        if self.crop_px is not None and (self.crop_px < 16 or self.crop_px % 16):
+            raise ValueError(f"crop_px={self.crop_px}: must be a multiple of 16, at least 16.")
+
+
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     """``config`` with some fields of TrainConfig and NoiseConfig set anew; modes that these never draw are left out.
 

@@ -193,7 +193,13 @@ def empty_batch(config: Config, rows: int) -> Batch:
     seen = torch.ones(rows, latents.shape[2], grid.views, dtype=torch.bool)
     masks = (seen, seen, torch.ones_like(state, dtype=torch.bool), torch.ones_like(action, dtype=torch.bool))
     return Batch(
-        latents, latents.clone(), state, action, *masks, torch.zeros(rows, model.text_length, model.text_width)
+        latents,
+        latents.clone(),
+        state,
+        action,
+        *masks,
+        executed=action.clone(),
+        prompt=torch.zeros(rows, model.text_length, model.text_width),
     )
 
 

@@ -14,10 +14,11 @@ import torch
 
 from xwam.config import Config, load
 from xwam.model.shards import weight_files
+from xwam.model.text import TOKENIZER_FOLDER
 from xwam.sim.simulators import check_robot, known
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
-from xwam.train.sources import Source
+from xwam.train.sources import Source, clips_of
 from xwam.train.text import check_told_apart, list_texts
 
 
@@ -48,9 +49,33 @@ def check_possible(
         check_told_apart(wordings, config)
         if start is None:
             list_texts(wordings)
+    else:
+        _check_tokenizer((frozen if start is None else start) / "text")
     if start is None:
         _check_frozen(config, frozen)
+        _check_acts(config, sources)
     _check_watch(config, watch, sources[0])
+
+
+def _check_acts(config: Config, sources: Sequence[Source]) -> None:
+    """Who never learns an action must not be asked for one: a checkpoint says that it can act."""
+    if config.noise.draw == "asynchronous" and config.noise.clean_action_ratio == 1:
+        raise ValueError("clean_action_ratio=1: no sample would teach an action; give less than 1, or --start.")
+    if not any(clips_of(source, config).num_demonstrations for source in sources):
+        raise ValueError(
+            f"data={', '.join(source.name for source in sources)}: no demonstration among the training episodes "
+            "(wandering and failures teach no action); add some, or go on from a checkpoint that acts (--start)."
+        )
+
+
+def _check_tokenizer(text: Path) -> None:
+    """A SentencePiece encoder is given, not trained: its files must lie there before anything else is made."""
+    folder = text / TOKENIZER_FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no such folder. This preset reads with a given text encoder and its tokenizer: start from a "
+            "checkpoint that has both (`xwam convert … --tokenizer FOLDER`, --start), or use another preset."
+        )
 
 
 def _check_installed(how: Setup, watch: Watch) -> None:
@@ -94,23 +119,31 @@ def _check_whole(start: Path) -> None:
 def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
     """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
     knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
+    if knows and not any(_has_depth(source, config.view_names) for source in sources):
+        warnings.warn(
+            f"start={start} knows depth and no data set has any: nothing teaches it further, and as the rest learns it "
+            "drifts; look at it, or let a teacher add depth (`xwam annotate depth`).",
+            stacklevel=2,
+        )
     if knows or not config.model.num_depth_blocks or config.depth_is_views:
         return config
-    if any(_has_depth(source) for source in sources):
+    if any(_has_depth(source, config.view_names) for source in sources):
         if start is not None:
             warnings.warn(f"start={start} has no depth branch: it gets copies of its last blocks as one.", stacklevel=2)
         return config
     warnings.warn(
         "no data set has depth: the model gets no depth branch, and imagines colour alone. `xwam annotate depth` "
-        "lets a teacher add depth; a --start that knows depth keeps it.",
+        "lets a teacher add depth.",
         stacklevel=2,
     )
     return replace(config, model=replace(config.model, num_depth_blocks=0))
 
 
-def _has_depth(source: Source) -> bool:
+def _has_depth(source: Source, view_names: Sequence[str]) -> bool:
+    """True when a camera that the model looks through has depth in some episode."""
     episodes, first = source.episodes, np.zeros(1, dtype=int)
-    numbers, names = range(episodes.num_episodes), [camera.name for camera in episodes.cameras]
+    names = [camera.name for camera in episodes.cameras if camera.name in view_names]
+    numbers = range(episodes.num_episodes)
     return any(episodes.depth(number, name, first) is not None for number in numbers for name in names)
 
 

@@ -4,8 +4,6 @@ Everything is made once and found again. When it is all there, neither the VAE n
 """
 
 import multiprocessing
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,6 +24,7 @@ from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.policy import load_policy
+from xwam.processes import end_with_parent
 from xwam.robot.layout import Layout, load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
@@ -242,22 +241,6 @@ def in_processes(fill: partial, processes: int) -> None:
         torch.set_num_threads(num_threads)
         for helper in helpers:
             helper.terminate()
-
-
-def end_with_parent() -> None:
-    """In a helper process: end when the one that started it does.
-
-    A killed run's helpers would go on filling the folder that the next run fills with something else.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _fill(

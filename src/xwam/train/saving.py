@@ -69,6 +69,12 @@ def read_tensors(folder: Path, wanted: dict[str, Tensor]) -> None:
     load(dict(wanted), storage_reader=reader, no_dist=not dist.is_initialized())
 
 
+def clear(out: Path) -> None:
+    """Remove what a run that was killed, or whose disk was full, had begun to write."""
+    for old in out.glob(".tmp-step-*"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
 class Saver:
     """Writes checkpoints of one run, one at a time, while training goes on."""
 
@@ -77,8 +83,7 @@ class Saver:
         self._group: Any = dist.new_group(backend="gloo") if world.num_ranks > 1 else None
         self._pending: Pending | None = None
         if world.is_main:
-            for old in out.glob(".tmp-step-*"):  # of a run that was killed while it wrote
-                shutil.rmtree(old, ignore_errors=True)
+            clear(out)
 
     def start(self, step: int, state: TrainingState, fill: Callable[[Path], None]) -> Path:
         """Begin to write; returns the folder's name to be. ``fill`` (main process) adds the files of a policy."""
@@ -108,7 +113,12 @@ class Saver:
         pending, self._pending = self._pending, None
         if pending is None:
             return
-        pending.future.result()  # done on the main process only when all pieces of all processes are written
+        try:
+            pending.future.result()  # done on the main process only when all pieces of all processes are written
+        except BaseException:
+            if self._world.is_main:  # a full disk must not stay full
+                shutil.rmtree(pending.temporary, ignore_errors=True)
+            raise
         if self._world.is_main:
             (pending.temporary / "training" / "step.json").write_text(json.dumps(pending.counts) + "\n")
             shutil.rmtree(pending.target, ignore_errors=True)

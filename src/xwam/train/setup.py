@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
 from xwam.encode import Encoder
+from xwam.model.device import device_of
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, all_blocks
 from xwam.train.options import Precision, Setup
@@ -58,7 +59,7 @@ def _leave_world() -> None:
 
 def my_device(device: str) -> torch.device:
     """``cuda`` means this process's own GPU when ``torchrun`` started several."""
-    target = torch.device(device)
+    target = device_of(device)
     if target.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: torch {torch.__version__} finds no CUDA GPU; use cpu.")
     if target.type == "cuda" and target.index is None and "LOCAL_RANK" in os.environ:

@@ -97,12 +97,16 @@ def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Te
 
 
 def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Predicted:
-    """What the network answers to a batch with its noise mixed in."""
+    """What the network answers to a batch with its noise mixed in.
+
+    Actions that are given (a prefix, or all of a sample's) are those that were executed: they led to the video.
+    """
     levels = drawn.levels
-    clean = Noisy(video=batch.video, state=batch.state, action=batch.action)
+    is_clean = (levels.action == 0)[:, None, None]
+    clean = Noisy(video=batch.video, state=batch.state, action=torch.where(is_clean, batch.executed, batch.action))
     sigmas = Noisy(video=levels.video, state=levels.action, action=levels.action)
     noisy = Noisy(*(add_noise(c, n, s) for c, n, s in zip(clean, drawn.noise, sigmas, strict=True)))
-    noisy = keep_given(noisy, clean, drawn.given)
+    noisy = keep_given(noisy, clean._replace(action=batch.executed), drawn.given)
 
     context = torch.where(drawn.text_is_dropped[:, None, None], empty_prompt, batch.prompt)
     has_depth = model.config.num_depth_blocks > 0

@@ -193,7 +193,7 @@ def _imagine(policy: Policy, clips: Clips, chosen: Sequence[int], precision: Pre
             [clip.instruction for clip in rows],
             video[:, :, :1],
             pixels.state,
-            pixels.action,
+            pixels.executed,
             seeds=list(chosen),
         )
     films = {

@@ -14,6 +14,7 @@ from jaxtyping import Float, Float16, UInt8
 from torch import Tensor
 
 from xwam.config import ClipConfig
+from xwam.train.options import VaeChanges
 
 Film = UInt8[Tensor, "_N _H _W 3"] | Float16[Tensor, "_N _H _W"]  # films differ in length and size
 """All frames of one camera in one episode: RGB bytes, or depth as an image in [-1, 1]."""
@@ -67,20 +68,17 @@ def fitting(training: VaeTraining, clip: ClipConfig) -> VaeTraining:
     return replace(training, shapes=tuple(s._replace(size_px=min(s.size_px, most)) for s in training.shapes))
 
 
-def in_larger_batches(training: VaeTraining, factor: int) -> VaeTraining:
-    """The same training with ``factor`` times as many clips per step, for a GPU. Raises ValueError below 1."""
-    if factor < 1:
-        raise ValueError(f"batch_factor={factor}: must be 1 or more.")
-    return replace(training, shapes=tuple(s._replace(batch_size=factor * s.batch_size) for s in training.shapes))
-
-
-def in_larger_crops(training: VaeTraining, size_px: int | None) -> VaeTraining:
-    """The same training with squares of this side in every clip, unless None. Raises ValueError below 16."""
-    if size_px is None:
-        return training
-    if size_px < 16 or size_px % 16:
-        raise ValueError(f"crop_px={size_px}: must be a multiple of 16, at least 16.")
-    return replace(training, shapes=tuple(s._replace(size_px=size_px) for s in training.shapes))
+def changed_recipe(training: VaeTraining, changes: VaeChanges) -> VaeTraining:
+    """The same training with these numbers instead of its own."""
+    factor, size_px = changes.batch_factor, changes.crop_px
+    shapes = tuple(s._replace(batch_size=factor * s.batch_size, size_px=size_px or s.size_px) for s in training.shapes)
+    return replace(
+        training,
+        shapes=shapes,
+        num_steps=changes.steps,
+        num_image_steps=changes.image_steps,
+        learning_rate=changes.learning_rate,
+    )
 
 
 def draw_clips(

@@ -1,7 +1,8 @@
 """A prediction as a rerun recording (``.rrd``): for people who use rerun's viewer (https://rerun.io).
 
-Entities: ``world/<imagined|real>/points`` and ``/path/<hand>``, ``…/cameras/<view>`` with image and depth under a
-pinhole. The timeline ``time`` counts the robot's seconds from now. Lengths are metres in the base frame, z up.
+Entities: ``world/<imagined|real>/points`` and ``/path/<hand>``, ``…/cameras/<view>`` with the image under a
+pinhole, ``…/depth/<view>`` beside them (in space it stands as points). The timeline ``time`` counts the robot's seconds
+from now. Lengths are metres in the base frame, z up.
 """
 
 from pathlib import Path

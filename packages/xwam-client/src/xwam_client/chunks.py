@@ -153,6 +153,6 @@ class Chunks:
             self.trouble, self._ask_at = error, time.monotonic() + PAUSE_S
             return
         self.trouble = None
-        if self._played == self._waited:  # it never had to stand still
+        if len(self._chunk) and self._played == self._waited:  # it never had to stand still
             self._expected.append(self._waited)
         self._chunk, self._position, self._is_new = actions, self._played, True
