@@ -16,7 +16,7 @@ from xwam.presets import preset
 from xwam.train import step
 from xwam.train.descend import compute_gradients
 from xwam.train.optimizers import make_optimizer, take_step
-from xwam.train.options import Setup
+from xwam.train.options import Setup, changed
 from xwam.train.plan import make_plan, markdown
 from xwam.train.setup import World
 from xwam.train.state import make_state
@@ -123,6 +123,10 @@ def test_the_command_prints_a_plan_and_needs_no_data(capsys, tmp_path):
     printed = capsys.readouterr().out
     assert "LoRA 32, recomputed" in printed
     assert "**peak of a step**" in printed
+    with torch.device("meta"):
+        copy = 4 * sum(weight.numel() for weight in XWAM(preset("debug").model).parameters())
+    assert f"Validation keeps a second model ({copy / 1e9:.3f} GB)" in printed
+    assert "Validation" not in markdown(changed(preset("debug"), {"validate_every": 0}), Setup(shards=0), 2)
     assert not (tmp_path / "run").exists()
 
 

@@ -161,6 +161,13 @@ def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "
     for part in Plan._fields:
         name = "**peak of a step**" if part == "peak" else part
         lines.append(f"| {name} | {' | '.join(f'{plan._asdict()[part] / 1e9:.3f}' for plan in plans.values())} |")
+    if config.train.validate_every:
+        copy = plans["all weights"].weights * (how.shards or num_processes) / 1e9
+        lines += [
+            "",
+            f"Validation keeps a second model ({copy:.3f} GB) and the autoencoder on the main process's device; "
+            "--validate-every 0 does without.",
+        ]
     if not has_lora:
         lines += ["", "Without LoRA: peft is not installed (pip install 'xwam[lora]')."]
     return "\n".join(lines)
