@@ -57,7 +57,7 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## a checkpoint like the shipped one, from an empty folder (8 hours on 2 cores by estimate, half of them the transformer; DEVICE=cuda; SHORT=100: a hundredth of everything)
+reproduce-tiny: system .venv/ready  ## a checkpoint like the shipped one, from an empty folder (9 hours on 2 cores by estimate, half of them the transformer; DEVICE=cuda; SHORT=100: a hundredth of everything)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes $(call n,240) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes $(call n,480) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes $(call n,150) --out runs/tiny/wander
