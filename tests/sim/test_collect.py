@@ -25,6 +25,18 @@ from xwam.sim.record import (
 ARGUMENTS = {"tasks": ("fake-reach", "fake-fragile"), "num_episodes": 2, "width_px": 24, "height_px": 24}
 
 
+class Slow(FakeEnv):
+    """An episode takes minutes."""
+
+    def reset(self, seed: int) -> None:
+        super().reset(seed)
+        time.sleep(300)
+
+
+def make_slow(task: str, *, width_px: int, height_px: int) -> Slow:
+    return Slow(task, width_px=width_px, height_px=height_px)
+
+
 class Interrupted(FakeEnv):
     """Someone presses Ctrl-C, once or more, in the middle of the episode of seed 1."""
 
@@ -193,6 +205,35 @@ except KeyboardInterrupt:
     assert said.endswith("stopped\n"), complaints
     assert "BrokenProcessPool" not in complaints
     assert 1 <= open_lerobot(tmp_path).num_episodes < 9, "what had begun was finished and kept"
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    script = f"""
+from pathlib import Path
+from tests.sim.test_collect import make_slow
+from xwam.sim.collect import collect
+try:
+    collect(Path({str(tmp_path)!r}), ("fake-reach",), 9, make_env=make_slow, num_workers=2, width_px=24, height_px=24)
+except KeyboardInterrupt:
+    print("stopped")
+"""
+    root = Path(__file__).parents[2]
+    run = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, start_new_session=True, cwd=root
+    )
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
+    if not children.is_file():
+        run.kill()
+        pytest.skip("this system does not say which processes a process has started")
+    while len(children.read_text().split()) < 3 and run.poll() is None:  # one keeps track of semaphores
+        time.sleep(0.01)
+    time.sleep(1)
+    os.kill(run.pid, signal.SIGINT)
+    time.sleep(1)
+    assert run.poll() is None, "what has begun is finished"
+    os.kill(run.pid, signal.SIGINT)
+    said, complaints = run.communicate(timeout=30)
+    assert said.endswith("stopped\n"), complaints
 
 
 def test_sizes_that_no_video_holds_are_refused_before_anything_is_simulated(tmp_path):

@@ -18,6 +18,7 @@ from foreign import ARM, write_foreign
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from tests.train.encoded import hide
+from xwam.data.opening import robot_for
 from xwam.files import read_arrays, write_text
 from xwam.imagine import imagine_clip
 from xwam.policy import load_policy
@@ -146,6 +147,15 @@ def test_who_learns_no_action_is_refused(data, tmp_path):
     with pytest.raises(ValueError, match="data=w: no demonstration among the training episodes"):
         run_pipeline("debug", tmp_path / "w", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=Sources(every=8))
     assert not (tmp_path / "out").exists()
+
+
+def test_who_asks_a_checkpoint_about_data_that_nobody_explains_is_told_so(data):
+    root, _, _ = data
+    tiny = Path(__file__).parents[2] / "checkpoints/tiny"
+    with pytest.raises(ValueError, match=r"arm says not what its numbers mean, .* has no robot.json: train on this"):
+        robot_for(tiny, None, root / "arm")
+    with pytest.raises(ValueError, match=r"robot='robot.json' is not in .*: it has one robot, its own; leave it out"):
+        robot_for(tiny, "robot.json", root / "arm")
 
 
 def test_a_text_encoder_that_is_given_must_be_there(data, tmp_path):
