@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -136,10 +137,6 @@ def _record(settings: Finetune, name: str, count: int, seed: int, config: Config
     return folder
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target, dirs_exist_ok=True)
-
-
 def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config) -> Path:
     """Train one cell, or find it trained; returns the folder of its policy."""
     run_folder = settings.out / f"{way}-{count}"
@@ -149,7 +146,7 @@ def _train(settings: Finetune, way: Way, count: int, data: Path, config: Config)
     for other in settings.ways:  # the same clips through the same VAE
         latents = settings.out / f"{other}-{count}" / "latents"
         if (settings.out / f"{other}-{count}" / "policy").is_dir() and not (run_folder / "latents").is_dir():
-            write_whole(run_folder / "latents", lambda target, source=latents: _copy(source, target))
+            write_whole(run_folder / "latents", partial(shutil.copytree, latents, dirs_exist_ok=True))
     if way == "scratch":
         for part in ("vae", "text"):
             shutil.copytree(settings.checkpoint / part, run_folder / "frozen" / part, dirs_exist_ok=True)

@@ -180,40 +180,14 @@ def test_several_processes_write_the_same(tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_ctrl_c_while_processes_start(tmp_path):
-    """A terminal sends it to all of them; those that still import what they need must not die of it."""
+def collecting(out: Path, make_env: str, num_started: int) -> subprocess.Popen:
+    """A terminal's collect with two workers, once it has started so many processes; one keeps track of semaphores."""
     script = f"""
 from pathlib import Path
-from tests.sim.fake_env import make_fake
+from {make_env.rpartition(".")[0]} import {make_env.rpartition(".")[2]} as make_env
 from xwam.sim.collect import collect
 try:
-    collect(Path({str(tmp_path)!r}), ("fake-reach",), 9, make_env=make_fake, num_workers=2, width_px=24, height_px=24)
-except KeyboardInterrupt:
-    print("stopped")
-"""
-    root = Path(__file__).parents[2]
-    run = subprocess.Popen(
-        [sys.executable, "-c", script], stdout=-1, stderr=-1, text=True, start_new_session=True, cwd=root
-    )
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-    if not children.is_file():
-        pytest.skip("this system does not say which processes a process has started")
-    while len(children.read_text().split()) < 2 and run.poll() is None:  # one keeps track of semaphores
-        time.sleep(0.001)
-    os.killpg(run.pid, signal.SIGINT)
-    said, complaints = run.communicate(timeout=60)
-    assert said.endswith("stopped\n"), complaints
-    assert "BrokenProcessPool" not in complaints
-    assert 1 <= open_lerobot(tmp_path).num_episodes < 9, "what had begun was finished and kept"
-
-
-def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    script = f"""
-from pathlib import Path
-from tests.sim.test_collect import make_slow
-from xwam.sim.collect import collect
-try:
-    collect(Path({str(tmp_path)!r}), ("fake-reach",), 9, make_env=make_slow, num_workers=2, width_px=24, height_px=24)
+    collect(Path({str(out)!r}), ("fake-reach",), 9, make_env=make_env, num_workers=2, width_px=24, height_px=24)
 except KeyboardInterrupt:
     print("stopped")
 """
@@ -225,8 +199,23 @@ except KeyboardInterrupt:
     if not children.is_file():
         run.kill()
         pytest.skip("this system does not say which processes a process has started")
-    while len(children.read_text().split()) < 3 and run.poll() is None:  # one keeps track of semaphores
-        time.sleep(0.01)
+    while len(children.read_text().split()) < num_started and run.poll() is None:
+        time.sleep(0.001)
+    return run
+
+
+def test_ctrl_c_while_processes_start(tmp_path):
+    """A terminal sends it to all of them; those that still import what they need must not die of it."""
+    run = collecting(tmp_path, "tests.sim.fake_env.make_fake", num_started=2)
+    os.killpg(run.pid, signal.SIGINT)
+    said, complaints = run.communicate(timeout=60)
+    assert said.endswith("stopped\n"), complaints
+    assert "BrokenProcessPool" not in complaints
+    assert 1 <= open_lerobot(tmp_path).num_episodes < 9, "what had begun was finished and kept"
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    run = collecting(tmp_path, "tests.sim.test_collect.make_slow", num_started=3)
     time.sleep(1)
     os.kill(run.pid, signal.SIGINT)
     time.sleep(1)

@@ -174,10 +174,9 @@ def camera_from_feature(name: str, feature: dict[str, Any]) -> Camera:
     if stored is None:
         return Camera(name=name, width=width, height=height)
     poses = {key: _matrix(stored[key]) for key in ("intrinsics", "base_from_camera", "hand_from_camera")}
-    rest = {key: stored[key] for key in ("hand", "near_m", "far_m")} | {
-        key: stored[key] for key in ("depth_at",) if key in stored
-    }
-    return Camera(name=name, width=width, height=height, **poses, **rest)
+    rest = {key: stored[key] for key in ("hand", "near_m", "far_m")}
+    depth_at = stored.get("depth_at", Camera.depth_at)
+    return Camera(name=name, width=width, height=height, depth_at=depth_at, **poses, **rest)
 
 
 def _columns(layout: Layout, cameras: Sequence[Camera]) -> dict[str, tuple[str, tuple[int], Any]]:

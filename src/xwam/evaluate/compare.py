@@ -93,8 +93,8 @@ def summarize(rows: Sequence[Scores]) -> dict[str, Any]:
     """Means over clips: one number per score, and one per horizon step where there are steps."""
     names = sorted({name for row in rows for name in row})
     stacked: Mapping[str, np.ndarray] = {n: _stack([row[n] for row in rows if n in row]) for n in names}
-    means = {name: float(_mean(values.reshape(-1))) for name, values in stacked.items()}
-    per_step = {n: [float(x) for x in _mean(v)] for n, v in stacked.items() if v.ndim > 1}
+    means = {name: float(finite_mean(values.reshape(-1))) for name, values in stacked.items()}
+    per_step = {n: [float(x) for x in finite_mean(v)] for n, v in stacked.items() if v.ndim > 1}
     return {**means, "per_step": per_step}
 
 
@@ -105,7 +105,7 @@ def _image_scores(video: np.ndarray, truth: np.ndarray, ending: str, has_lpips: 
     future = slice(1, None)
     scores = {
         f"psnr{ending}_db": metrics.psnr(video, truth)[:, future].mean(axis=0),
-        f"moving_psnr{ending}_db": _mean(metrics.moving_psnr(video, truth)[:, future]),
+        f"moving_psnr{ending}_db": finite_mean(metrics.moving_psnr(video, truth)[:, future]),
         f"ssim{ending}": metrics.ssim(video, truth)[:, future].mean(axis=0),
     }
     if has_lpips:
@@ -166,7 +166,7 @@ def _aligned_scores(
     ]
     names = ("abs_rel", "rmse_m", "delta1", "delta2", "delta3")
     return {
-        ended(name, ending): np.array([_mean(np.array([row._asdict()[name] for row in step])) for step in rows])
+        ended(name, ending): np.array([finite_mean(np.array([row._asdict()[name] for row in step])) for step in rows])
         for name in names
     }
 
@@ -228,7 +228,7 @@ def _stack(curves: list[np.ndarray]) -> np.ndarray:
     return np.stack([np.pad(c.astype(float), (0, longest - len(c)), constant_values=np.nan) for c in curves])
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def finite_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis, leaving NaN out; NaN where nothing is left."""
     counted = np.isfinite(values)
     total = np.where(counted, values, 0).sum(axis=0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xwam.evaluate import metrics
-from xwam.evaluate.compare import summarize
+from xwam.evaluate.compare import finite_mean, summarize
 from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, ended, table
 from xwam.evaluate.report_episode import Decision, EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
@@ -83,12 +83,6 @@ def write_report(
 # --- the top ----------------------------------------------------------------------------------------------------
 
 
-def _finite_mean(values: Sequence[float]) -> float:
-    """NaN where there is no number: of some decisions there is nothing to say."""
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else float("nan")
-
-
 def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> str:
     rows = []
     if totals.tasks:
@@ -102,7 +96,7 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
     if len(totals.world_seconds):
         rows.append(("World after", _duration(float(np.median(totals.world_seconds))), "video, depth and states"))
     names = {name for row in scores for name in row}
-    means = {name: _finite_mean([np.mean(row[name]) for row in scores if name in row]) for name in names}
+    means = {n: float(finite_mean(np.array([np.mean(row[n]) for row in scores if n in row]))) for n in names}
     numbers = {**means, **summary}
     for name, (label, factor, form, unit, explanation) in NUMBERS.items():
         if isinstance(numbers.get(name), float) and np.isfinite(numbers[name]):

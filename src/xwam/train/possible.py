@@ -119,15 +119,18 @@ def _check_whole(start: Path) -> None:
 def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
     """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
     knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
-    if knows and not any(_has_depth(source, config.view_names) for source in sources):
-        warnings.warn(
-            f"start={start} knows depth and no data set has any: nothing teaches it further, and as the rest learns it "
-            "drifts; look at it, or let a teacher add depth (`xwam annotate depth`).",
-            stacklevel=2,
-        )
-    if knows or not config.model.num_depth_blocks or config.depth_is_views:
+    if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
         return config
-    if any(_has_depth(source, config.view_names) for source in sources):
+    is_taught = any(_has_depth(source, config.view_names) for source in sources)
+    if knows:
+        if not is_taught:
+            warnings.warn(
+                f"start={start} knows depth and no data set has any: nothing teaches it further, and as the rest "
+                "learns it drifts; look at it, or let a teacher add depth (`xwam annotate depth`).",
+                stacklevel=2,
+            )
+        return config
+    if is_taught:
         if start is not None:
             warnings.warn(f"start={start} has no depth branch: it gets copies of its last blocks as one.", stacklevel=2)
         return config

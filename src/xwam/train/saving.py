@@ -82,8 +82,6 @@ class Saver:
         self._out, self._world = out, world
         self._group: Any = dist.new_group(backend="gloo") if world.num_ranks > 1 else None
         self._pending: Pending | None = None
-        if world.is_main:
-            clear(out)
 
     def start(self, step: int, state: TrainingState, fill: Callable[[Path], None]) -> Path:
         """Begin to write; returns the folder's name to be. ``fill`` (main process) adds the files of a policy."""
