@@ -37,7 +37,7 @@ from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
 from xwam.files import claimed
 from xwam.images import centre_window, resize_nearest
-from xwam.imagine import imagine_clip as imagine_clip_of
+from xwam.imagine import imagine_recording
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.rollout import rollout
@@ -220,7 +220,7 @@ def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypa
 def test_beyond_the_end_of_an_episode_nothing_is_called_real(world, tmp_path):
     root, last = world
     length = open_lerobot(root / "data").length(0)
-    imagine_clip_of(last, root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
+    imagine_recording(last, root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
     saved = load_prediction(tmp_path / "end" / "world.npz")
     assert len(saved.real.state) == 1 + 8 // load_policy(last).config.clip.actions_per_frame
     assert len(saved.prediction.state) > len(saved.real.state)

@@ -260,9 +260,10 @@ def cameras_seen(
     seen = []
     for name in view_names:
         camera, image = observation.cameras.get(name) or known.get(name), observation.images.get(name)
+        is_told = name in observation.cameras
         if camera is None:
             camera = Camera(name=name, width=clip.width_px, height=clip.height_px)
-        elif name not in observation.cameras and image is not None and not _fits(camera, image, clip):
+        elif not is_told and camera.is_calibrated and image is not None and not _fits(camera, image, clip):
             size, shape = f"{camera.width} x {camera.height}", f"{image.shape[1]} x {image.shape[0]}"
             warnings.warn(f"camera {name!r}: no cloud, its calibration is of {size} images, not {shape}.", stacklevel=2)
             camera = replace(camera, intrinsics=None)

@@ -41,6 +41,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def flush(folder: Path, *, inside: bool = True) -> None:
+    """Wait until the names in a folder (and all files inside) are on the disk: then power may fail."""
+    files = [path for path in folder.rglob("*") if path.is_file()] if inside else []
+    for path in (*files, folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
     """A text file, whole or not at all (UTF-8)."""
     with whole_file(path) as temporary:

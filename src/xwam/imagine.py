@@ -12,21 +12,21 @@ from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
-from xwam.evaluate.open_loop import imagine_clip as imagine_and_compare
-from xwam.evaluate.open_loop import only_views, page_of
+from xwam.evaluate.compare import only_views
+from xwam.evaluate.open_loop import check_robot, imagine_clip, page_of
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
 from xwam.view.mosaic import write_mosaic
-from xwam.view.points import fuse
+from xwam.view.points import fuse, has_points
 from xwam.view.rerun_log import write_rerun
 
 PAGES = ("world.mp4", "world.html", "world.glb", "world.rrd", "points-[0-9]*.ply")  # beside the arrays
 
 
-def imagine_clip(
+def imagine_recording(
     checkpoint: Path,
     data: Path,
     out: Path,
@@ -50,12 +50,13 @@ def imagine_clip(
         open_data(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
         split="all", validation_share=0.0, absent=policy.absent,
     )  # fmt: skip
+    check_robot(policy, clips.episodes)
     if not 0 <= episode < clips.episodes.num_episodes:
         raise ValueError(f"episode={episode}: the data set has episodes 0..{clips.episodes.num_episodes - 1}.")
     clip = clips.at(episode, frame)
     if mode == "forward_dynamics" and not clip.state_mask.all():
         raise ValueError(f"frame={frame}: the episode ends within its {len(clip.action)} actions; begin earlier.")
-    imagined, real = imagine_and_compare(policy, clip, seed=seed, mode=mode)
+    imagined, real = imagine_clip(policy, clip, seed=seed, mode=mode)
     real = first_frames(real, int(clip.state_mask.sum()))  # beyond its end an episode's last frame stands still
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
@@ -99,7 +100,7 @@ def write_world(
         old.unlink()
     write_mosaic(out / "world.mp4", imagined, real=real)
     names = ", ".join(camera.name for camera in imagined.cameras)
-    if page_of(out / "world.html", imagined, layout, real=real, title=imagined.instruction) is None:
+    if not has_points(imagined, layout):
         why = _why_flat(imagined) + ("; so no world.rrd either" if has_rerun else "")
         warnings.warn(
             f"cameras={names}: no page and no point clouds without depth and a calibrated camera; {why}.", stacklevel=2
@@ -115,6 +116,7 @@ def write_world(
     if has_rerun:
         in_space = None if real is None or real.depth is None else real
         write_rerun(out / "world.rrd", imagined, layout, real=in_space)
+    page_of(out / "world.html", imagined, layout, real=real, title=imagined.instruction)  # last: it alone needs viser
     return out / "world.html"
 
 

@@ -8,7 +8,7 @@ Stop iterating after the first answer and the world is never computed.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ class Networks(NamedTuple):
     transformer: XWAM
     vae: VideoVae
     text: Callable[[], TextEncoder]
+    has_text: bool = True  # False: stored prompts must do
     is_differentiable: bool = True  # products of integers are not (quantize.py)
 
 
@@ -87,7 +88,7 @@ class Policy:
 
     @cached_property
     def text(self) -> TextEncoder:
-        """The text encoder, loaded when first used."""
+        """The text encoder, loaded when first used. Raises FileNotFoundError for a checkpoint without one."""
         return self.networks.text().to(self.device).eval()
 
     def predict(
@@ -287,7 +288,8 @@ def load_policy(
             folder / "model.safetensors", config.model, device=device, dtype=dtype, depth=with_world
         ),
         vae=VideoVae.load(folder / "vae", encoder_only=not with_world).set_decoder_dtype(dtype),
-        text=lambda: TextEncoder.load(folder / "text", config.model.text_length),
+        text=partial(TextEncoder.load, folder / "text", config.model.text_length),
+        has_text=(folder / "text").is_dir(),
     )
     cameras = {camera.name: camera for camera in load_cameras(about / "cameras.json")}
     prompts = load_file(folder / PROMPTS_FILE) if (folder / PROMPTS_FILE).is_file() else None

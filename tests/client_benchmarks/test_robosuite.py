@@ -7,7 +7,7 @@ pytest.importorskip("robosuite", reason="make robosuite")
 
 from tests.client_benchmarks.metadata import of_file, of_published
 from tests.client_benchmarks.simulators import SIZE, open_fixed, open_mobile
-from xwam.robot.frames import ROBOCASA, pose_to_robot
+from xwam.robot.frames import ROBOCASA
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 VIEWS = {
@@ -116,9 +116,9 @@ def test_the_state_is_where_the_hand_is_in_the_base(mobile):
     base = matrix_from_quat(np.roll(seen["robot0_base_quat"], 1))
     hand = matrix_from_quat(np.roll(seen["robot0_eef_quat"], 1))
     state = mobile.state()
-    position, quat = pose_to_robot(ROBOCASA, state[:3], state[3:7])
+    position = ROBOCASA.vectors_to_robot(state[:3])
     np.testing.assert_allclose(base @ position + seen["robot0_base_pos"], seen["robot0_eef_pos"], atol=1e-5)
-    np.testing.assert_allclose(base @ matrix_from_quat(quat), hand, atol=1e-5)
+    np.testing.assert_allclose(base @ ROBOCASA.hands_to_robot(matrix_from_quat(state[3:7])), hand, atol=1e-5)
 
 
 def test_libero_s_beginnings_come_around(fixed):

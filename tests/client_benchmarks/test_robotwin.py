@@ -62,8 +62,8 @@ def test_an_episode_as_robotwin_plays_it():
     assert [seed for _, seed in model.client.asked] == [0, 1, 2]
     assert model.client.asked[0][0].instruction == "lift the pot"
     assert set(model.client.asked[0][0].images) == set(robotwin.CAMERAS)
-    # The model's base is turned by a quarter about z: its y is RoboTwin's x.
-    np.testing.assert_allclose(world.taken[-1][:3], [-0.3 + 10 * 0.01, -0.2, 0.9], atol=1e-6)
+    # The model's axes are turned by a quarter about z: its y, to the left, is against RoboTwin's x.
+    np.testing.assert_allclose(world.taken[-1][:3], [-0.3 - 10 * 0.01, -0.2, 0.9], atol=1e-6)
     np.testing.assert_allclose(world.taken[-1][7], 0.5, atol=1e-6)
     np.testing.assert_allclose(world.taken[-1][8:12], [0.3, -0.2, 0.9 - 10 * 0.02, 0], atol=1e-6)
     robotwin.reset_model(model)

@@ -11,8 +11,9 @@ from xwam_client.client import MismatchError
 
 from tests.client_benchmarks.metadata import of_file, of_published
 from xwam.robot.columns import read_action, read_state, write_action
-from xwam.robot.frames import ROBOCASA, ROBOTWIN, deltas_to_robot, pose_to_model
+from xwam.robot.frames import ROBOCASA, ROBOTWIN
 from xwam.robot.rotations import matrix_from_quat as their_matrix
+from xwam.robot.rotations import quat_from_matrix as their_quat
 from xwam.robot.rotations import vector_from_matrix
 
 LARGEST = np.array([0.05] * 3 + [0.5] * 3)
@@ -84,9 +85,9 @@ def test_robocasa_of_the_published_weights(generator):
     for position, quat in zip(*poses(generator, 20), strict=True):
         seen = seen_by_robosuite(generator, position, quat, "robot0_base_to_eef")
         state = arm.state(seen)
-        told, turned = pose_to_model(ROBOCASA, position, quat)
-        np.testing.assert_allclose(state[:3], told)
-        np.testing.assert_allclose(their_matrix(state[3:7]), their_matrix(turned), atol=1e-9)
+        np.testing.assert_allclose(state[:3], ROBOCASA.vectors_to_model(position))
+        turned = ROBOCASA.hands_to_model(their_matrix(quat))
+        np.testing.assert_allclose(their_matrix(state[3:7]), turned, atol=1e-9)
         np.testing.assert_allclose(state[7], seen["robot0_gripper_qpos"][0] / 0.04)
         assert not state[8:].any(), "the right arm, which it does not have"
     command = generator.uniform(-1, 1, 7)
@@ -133,13 +134,12 @@ def _as_published(columns):
     states, actions = [], []
     for arm in robotwin.ARMS:
         rows, opening = columns[f"endpose/{arm}_endpose"], columns[f"endpose/{arm}_gripper"]
-        position, quat = pose_to_model(ROBOTWIN, rows[:, :3], rows[:, 3:])
-        states += [position, quat, opening]
-        hands = their_matrix(quat)
+        position, hands = ROBOTWIN.vectors_to_model(rows[:, :3]), ROBOTWIN.hands_to_model(their_matrix(rows[:, 3:]))
+        states += [position, their_quat(hands), opening]
         turns = vector_from_matrix(hands[1:] @ np.swapaxes(hands[:-1], -1, -2))
         actions += [np.diff(position, axis=0), turns, np.diff(opening, axis=0)]
-        straight = deltas_to_robot(ROBOTWIN, np.concatenate([np.diff(position, axis=0), turns], axis=1))
-        np.testing.assert_allclose(straight[:, :3], np.diff(rows[:, :3], axis=0), atol=1e-12)
+        straight = ROBOTWIN.vectors_to_robot(np.diff(position, axis=0))
+        np.testing.assert_allclose(straight, np.diff(rows[:, :3], axis=0), atol=1e-12)
     return np.concatenate(states, axis=1), np.concatenate(actions, axis=1)
 
 

@@ -26,6 +26,9 @@ from xwam.evaluate.metrics import (
 )
 from xwam.records import Camera
 from xwam.robot.layout import two_arm_layout
+from xwam.robot.mapping import layout_of, load_robot
+
+ROBOTS = Path(__file__).parents[2] / "robots"
 
 
 def random_images(shape, seed=0):
@@ -209,6 +212,14 @@ def test_action_scores_by_hand():
     assert commands.command == pytest.approx((0.025 + 0.2) / 2)
     assert scores.command is None
     assert commands.gripper == pytest.approx(0.5)
+    joints = load_robot(ROBOTS / "aloha.json")
+    arms = layout_of(joints)
+    action = np.zeros((2, arms.action_width), dtype=np.float32)
+    action[0, arms.action_slice("left_joints")] = 0.1
+    found = action_scores(action, 0 * action, arms)
+    width = arms.action_slice("left_joints").stop - arms.action_slice("left_joints").start
+    assert found.joints_rad == pytest.approx(0.1 * np.sqrt(width) / 4), "mean over two steps and two arms"
+    assert (found.position_m, found.rotation_rad, scores.joints_rad) == (None, None, None)
 
 
 @pytest.mark.parametrize(

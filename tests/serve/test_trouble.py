@@ -348,7 +348,9 @@ def test_known_prompts_are_served_without_a_text_encoder(served_folder, policy, 
     service = load_service(bare, ServeConfig(max_batch=2))
     with Running(service) as server, server.robot() as robot:
         assert ask(robot)["actions"].shape == (CONFIG.clip.action_horizon, 14)
-        assert ask(robot, prompt="never heard of", request_id=1)["type"] == "refusal"
+        refused = ask(robot, prompt="never heard of", request_id=1)
+        assert refused["rule"] == "not_offered"
+        assert message()["prompt"] in refused["message"], "what it does know"
     assert service.health != "failed"
 
 

@@ -20,7 +20,7 @@ from tests.sim.fake_env import make_fake
 from tests.train.encoded import hide
 from xwam.data.opening import robot_for
 from xwam.files import read_arrays, write_text
-from xwam.imagine import imagine_clip
+from xwam.imagine import imagine_recording
 from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.robot.mapping import save_robot
@@ -52,7 +52,7 @@ def test_without_depth_there_is_no_depth_branch(data, tmp_path):
     policy = load_policy(last)
     assert policy.config.model.num_depth_blocks == 0
     with pytest.warns(UserWarning, match="this world has no depth"):
-        assert imagine_clip(last, root / "arm", tmp_path / "seen", episode=0, frame=0, seed=0).name == "world.mp4"
+        assert imagine_recording(last, root / "arm", tmp_path / "seen", episode=0, frame=0, seed=0).name == "world.mp4"
     opened = open_sources([root / "arm"], (str(root / "arm.json"),), ())
     config = fit(preset("debug"), opened)
     tiny = Path(__file__).parents[2] / "checkpoints/tiny"

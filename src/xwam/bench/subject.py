@@ -9,6 +9,7 @@ from transformers import ByT5Tokenizer
 
 from xwam.compile import made_up_observation
 from xwam.config import Config
+from xwam.model.device import device_of
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, init_weights
@@ -32,7 +33,7 @@ def open_subject(what: str, *, device: str, dtype: torch.dtype, seed: int) -> Po
 
 def random_policy(config: Config, *, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> Policy:
     """A policy of a preset's sizes with random weights. Its text encoder reads bytes, whatever the preset says."""
-    place = torch.device(device)
+    place = device_of(device)
     with torch.device("meta"):
         transformer = XWAM(config.model).to(dtype)
     transformer = transformer.to_empty(device=place)

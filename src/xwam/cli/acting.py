@@ -229,7 +229,7 @@ def imagine(
         steps: denoising steps of an answer.
         device: cpu, cuda, …
     """
-    from xwam.imagine import imagine_clip, imagine_saved
+    from xwam.imagine import imagine_recording, imagine_saved
 
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
@@ -242,7 +242,7 @@ def imagine(
         shown = imagine_saved(checkpoint, input, out, **asked)
     else:
         assert data is not None
-        shown = imagine_clip(checkpoint, data, out, episode=episode, frame=frame, mode=mode, **asked)
+        shown = imagine_recording(checkpoint, data, out, episode=episode, frame=frame, mode=mode, **asked)
     print(shown)
 
 

@@ -1,7 +1,7 @@
 """One imagined future against what really happened: every number, frame by frame, beside its baselines.
 
 Images and depth count over the static cameras and the future frames only, as in the X-WAM paper (arXiv 2604.26694);
-clouds are fused from all views, where each is calibrated. Names end in what they are compared with:
+clouds are fused from the views that are calibrated. Names end in what they are compared with:
 
 - no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are;
   ``region_chamfer_m``: in the box that was asked for, such as a table's top and what stands on it);
@@ -122,7 +122,9 @@ class _Truth:
         self.depth, self.layout, self.region = real.depth, layout, region
         self.is_measured = np.any(real.depth, axis=(1, 2, 3))  # views whose depth is known at all
         self.static = [v for v in metrics.static_views(real.cameras) if self.is_measured[v]]
-        self.has_clouds = all(camera.is_calibrated for camera in real.cameras)
+        self.has_clouds = any(
+            c.is_calibrated and known for c, known in zip(real.cameras, self.is_measured, strict=True)
+        )
         self.steps = range(1, real.depth.shape[1])
         self.clouds = [fuse(real, layout, k).points for k in self.steps] if self.has_clouds else []
         self.hands = geometry_metrics.hand_positions(real.state, layout)
@@ -177,8 +179,9 @@ def _scaled(depth_m: np.ndarray, truth_m: np.ndarray) -> np.ndarray:
 
 
 def _consistency(world: Prediction, layout: Layout) -> Scores:
-    """Do the imagined views agree with each other? One number per future frame; nothing real is needed for it."""
-    if not all(camera.is_calibrated for camera in world.cameras):
+    """Do the calibrated views agree with each other? One number per future frame; nothing real is needed for it."""
+    world = only_views(world, [v for v, camera in enumerate(world.cameras) if camera.is_calibrated])
+    if len(world.cameras) < 2:
         return {}
     assert world.depth is not None
     points = base_points(world, layout)
@@ -218,6 +221,14 @@ def _teacher_scores(teacher: DepthTeacher, imagined: Prediction, truth: _Truth) 
 def _by_name(rows: Sequence[Any], ending: str) -> Scores:
     """Equal NamedTuples, one per step, to one curve per field."""
     return {ended(name, ending): np.array([row._asdict()[name] for row in rows]) for name in rows[0]._fields}
+
+
+def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
+    """A prediction's pictures of some cameras."""
+    if len(views) == len(world.cameras):
+        return world
+    video, depth = (None if pictures is None else pictures[list(views)] for pictures in (world.video, world.depth))
+    return replace(world, video=video, depth=depth, cameras=tuple(world.cameras[view] for view in views))
 
 
 def _stack(curves: list[np.ndarray]) -> np.ndarray:

@@ -170,19 +170,15 @@ def hand_path_scores(
     layout.check_state(state)
     layout.check_state(reference)
     scores, predicted = {}, slice(1 if len(state) > 1 else 0, None)
-    for index, part in enumerate(layout.state):
-        if part.kind != "position" or not part.is_used:
-            continue
-        where = layout.state_slice(part.name)
+    turns = {part.name: where for part, where in layout.quaternions}
+    for arm, where in layout.hands:
         distance = np.linalg.norm(state[:, where].astype(np.float64) - reference[:, where], axis=-1)
-        following = layout.state[index + 1 : index + 2]
-        angle = None
-        if following and following[0].kind == "quat_wxyz":
-            turn = layout.state_slice(following[0].name)
+        angle, turn = None, turns.get(f"{arm}_rotation")
+        if turn is not None:
             ours, theirs = matrix_from_quat(state[:, turn]), matrix_from_quat(reference[:, turn])
             turned = np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1)
             angle = float(turned[predicted].mean())
-        scores[part.name] = PathScores(float(distance[predicted].mean()), float(distance[-1]), angle, distance)
+        scores[f"{arm}_position"] = PathScores(float(distance[predicted].mean()), float(distance[-1]), angle, distance)
     return scores
 
 

@@ -1,9 +1,10 @@
 """How much memory a preset needs, from real parameter counts (the models are built without storage).
 
 Counted are weights, gradients and optimiser state: what is there all the time. Activations come on top; they depend
-on the batch. A policy keeps its text encoder and the encoder of the VAE in float32 whatever its dtype. Training keeps
-weights, gradients, two AdamW moments and the averaged (EMA) weights in float32; products in bfloat16 also keep a copy
-of the weights in bfloat16 between forward and backward.
+on the batch. A policy keeps the encoder of the VAE in float32 whatever its dtype, and its text encoder as the file has
+it (Wan's: bfloat16; one that was trained here is counted in float32). Training keeps weights, gradients, two AdamW
+moments and the averaged (EMA) weights in float32; products in bfloat16 also keep a copy of the weights in bfloat16
+between forward and backward.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-IN_FLOAT32 = ("vae_encoder", "text")  # actions depend on what these make
 NUM_TRAINING_COPIES = 5  # in float32: weights, gradients, two moments, average
 
 
@@ -61,7 +61,10 @@ def count(config: Config) -> Counts:
 def memory_table(config: Config) -> list[Row]:
     """What acting, imagining and training need, and the parts they are made of."""
     counts = count(config)
-    parts = {name: _by_dtype(number, name in IN_FLOAT32) for name, number in counts._asdict().items()}
+    fixed = {"vae_encoder": torch.float32, "text": torch.float32}  # whatever the policy's dtype is
+    if config.text.tokenizer == "sentencepiece":  # Wan's
+        fixed["text"] = torch.bfloat16
+    parts = {name: _by_dtype(number, fixed.get(name)) for name, number in counts._asdict().items()}
     policy, world = ("backbone", "vae_encoder"), ("backbone", "vae_encoder", "depth_branch", "vae_decoder")
     uses = {
         "policy, known prompts": policy,
@@ -88,8 +91,8 @@ def _total(tensors: Mapping[str, Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors.values())
 
 
-def _by_dtype(count: int, in_float32: bool) -> dict[str, int]:
-    return {name: count * (torch.float32 if in_float32 else dtype).itemsize for name, dtype in DTYPES.items()}
+def _by_dtype(count: int, fixed: torch.dtype | None) -> dict[str, int]:
+    return {name: count * (fixed or dtype).itemsize for name, dtype in DTYPES.items()}
 
 
 def _training_bytes(count: int, dtype: torch.dtype) -> int:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import correlate1d
 
 from xwam.records import Camera
-from xwam.robot.layout import GRIPPER_ACTIONS, Layout, layout_slices
+from xwam.robot.layout import GRIPPER_ACTIONS, JOINT_ACTIONS, Layout, layout_slices
 
 PSNR_LIMIT_DB = 100.0  # equal images: the formula says infinity, which no mean survives
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -45,6 +45,7 @@ class ActionScores(NamedTuple):
     rotation_rad: float | None
     gripper: float | None
     command: float | None  # moves and turns as a controller's own commands
+    joints_rad: float | None  # where they shall go, or how far
 
 
 def static_views(cameras: Sequence[Camera]) -> list[int]:
@@ -198,14 +199,14 @@ def aligning_scale(depth_m: Float[np.ndarray, "*any"], reference_m: Float[np.nda
 def action_scores(
     action: Float[np.ndarray, "Ta Da"], reference: Float[np.ndarray, "Ta Da"], layout: Layout
 ) -> ActionScores:
-    """Mean distance per step of displacement, rotation vector and gripper command; raw commands by themselves."""
+    """Mean distance per step of displacement, rotation vector, gripper and joints; raw commands by themselves."""
     check_same_shape(action, reference)
     layout.check_action(action)
     layout.check_action(reference)
-    found: dict[str, list[float]] = {"m": [], "rad": [], "gripper": [], "1": []}
+    found: dict[str, list[float]] = {"m": [], "rad": [], "gripper": [], "1": [], "joints": []}
     for part, where in layout_slices(layout.action):
-        what = "gripper" if part.kind in GRIPPER_ACTIONS else part.unit
-        if part.is_used and (what == "gripper" or part.kind in ("delta_position", "delta_rotation")):
+        what = "gripper" if part.kind in GRIPPER_ACTIONS else "joints" if part.kind in JOINT_ACTIONS else part.unit
+        if part.is_used:
             difference = action[:, where].astype(np.float64) - reference[:, where]
             found[what].append(float(np.linalg.norm(difference, axis=-1).mean()))
     return ActionScores(*(float(np.mean(errors)) if errors else None for errors in found.values()))

@@ -6,6 +6,7 @@ the baselines and what the autoencoder alone loses; and a report that shows the 
 
 import json
 import tempfile
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,12 @@ from xwam import encode
 from xwam.config import Config, Imagining
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
+from xwam.data.episodes import Episodes
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
 from xwam.evaluate.closed_loop import OtherSettingsError, check_file, identity
-from xwam.evaluate.compare import Scores, compare_worlds, summarize
+from xwam.evaluate.compare import Scores, compare_worlds, only_views, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
 from xwam.evaluate.report_episode import latencies
@@ -72,6 +74,7 @@ def evaluate_open_loop(
     if num_clips < 1:
         raise ValueError(f"clips={num_clips}: compare at least 1.")
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
+    check_robot(policy, clips.episodes)
     chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
     why_not = metrics.lpips_missing()
     settings = {
@@ -98,9 +101,18 @@ def evaluate_open_loop(
         done[index] = Judged(index, scores, latencies(imagined))
         _write(out, settings, done, chosen)
     report = _write(out, settings, done, chosen)
+    _say_what_was_not_scored(report, region, teacher)
     if has_report:
         _write_report(out.with_suffix(".html"), policy, clips, [done[index] for index in chosen], report)
     return report
+
+
+def _say_what_was_not_scored(report: Mapping[str, Any], region: Box | None, teacher: DepthTeacher | None) -> None:
+    for asked, name in ((region, "region_chamfer_m"), (teacher, "abs_rel_teacher_aligned")):
+        if asked is not None and name not in report:
+            which = "region" if asked is region else "depth_teacher"
+            why = "no depth was recorded or imagined, or (for clouds) no camera that measures it is calibrated"
+            warnings.warn(f"{which}: nothing was scored: {why}.", stacklevel=3)
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
@@ -144,6 +156,15 @@ def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, ab
     return clips
 
 
+def check_robot(policy: Policy, episodes: Episodes) -> None:
+    """Raises ValueError for the data of another robot: numbers in the same slots would mean something else."""
+    if policy.layout != episodes.layout:
+        raise ValueError(
+            f"data of robot {episodes.layout.name!r}: the policy acts as {policy.layout.name!r}. Where the checkpoint "
+            "learned from both, name the other one (--robot, a folder of its robots/); otherwise take its own data."
+        )
+
+
 def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
     """Imagine a clip from its first frame and compare."""
     imagined, real = imagine_clip(policy, clip, seed=seed)
@@ -162,14 +183,6 @@ def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "jo
     real = reality(clip, imagined, policy.config.clip.crop)
     seen = np.flatnonzero(clip.video_mask[:, 0]).tolist()
     return only_views(imagined, seen), only_views(real, seen)
-
-
-def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
-    """A prediction's pictures of some cameras."""
-    if len(views) == len(world.cameras):
-        return world
-    video, depth = (None if pictures is None else pictures[list(views)] for pictures in (world.video, world.depth))
-    return replace(world, video=video, depth=depth, cameras=tuple(world.cameras[view] for view in views))
 
 
 def observation_of(clip: Clip) -> Observation:

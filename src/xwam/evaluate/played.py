@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from xwam.data.augment import crop_depth
-from xwam.evaluate.open_loop import only_views, page_of
+from xwam.evaluate.compare import only_views
+from xwam.evaluate.open_loop import page_of
 from xwam.evaluate.report_episode import Decision, EpisodeReport
 from xwam.images import centre_window, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy

@@ -48,6 +48,7 @@ ROWS = {
     "seen_through": ("points another view sees through", 1, ".1%", ""),
     "path_m": ("hand path error", 1000, ".1f", "mm"),
     "action_position_m": ("action error, position per step", 1000, ".1f", "mm"),
+    "action_joints_rad": ("action error, joints per step", 180 / np.pi, ".2f", "degrees"),
     "action_command": ("action error, commands per step", 1, ".3f", ""),
 }
 """The table: (label, factor, format, unit)."""

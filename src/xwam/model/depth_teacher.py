@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 
 from xwam.config import suggest
+from xwam.model.device import device_of
 
 Kind = Literal["metric", "relative"]
 KINDS: dict[str, Kind] = {"depth_pro": "metric", "zoedepth": "metric", "glpn": "metric", "dpt": "relative"}
@@ -61,7 +62,7 @@ class MonocularDepth:
         settings = AutoConfig.from_pretrained(folder, local_files_only=True)
         self.kind: Kind = _kind_of(settings, folder)
         self.name = f"{folder.name} ({settings.model_type}, {self.kind})"
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self.processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         model, loaded = AutoModelForDepthEstimation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True

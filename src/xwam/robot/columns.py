@@ -92,9 +92,9 @@ def write_state(robot: RobotConfig, state: Float[np.ndarray, "N Ds"]) -> dict[st
         if part.key is not None:
             values = state[:, layout.state_slice(part.name)].astype(np.float64)
             if part.what == "rotation":
-                values = axes.base_turn.T @ matrix_from_quat(values) @ axes.hand_turn.T
+                values = axes.hands_to_robot(matrix_from_quat(values))
             elif part.what == "position":
-                values = values @ axes.base_turn
+                values = axes.vectors_to_robot(values)
             _write(part, values, columns)
     return columns
 
@@ -114,15 +114,15 @@ def write_action(
         values = action[:, layout.action_slice(part.name)].astype(np.float64)
         is_change = part.reference != "absolute"
         if part.what in ("position", "rotation") and is_change:
-            values = values @ axes.base_turn / every
+            values = axes.vectors_to_robot(values) / every
             if part.reference == "hand_delta":
                 values = np.einsum("nji,nj->ni", _hand(robot, part.arm, state), values)
             values = matrix_from_vector(values) if part.what == "rotation" else values
         elif part.what == "rotation":
             now = matrix_from_quat(state[:, layout.state_slice(part.name)])
-            values = axes.base_turn.T @ matrix_from_vector(values) @ now @ axes.hand_turn.T
+            values = axes.hands_to_robot(matrix_from_vector(values) @ now)
         elif part.what == "position":
-            values = (values + state[:, layout.state_slice(part.name)]) @ axes.base_turn
+            values = axes.vectors_to_robot(values + state[:, layout.state_slice(part.name)])
         elif is_change:
             values = values / every
         elif part.what == "gripper":
@@ -166,7 +166,8 @@ def _read(robot: RobotConfig, part: PartSource, columns: Columns) -> Float[np.nd
         if part.reference == "absolute":
             return written.opening_from_written(values, part.closed * part.scale, part.open * part.scale)
         return values / (part.open - part.closed)
-    return values @ robot.axes.base_turn.T if part.what == "position" and part.reference == "absolute" else values
+    is_place = part.what == "position" and part.reference == "absolute"
+    return robot.axes.vectors_to_model(values) if is_place else values
 
 
 def _read_rotation(robot: RobotConfig, part: PartSource, columns: Columns) -> Float[np.ndarray, "N 3 3"]:
@@ -174,7 +175,7 @@ def _read_rotation(robot: RobotConfig, part: PartSource, columns: Columns) -> Fl
     assert part.key is not None
     values = columns[part.key][:, part.start : part.stop].astype(np.float64) * part.factor
     turns = written.matrix_from_written(values, part.form, part.written_unit)
-    return robot.axes.base_turn @ turns @ robot.axes.hand_turn if part.reference == "absolute" else turns
+    return robot.axes.hands_to_model(turns) if part.reference == "absolute" else turns
 
 
 def _in_base(robot: RobotConfig, part: PartSource, values: np.ndarray, columns: Columns) -> np.ndarray:
@@ -192,7 +193,7 @@ def _in_base(robot: RobotConfig, part: PartSource, values: np.ndarray, columns: 
 def _hand(robot: RobotConfig, arm: str, state: Float[np.ndarray, "N Ds"]) -> Float[np.ndarray, "N 3 3"]:
     """The hand's rotation in the robot's own base, out of states."""
     quat = state[:, layout_of(robot).state_slice(f"{arm}_rotation")]
-    return robot.axes.base_turn.T @ matrix_from_quat(quat) @ robot.axes.hand_turn.T
+    return robot.axes.hands_to_robot(matrix_from_quat(quat))
 
 
 def _chained(turns: Float[np.ndarray, "N 3 3"], every: int) -> Float[np.ndarray, "M 3 3"]:

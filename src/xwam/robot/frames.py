@@ -1,4 +1,4 @@
-"""The axes in which the published checkpoints were trained, and those of the two benchmarks' robots.
+"""The axes in which a checkpoint was trained, and those of the published ones.
 
 A state's pose is that of the hand in the base frame. The published data turns both frames: a benchmark's
 ``base_from_hand`` becomes ``base_turn @ base_from_hand @ hand_turn``. Actions turn with the base alone.
@@ -9,44 +9,33 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from xwam.robot.rotations import matrix_from_quat, quat_from_matrix
-
 _QUARTER_ABOUT_Z = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
 
 
 class Axes(NamedTuple):
-    """How a benchmark's frames are turned for the model; columns of ``hand_turn`` are the new axes in the old hand."""
+    """How a robot's frames are turned for the model: new axes are rows of ``base_turn``, columns of ``hand_turn``."""
 
     base_turn: Float[np.ndarray, "3 3"]
     hand_turn: Float[np.ndarray, "3 3"]
 
+    def vectors_to_model(self, vectors: Float[np.ndarray, "*steps 3"]) -> Float[np.ndarray, "*steps 3"]:
+        """Positions, moves and rotation vectors in the robot's base, told in the model's base."""
+        return vectors @ self.base_turn.T
 
-SAME = Axes(np.eye(3), np.eye(3))
-ROBOCASA = Axes(np.eye(3), _QUARTER_ABOUT_Z)  # the hand turned by +90 degrees about its z
-ROBOTWIN = Axes(_QUARTER_ABOUT_Z, np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]]))  # hand: x' = z, y' = -y, z' = x
+    def vectors_to_robot(self, vectors: Float[np.ndarray, "*steps 3"]) -> Float[np.ndarray, "*steps 3"]:
+        """The inverse of vectors_to_model."""
+        return vectors @ self.base_turn
 
+    def hands_to_model(self, rotations: Float[np.ndarray, "*steps 3 3"]) -> Float[np.ndarray, "*steps 3 3"]:
+        """Rotations of a hand in the robot's base, told in the model's axes of both."""
+        return self.base_turn @ rotations @ self.hand_turn
 
-def pose_to_model(
-    axes: Axes, position: Float[np.ndarray, "*steps 3"], quat_wxyz: Float[np.ndarray, "*steps 4"]
-) -> tuple[Float[np.ndarray, "*steps 3"], Float[np.ndarray, "*steps 4"]]:
-    """A pose as the robot tells it to one as the model knows it (metres, ``w >= 0``)."""
-    rotation = axes.base_turn @ matrix_from_quat(quat_wxyz) @ axes.hand_turn
-    return position @ axes.base_turn.T, quat_from_matrix(rotation)
-
-
-def pose_to_robot(
-    axes: Axes, position: Float[np.ndarray, "*steps 3"], quat_wxyz: Float[np.ndarray, "*steps 4"]
-) -> tuple[Float[np.ndarray, "*steps 3"], Float[np.ndarray, "*steps 4"]]:
-    """The inverse of pose_to_model."""
-    rotation = axes.base_turn.T @ matrix_from_quat(quat_wxyz) @ axes.hand_turn.T
-    return position @ axes.base_turn, quat_from_matrix(rotation)
+    def hands_to_robot(self, rotations: Float[np.ndarray, "*steps 3 3"]) -> Float[np.ndarray, "*steps 3 3"]:
+        """The inverse of hands_to_model."""
+        return self.base_turn.T @ rotations @ self.hand_turn.T
 
 
-def deltas_to_model(axes: Axes, deltas: Float[np.ndarray, "*steps 6"]) -> Float[np.ndarray, "*steps 6"]:
-    """Moves and rotation vectors in the robot's base frame to the model's: the hand's own axes do not matter."""
-    return np.concatenate([deltas[..., :3] @ axes.base_turn.T, deltas[..., 3:] @ axes.base_turn.T], axis=-1)
-
-
-def deltas_to_robot(axes: Axes, deltas: Float[np.ndarray, "*steps 6"]) -> Float[np.ndarray, "*steps 6"]:
-    """The inverse of deltas_to_model."""
-    return np.concatenate([deltas[..., :3] @ axes.base_turn, deltas[..., 3:] @ axes.base_turn], axis=-1)
+# RoboCasa: the hand's axes are turned by +90 degrees about its z. RoboTwin: those of the base are (x' = y, forward;
+# y' = -x, left), and the hand's are x' = z, y' = -y, z' = x. packages/xwam-benchmarks says the same.
+ROBOCASA = Axes(np.eye(3), _QUARTER_ABOUT_Z)
+ROBOTWIN = Axes(_QUARTER_ABOUT_Z.T, np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]]))

@@ -29,6 +29,7 @@ Kind = Literal[
     "delta_gripper",  # change of the opening in one action step
 ]
 GRIPPER_ACTIONS: tuple[Kind, ...] = ("gripper_command", "delta_gripper")
+JOINT_ACTIONS: tuple[Kind, ...] = ("joint_command", "delta_joint")
 Scaling = Literal["quantile", "symmetric", "identity"]
 MEANING = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
 QUATERNION_SLACK = 0.1

@@ -28,8 +28,8 @@ FAR_M = 100.0
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
 FLAT = "observation/"
-CAMERA_KEYS = ("intrinsics", "base_from_camera", "hand_from_camera", "width", "height", "near_m", "far_m", "hand")
-CAMERA_KEYS += ("name", "depth_at")
+CAMERA_KEYS = ("name", "width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand")
+CAMERA_KEYS += ("near_m", "far_m", "depth_at")
 RequestId = int | str | None
 
 
@@ -91,7 +91,7 @@ def read_request(message: Mapping[str, Any], policy: Policy) -> Request:
     observation = Observation(
         images=_images(fields, names),
         state=read_state(fields, policy.normalizer),
-        instruction=_prompt(fields),
+        instruction=_prompt(fields, policy),
         cameras=_cameras(fields, names, policy.layout),
     )
     try:
@@ -161,12 +161,15 @@ def _images(fields: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, np.n
     return images
 
 
-def _prompt(fields: Mapping[str, Any]) -> str:
+def _prompt(fields: Mapping[str, Any], policy: Policy) -> str:
     prompt = fields["prompt"]
     if not isinstance(prompt, str):
         raise RefusedError("wrong_type", "prompt: must be a string.")
     if not prompt.strip() or len(prompt) > MAX_TEXT:
         raise RefusedError("out_of_range", f"prompt of {len(prompt)} characters: say in 1..{MAX_TEXT} what to do.")
+    if not policy.networks.has_text and prompt not in policy.encoded.texts:
+        known = suggest(prompt[:80], [text for text in policy.encoded.texts if text])
+        raise RefusedError("not_offered", f"prompt={prompt[:80]!r}: this server has no text encoder; {known}")
     return prompt
 
 
@@ -190,6 +193,8 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
         raise RefusedError("unknown_camera", f"cameras has {name[:40]!r}: {suggest(name[:40], names)}")
     if not isinstance(row, dict):
         raise RefusedError("wrong_type", f"cameras[{name!r}]: must be a map.")
+    if row.get("name", name) != name:
+        raise RefusedError("unknown_camera", f"cameras[{name!r}].name={str(row['name'])[:40]!r}: say it twice alike.")
     for key in row:
         if key not in CAMERA_KEYS:
             raise RefusedError("unknown_key", f"cameras[{name!r}] has {key[:40]!r}: {suggest(key[:40], CAMERA_KEYS)}")

@@ -21,7 +21,7 @@ from xwam.data.recorded import RecordedEpisodes
 from xwam.files import fingerprint
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Camera
-from xwam.robot.actions import base_from_hand
+from xwam.view.points import camera_poses, unproject
 
 REFERENCE_FRAMES = 6  # per episode (another camera) or in all (other episodes)
 
@@ -97,11 +97,9 @@ def seen_from(
     """One camera's measured depth as another camera would have it: the nearest point of each pixel, 0 where none is."""
     assert camera.intrinsics is not None
     assert other.intrinsics is not None
-    rows, columns = np.nonzero(depth_m > 0)
-    z = depth_m[rows, columns].astype(np.float64)
-    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(z))]) * z
-    points = np.concatenate([np.linalg.inv(camera.intrinsics) @ rays, np.ones((1, len(z)))])
-    there = (np.linalg.inv(base_from_other) @ base_from_camera @ points)[:3]
+    points = unproject(depth_m.astype(np.float64), camera.intrinsics, camera.depth_at)[depth_m > 0]
+    other_from_camera = np.linalg.inv(base_from_other) @ base_from_camera
+    there = (points @ other_from_camera[:3, :3].T + other_from_camera[:3, 3]).T
     there = there[:, there[2] > other.near_m]
     u, v, w = other.intrinsics @ there
     column, row = np.floor(u / w).astype(int), np.floor(v / w).astype(int)
@@ -129,20 +127,13 @@ def _other_pairs(
     others = [c for c in episodes.cameras if c.name != name and episodes.has_measured_depth(number, c.name)]
     if not target.is_calibrated:
         return
-    state = episodes.info(number).state
+    state, layout = episodes.info(number).state, episodes.layout
     for step in spread(len(estimate), REFERENCE_FRAMES):
         for camera in (camera for camera in others if camera.is_calibrated):
             depth = episodes.depth(number, camera.name, np.array([step]))
             if depth is not None:
-                poses = [_pose(episodes, one, state[step]) for one in (camera, target)]
+                poses = [camera_poses(one, state[step], layout) for one in (camera, target)]
                 yield estimate[step], seen_from(depth[0], camera, poses[0], target, poses[1])
-
-
-def _pose(episodes: RecordedEpisodes, camera: Camera, state: np.ndarray) -> Float[np.ndarray, "4 4"]:
-    if camera.base_from_camera is not None:
-        return camera.base_from_camera
-    assert camera.hand_from_camera is not None
-    return base_from_hand(episodes.layout, state, camera.hand) @ camera.hand_from_camera
 
 
 def _origin(teacher: DepthTeacher, weights: str, episodes: RecordedEpisodes, name: str) -> Provenance:

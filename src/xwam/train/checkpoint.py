@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xwam.config import Config, to_json
+from xwam.files import flush
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout
@@ -59,6 +60,7 @@ def write_whole(target: Path, fill: Any) -> None:
     temporary.mkdir(parents=True)
     try:
         fill(temporary)
+        flush(temporary)
     except BaseException:  # a full disk must not stay full
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -66,6 +68,7 @@ def write_whole(target: Path, fill: Any) -> None:
         shutil.rmtree(before, ignore_errors=True)
         target.rename(before)
     temporary.rename(target)
+    flush(target.parent, inside=False)
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -138,9 +141,22 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def keep_newest(run: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints of a run; what else lies there stays."""
+    """Delete all but the newest ``count`` checkpoints of a run, and the one that did best in the closed loop."""
+    best = _best_played(run)
     for old in _whole_checkpoints(run)[:-count]:
-        shutil.rmtree(old)
+        if old.name != best:
+            (old / "training" / "step.json").unlink()  # from here on it counts no more
+            shutil.rmtree(old, ignore_errors=True)  # somebody may still read in it
+
+
+def _best_played(run: Path) -> str | None:
+    """The name of the saved checkpoint with the highest success (validate.py); of equals the newest."""
+    found = []
+    for path in sorted((run / "closed-loop").glob("step-*.json")):
+        success = json.loads(path.read_text()).get("mean_success")
+        if success is not None and (run / path.stem).is_dir():
+            found.append((success, path.stem))
+    return max(found)[1] if found else None
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:

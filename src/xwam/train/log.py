@@ -1,12 +1,14 @@
 """What a run says while it runs: numbers to ``log.jsonl``, TensorBoard and, when asked for, Weights & Biases."""
 
-import hashlib
 import json
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from xwam.files import write_text
 
 Log = Callable[[dict[str, float], int], None]
 """Called with numbers and the step."""
@@ -93,8 +95,10 @@ def _wandb(out: Path, project: str, settings: Mapping[str, Any], opened: ExitSta
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(f"wandb={project} needs Weights & Biases: pip install 'xwam[wandb]'") from error
-    # One id per folder: a continued run goes on in the same curve.
-    identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+    kept = out / "wandb-id"  # a continued run goes on in the same curve, a new one in an old place does not
+    if not kept.is_file():
+        write_text(kept, secrets.token_hex(8))
+    identity = kept.read_text().strip()
     run = wandb.init(project=project, dir=out, name=out.name, id=identity, resume="allow", config=dict(settings))
     opened.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
 

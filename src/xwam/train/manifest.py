@@ -10,22 +10,24 @@ import platform
 import socket
 import subprocess
 import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import xwam
-from xwam.config import Config
+from xwam.config import Config, TrainConfig
 from xwam.files import write_text
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
-from xwam.train.setup import World
+from xwam.train.setup import World, learning_rate_at
 
 MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
 ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what
-MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # what is learned stays
+MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # the first with a warning
 MAY_BE_CORRECTED = {"learning_rate", "max_gradient_norm"}  # of the recipe, when a run goes on
 
 
@@ -35,6 +37,7 @@ def of_run(config: Config, how: Setup, world: World, start: Path | None) -> dict
         "recipe": recipe(config),
         "setup": dataclasses.asdict(how),
         "effective_batch": config.train.batch_size,
+        "num_steps": config.train.num_steps,
         "processes": world.num_ranks,
         "seed": config.train.seed,
         "start": None if start is None else _begun_from(start),
@@ -113,7 +116,21 @@ def check_resume(
                 f"{name}={wanted[name]} differs from {value} of the run in {out}: "
                 "continue with the same recipe, or train into an empty folder."
             )
+    _warn_of_another_end(newest, stored.get("num_steps"), config.train)
     return newest
+
+
+def _warn_of_another_end(newest: Path, before: int | None, train: TrainConfig) -> None:
+    """The learning rate falls towards the last step: with another last step it jumps."""
+    if before in (None, train.num_steps):
+        return
+    done = int(newest.name.removeprefix("step-"))
+    was, now = (learning_rate_at(done, replace(train, num_steps=steps)) for steps in (before, train.num_steps))
+    warnings.warn(
+        f"num_steps={train.num_steps} instead of {before}: the learning rate falls until the last step, so at step "
+        f"{done} it goes on with {now:.3g} instead of {was:.3g}; --steps {before} keeps it.",
+        stacklevel=3,
+    )
 
 
 def hours_of(checkpoint: Path | None) -> float:

@@ -8,7 +8,9 @@ continues after an interruption::
     out/step-0001000                   a checkpoint: whole, self-contained
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,23 @@ from xwam.data.held import HeldCache
 from xwam.encode import Batch
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
+from xwam.records import Camera
+from xwam.robot.calibration import load_cameras
 from xwam.train.adapt import adapted, with_frozen_of
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start
 from xwam.train.options import Setup, Sources, Watch, changed
-from xwam.train.possible import check_possible, with_known_depth
+from xwam.train.possible import check_possible, has_depth, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
-from xwam.train.setup import check_batch, join_world, my_device, one_after_the_other
+from xwam.train.setup import (
+    check_batch,
+    join_world,
+    my_device,
+    one_after_the_other,
+    only_one_command,
+    peers_may_wait,
+)
 from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
 from xwam.train.vae_recipe import VaeTraining
 from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
@@ -51,7 +62,8 @@ def run_pipeline(
 
     ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig. ``start``: a checkpoint to fine-tune; its
     weights, VAE and text encoder are taken. It is made to fit the robot of ``sources``, and grown when the preset is a
-    larger one (adapt.py). With several processes the first one prepares, the others wait.
+    larger one (adapt.py). With several processes the first one prepares, the others wait. The same command once more,
+    while this one runs, only helps it to encode clips.
     """
     if sources.statistics == "start" and start is None:
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
@@ -66,18 +78,23 @@ def run_pipeline(
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
     check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
-    with one_after_the_other(world):
-        start = None if start is None else adapted(start, config, out / "start")  # from here on: one that fits
-        frozen = start or out / "frozen"
-        if start is None:
-            make_frozen(config, opened, frozen, vae, how, str(target))
-        run, clips = _prepare(config, opened, out, frozen, sources, statistics_of, how, str(target))
-    run = run._replace(wandb_project=watch.wandb)
-    validate = None
-    if world.is_main:
-        _show_first_batch(out / "first_batch.png", clips, config, run.frozen)
-        validate = _validation(config, opened[0], run, num_validation_clips, watch, str(target))
-    return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
+    with only_one_command(out, world, target) as is_mine, peers_may_wait(world):
+        if not is_mine:
+            return _help_to_encode(
+                config, opened, out, start or out / "frozen", sources, statistics_of, how, str(target)
+            )
+        with one_after_the_other(world):
+            given, start = start, None if start is None else adapted(start, config, out / "start")  # one that fits
+            frozen = start or out / "frozen"
+            if start is None:
+                make_frozen(config, opened, frozen, vae, how, str(target))
+            run, clips = _prepare(config, opened, out, frozen, given, sources, statistics_of, how, str(target))
+        run = run._replace(wandb_project=watch.wandb)
+        validate = None
+        if world.is_main:
+            _show_first_batch(out / "first_batch.png", clips, config, run.frozen, target)
+            validate = _validation(config, opened[0], run, num_validation_clips, watch, str(target))
+        return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
 
 
 def _prepare(
@@ -85,6 +102,7 @@ def _prepare(
     opened: Sequence[Source],
     out: Path,
     frozen: Path,
+    start: Path | None,
     sources: Sources,
     statistics_of: Path | None,
     how: Setup,
@@ -98,7 +116,7 @@ def _prepare(
     mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if sources.hold else caches
     data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors", device)
     robots = [
-        Robot(cache.normalizer, tuple(c for c in source.episodes.cameras if c.name in config.view_names), source.robot)
+        Robot(cache.normalizer, _cameras(source, config, start), source.robot)
         for source, cache in zip(opened, caches, strict=True)
     ]
     train = [clips_of(source, config) for source in opened]
@@ -114,6 +132,45 @@ def _prepare(
     return Run(out, robots[0]._replace(others=others), frozen, facts), data
 
 
+def _help_to_encode(
+    config: Config,
+    opened: Sequence[Source],
+    out: Path,
+    frozen: Path,
+    sources: Sources,
+    statistics_of: Path | None,
+    how: Setup,
+    device: str,
+) -> Path:
+    """Another command trains in ``out``: encode clips that it still needs, and leave the rest to it."""
+    if not (frozen / "vae").is_dir():
+        raise ValueError(
+            f"out={out}: another command is at work there, and makes the autoencoder first; repeat this one later, to "
+            "help it encode clips, or choose another folder."
+        )
+    make_latents(
+        config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
+        processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
+    )  # fmt: skip
+    warnings.warn(
+        f"out={out}: another command trains there; this one has helped it encode clips, and ends.", stacklevel=3
+    )
+    return out
+
+
+def _cameras(source: Source, config: Config, start: Path | None) -> tuple[Camera, ...]:
+    """Those that the model looks through; one without any depth keeps the range in which the start learned its name."""
+    path = None if start is None else start / "cameras.json"
+    known = {c.name: c for c in load_cameras(path)} if path is not None and path.is_file() else {}
+    seen = [camera for camera in source.episodes.cameras if camera.name in config.view_names]
+    return tuple(
+        replace(camera, near_m=known[camera.name].near_m, far_m=known[camera.name].far_m)
+        if camera.name in known and not has_depth(source, [camera.name])
+        else camera
+        for camera in seen
+    )
+
+
 def _validation(config: Config, source: Source, run: Run, num_clips: int, watch: Watch, device: str) -> Validate | None:
     """What is looked at while the run learns: held-out clips and, when tasks are named, the closed loop."""
     if not config.train.validate_every:
@@ -127,9 +184,9 @@ def _validation(config: Config, source: Source, run: Run, num_clips: int, watch:
     return together(looks) if looks else None
 
 
-def _show_first_batch(path: Path, clips: Mixture, config: Config, frozen: Path) -> None:
+def _show_first_batch(path: Path, clips: Mixture, config: Config, frozen: Path, device: torch.device) -> None:
     """A picture of what the network sees first, once per run."""
     if not path.is_file():
         numbers, _ = batch_indices(len(clips), config.train.batch_size, config.train.seed, 0)
-        first = Batch(*(tensor.cpu() for tensor in clips.batch(numbers[:4], 0)))
-        write_first_batch(path, first, VideoVae.load(frozen / "vae"))
+        first = Batch(*(tensor.to(device) for tensor in clips.batch(numbers[:4], 0)))
+        write_first_batch(path, first, VideoVae.load(frozen / "vae").to(device))

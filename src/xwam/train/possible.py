@@ -121,12 +121,13 @@ def with_known_depth(config: Config, sources: Sequence[Source], start: Path | No
     knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
     if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
         return config
-    is_taught = any(_has_depth(source, config.view_names) for source in sources)
+    is_taught = any(has_depth(source, config.view_names) for source in sources)
     if knows:
         if not is_taught:
             warnings.warn(
                 f"start={start} knows depth and no data set has any: nothing teaches it further, and as the rest "
-                "learns it drifts; look at it, or let a teacher add depth (`xwam annotate depth`).",
+                "learns it drifts; look at it, or let a teacher add depth (`xwam annotate depth`). Cameras of the "
+                "start's names keep its ranges of depth.",
                 stacklevel=2,
             )
         return config
@@ -142,8 +143,8 @@ def with_known_depth(config: Config, sources: Sequence[Source], start: Path | No
     return replace(config, model=replace(config.model, num_depth_blocks=0))
 
 
-def _has_depth(source: Source, view_names: Sequence[str]) -> bool:
-    """True when a camera that the model looks through has depth in some episode."""
+def has_depth(source: Source, view_names: Sequence[str]) -> bool:
+    """True when one of these cameras has depth in some episode."""
     episodes, first = source.episodes, np.zeros(1, dtype=int)
     names = [camera.name for camera in episodes.cameras if camera.name in view_names]
     numbers = range(episodes.num_episodes)

@@ -22,11 +22,12 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from xwam.files import flush
 from xwam.train.checkpoint import TrainingState, keep_newest
 from xwam.train.optimizers import moments, num_updates, set_moments, trained
-from xwam.train.setup import World, add_up
+from xwam.train.setup import LONGEST_WAIT, World, add_up
 
-KEPT = 2  # newest checkpoints of a run that stay
+KEPT = 2  # newest checkpoints of a run that stay, besides the one that did best in the closed loop
 
 
 class Pending(NamedTuple):
@@ -80,7 +81,7 @@ class Saver:
 
     def __init__(self, out: Path, world: World) -> None:
         self._out, self._world = out, world
-        self._group: Any = dist.new_group(backend="gloo") if world.num_ranks > 1 else None
+        self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if world.num_ranks > 1 else None
         self._pending: Pending | None = None
 
     def start(self, step: int, state: TrainingState, fill: Callable[[Path], None]) -> Path:
@@ -120,7 +121,9 @@ class Saver:
         if self._world.is_main:
             (pending.temporary / "training" / "step.json").write_text(json.dumps(pending.counts) + "\n")
             shutil.rmtree(pending.target, ignore_errors=True)
+            flush(pending.temporary)
             pending.temporary.rename(pending.target)
+            flush(self._out, inside=False)
             keep_newest(self._out, KEPT)
 
     def end(self, state: TrainingState) -> None:

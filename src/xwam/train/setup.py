@@ -5,9 +5,13 @@ import contextlib
 import functools
 import math
 import os
+import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import torch
@@ -18,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
 from xwam.encode import Encoder
+from xwam.files import claimed
 from xwam.model.device import device_of
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, all_blocks
@@ -25,6 +30,7 @@ from xwam.train.options import Precision, Setup
 
 FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
+LONGEST_PREPARATION = timedelta(days=30)  # autoencoder and latents, by the first process alone
 
 
 class World(NamedTuple):
@@ -60,8 +66,6 @@ def _leave_world() -> None:
 def my_device(device: str) -> torch.device:
     """``cuda`` means this process's own GPU when ``torchrun`` started several."""
     target = device_of(device)
-    if target.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: torch {torch.__version__} finds no CUDA GPU; use cpu.")
     if target.type == "cuda" and target.index is None and "LOCAL_RANK" in os.environ:
         target = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(target)
@@ -85,12 +89,43 @@ def check_batch(batch_size: int, world: World, how: Setup) -> int:
 
 @contextlib.contextmanager
 def one_after_the_other(world: World) -> Iterator[None]:
-    """The main process does what is inside first, so that the others find it done."""
-    if world.num_ranks > 1 and not world.is_main:
-        dist.barrier()
+    """The main process does what is inside first, so that the others find it done. It may take days."""
+    if world.num_ranks == 1:
+        yield
+        return
+    group = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
+    assert isinstance(group, dist.ProcessGroup)
+    if not world.is_main:
+        dist.barrier(group)
     yield
-    if world.num_ranks > 1 and world.is_main:
-        dist.barrier()
+    if world.is_main:
+        dist.barrier(group)
+
+
+@contextlib.contextmanager
+def only_one_command(out: Path, world: World, device: torch.device) -> Iterator[bool]:
+    """True for the command (all its processes) that holds this run's folder, as long as it runs."""
+    with contextlib.ExitStack() as stack:
+        is_taken = world.is_main and not stack.enter_context(claimed(out / ".claim-run"))
+        yield not any_says(is_taken, world, device)
+
+
+@contextlib.contextmanager
+def peers_may_wait(world: World) -> Iterator[None]:
+    """An error inside ends this one of several processes at once, so that torchrun ends the others.
+
+    They wait for an answer of this one; a good-bye (``destroy_process_group``) would wait for theirs in turn.
+    """
+
+    def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
+        if isinstance(error, Exception) and world.num_ranks > 1:
+            traceback.print_exception(error)
+            sys.stderr.flush()
+            os._exit(1)
+
+    with contextlib.ExitStack() as stack:
+        stack.push(leave)
+        yield
 
 
 def add_up(value: Tensor, world: World) -> Tensor:

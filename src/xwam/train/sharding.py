@@ -7,12 +7,13 @@ blocks run, so those few weights are a group of their own: otherwise every block
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xwam.model.xwam import XWAM, all_blocks
-from xwam.train.setup import World
+from xwam.train.setup import LONGEST_WAIT, World
 
 
 def num_shards(shards: int, world: World) -> int:
@@ -64,4 +65,7 @@ def _mesh(world: World, shards: int, device: torch.device) -> DeviceMesh:
     if shards == world.num_ranks:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))
     copies = world.num_ranks // shards
-    return init_device_mesh(device.type, (copies, shards), mesh_dim_names=("copy", "shard"))
+    mesh = init_device_mesh(device.type, (copies, shards), mesh_dim_names=("copy", "shard"))
+    for name in ("copy", "shard"):  # groups of a mesh wait for half an hour at most, unless told so
+        distributed_c10d._set_pg_timeout(LONGEST_WAIT, mesh.get_group(name))
+    return mesh

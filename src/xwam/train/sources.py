@@ -95,6 +95,12 @@ def fit(config: Config, sources: Sequence[Source]) -> Config:
     fitted = replace(config, view_names=names, model=model, clip=replace(config.clip, action_hz=action_hz))
     if not is_foreign and (changes := _changes(config, fitted)):
         warnings.warn(f"preset {config.name!r} is fitted to {sources[0].name}: {'; '.join(changes)}.", stacklevel=2)
+    if len(names) > max(len(known) for known in views):
+        warnings.warn(
+            f"{len(names)} cameras by name in all data sets together ({', '.join(names)}): every clip carries so many "
+            "views, grey where its robot lacks one, and costs as much. Cameras that stand alike may be named alike.",
+            stacklevel=2,
+        )
     for source in sources:
         check_fits(fitted, source.episodes, may_lack_views=True)
     _warn_of_ranges([camera for source in sources for camera in source.episodes.cameras])
@@ -131,7 +137,8 @@ def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = Fal
     if not same_rate(episodes.action_hz, config.clip.action_hz):
         raise ValueError(
             f"action_hz={episodes.action_hz:g} of the data set, {config.clip.action_hz:g} of the model: actions of "
-            "another rate mean something else; the data sets of one run need the same (a robot.json may skip frames)."
+            "another rate mean something else; the data sets of one run need the same (a robot.json may skip frames; a "
+            "published data set is read at its own rate only)."
         )
     known = [camera.name for camera in episodes.cameras]
     for name in () if may_lack_views else config.view_names:

@@ -1,4 +1,4 @@
-"""When to end a run early: out of time, or Ctrl-C. A step is never cut in half."""
+"""When to end a run early: out of time, Ctrl-C, or SIGTERM (what schedulers send). A step is never cut in half."""
 
 import signal
 import threading
@@ -12,24 +12,24 @@ from xwam.train.setup import World, any_says
 
 
 class StopSign:
-    """Raised by the clock or by the first Ctrl-C, on every process at once; the second Ctrl-C interrupts at once."""
+    """Raised by the clock or by the first signal, on every process at once; the second signal interrupts at once."""
 
     def __init__(self, max_minutes: float | None, world: World, device: torch.device) -> None:
         self.was_interrupted = False
         self._deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
         self._world, self._device = world, device
-        self._handler: Any = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSign":
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers = {kind: signal.signal(kind, self._interrupt) for kind in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def is_up(self) -> bool:
         """True when the run should save and end. Every process must ask after every step."""

@@ -1,10 +1,12 @@
 """What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from xwam.config import Config
@@ -23,28 +25,42 @@ from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
 from xwam.train.options import Watch
 
-SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m")
+NUM_DRAWS = 4  # of noise, for every held-out clip
+Prompts = Mapping[str, Float[Tensor, "P Dt"]]
+
+SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "action_joints_rad")
 SHOWN += ("path_left_position_m", "path_right_position_m")
 
 
 def make_validate(
     config: Config, clips: Clips, robot: Robot, frozen: Path, *, num_clips: int, device: str = "cpu"
 ) -> Validate:
-    """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time."""
+    """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time.
+
+    Losses are means over several levels of noise, actions noisy in all of them; one that has nothing to count is left
+    out.
+    Instructions are encoded once, on the CPU: the text encoder (11 GB at the published size) never enters the device.
+    """
     model = XWAM(config.model)
     vae = VideoVae.load(frozen / "vae")
-    text = TextEncoder.load(frozen / "text", config.model.text_length)
     cameras = {camera.name: camera for camera in robot.cameras}
-    policy = Policy(config, robot.normalizer, cameras, Networks(model, vae, lambda: text), device=device)
     chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
-    batch = _encoded([clips[i] for i in chosen], config, robot, vae, text, device)
-    drawn = step.only_taught(step.draw(batch, config, torch.Generator().manual_seed(0)), batch)
+    prompts = _prompts(frozen, config, {"", *(clips[i].instruction for i in chosen)})
+    networks = Networks(model, vae, lambda: _text_encoder(frozen, config))
+    policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts)
+    batch = _encoded([clips[i] for i in chosen], config, robot, vae, prompts, device)
+    noisy = replace(
+        config, noise=replace(config.noise, clean_action_ratio=0.0)
+    )  # or half of the actions would teach us nothing
+    draws = [step.draw(batch, noisy, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS)]
 
     @torch.no_grad()
     def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
         model.load_state_dict(average)
-        terms = step.compute_terms(model, batch, drawn, policy.encode_prompts([""])[0])
-        numbers = {f"loss/{name}": (term.sum / term.count.clamp(min=1)).item() for name, term in terms.items()}
+        empty = policy.encode_prompts([""])[0]
+        found = [step.compute_terms(model, batch, step.only_taught(drawn, batch), empty) for drawn in draws]
+        sums = {name: (sum(t[name].sum for t in found), sum(t[name].count for t in found)) for name in found[0]}
+        numbers = {f"loss/{name}": float(total / count) for name, (total, count) in sums.items() if count}
         scores = summarize([score_clip(policy, clips[i], seed=i) for i in chosen])
         return numbers | {name: scores[name] for name in SHOWN if name in scores}
 
@@ -58,7 +74,7 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
     """
     model, frozen = XWAM(config.model), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
-    networks = Networks(model, vae, lambda: TextEncoder.load(frozen / "text", config.model.text_length))
+    networks = Networks(model, vae, lambda: _text_encoder(frozen, config))
     cameras = {camera.name: camera for camera in run.robot.cameras}
     absent = set(config.view_names) - set(cameras)
     policy = Policy(config, run.robot.normalizer, cameras, networks, device=device, absent=absent)
@@ -93,12 +109,22 @@ def together(looks: Sequence[Validate]) -> Validate:
     return validate
 
 
-def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, text: TextEncoder, device: str) -> Batch:
+def _text_encoder(frozen: Path, config: Config) -> TextEncoder:
+    return TextEncoder.load(frozen / "text", config.model.text_length)
+
+
+@torch.no_grad()
+def _prompts(frozen: Path, config: Config, words: set[str]) -> Prompts:
+    text = _text_encoder(frozen, config)
+    return {each: text.encode_prompt(each) for each in sorted(words)}
+
+
+def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, prompts: Prompts, device: str) -> Batch:
     """Held-out clips, centre-cropped, as a training batch."""
     pixels = encode_clips([centre_crop(clip, crop=config.clip.crop) for clip in clips], robot.normalizer)
     with torch.no_grad():
         video, depth = (encode_views(vae.encode, images.to(device)) for images in (pixels.video, pixels.depth))
-        prompt = text.encode([clip.instruction for clip in clips])
+    prompt = torch.stack([prompts[clip.instruction] for clip in clips])
     encoded = pixels._replace(video=video, depth=depth)
     return Batch(**{name: x.to(device) for name, x in encoded._asdict().items()}, prompt=prompt.to(device))
 
@@ -107,6 +133,7 @@ def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, text: Tex
 def write_first_batch(path: Path, batch: Batch, vae: VideoVae) -> None:
     """What the network really sees, decoded: a row per clip; for each view its first and last frame, and last depth.
 
+    ``vae`` lies where ``batch`` does.
     Needs Pillow (``pip install 'xwam[train]'``).
     """
     try:

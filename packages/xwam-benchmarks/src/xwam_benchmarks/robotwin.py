@@ -24,7 +24,7 @@ __all__ = ["eval", "get_model", "reset_model"]
 ARMS = ("left", "right")
 CAMERAS = ("head_camera", "left_camera", "right_camera")
 OTHER_NAMES = {"head": "head_camera", "left_wrist": "left_camera", "right_wrist": "right_camera"}
-BASE_TURN = ((0, -1, 0), (1, 0, 0), (0, 0, 1))  # of the published weights
+BASE_TURN = ((0, 1, 0), (-1, 0, 0), (0, 0, 1))  # of the published weights: x forward, y left
 HAND_TURN = ((0, 0, 1), (0, -1, 0), (1, 0, 0))
 
 STATE = {"position": ("position",), "rotation": ("quat_wxyz",), "gripper": ("gripper",)}

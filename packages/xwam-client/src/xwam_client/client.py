@@ -27,10 +27,11 @@ from xwam_client.protocol import DEFAULT_PORT, PAUSE_S, PROTOCOL, RefusedError, 
 
 COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
 COMPARED_UNUSED = ("name", "size", "is_used")  # of a part that the robot does not have
-CALIBRATION = ("width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand", "near_m", "far_m")
+CALIBRATION = ("width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand")
+CALIBRATION += ("near_m", "far_m", "depth_at")
 LONGEST_PAUSE_S = 2.0  # between two attempts to connect
-OPEN_S, CLOSE_S = 10.0, 1.0  # for one attempt at most; for a good-bye
-STALE_S = 0.1  # a question that could not be sent for so long gives way to a newer one
+# For one attempt to connect at most; for a good-bye; a question not sent for so long gives way to a newer one.
+OPEN_S, CLOSE_S, STALE_S = 10.0, 1.0, 0.1
 # Since websockets 15 it goes through the environment's proxy, even to 127.0.0.1; before it knows none.
 NO_PROXY = dict.fromkeys({"proxy"} & set(connect.__kwdefaults__ or ()))
 
@@ -95,8 +96,9 @@ def _meaning(side: Any) -> dict[str, Any]:
     return facts
 
 
-def _get(found: Any, name: str) -> Any:
-    return found[name] if isinstance(found, Mapping) else getattr(found, name)
+def _get(found: Any, name: str, *default: Any) -> Any:
+    """A field of a map or of a record. Raises KeyError or AttributeError without a default."""
+    return found[name] if isinstance(found, Mapping) and {name, *default} & {*found} else getattr(found, name, *default)
 
 
 class Client(contextlib.AbstractContextManager):
@@ -152,7 +154,7 @@ class Client(contextlib.AbstractContextManager):
         images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
         message = {"images": images, "state": np.asarray(observation.state), "prompt": observation.instruction}
         known = getattr(observation, "cameras", None) or {}
-        cameras = {n: {k: getattr(known[n], k, None) for k in CALIBRATION} for n in images if n in known}
+        cameras = {n: {k: _get(known[n], k, None) for k in CALIBRATION} for n in images if n in known}
         message.update(session_id=self.session_id, cameras=cameras or None, seed=seed, prefix=prefix)
         message.update(num_committed=num_committed, world=world or None, world_format=world_format if world else None)
         return self._send({key: value for key, value in message.items() if value is not None}, world)
@@ -230,7 +232,7 @@ class Client(contextlib.AbstractContextManager):
     def _wait_until_ready(self, deadline: float) -> None:
         left = deadline - time.monotonic()
         if not self._ready.wait(max(0.0, left)) or self._fatal is not None or left < 0:
-            raise self._fatal or ConnectionError(f"no xwam server at {self._trouble}. Is it up, is it warm?")
+            raise self._fatal or ConnectionError(f"no xwam server at {self._trouble}. Is it up, warm, open (--host)?")
 
     def _run(self) -> None:
         """Connect, read until the connection ends, again; with growing pauses while nobody answers."""
