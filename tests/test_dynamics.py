@@ -1,6 +1,7 @@
 """Forward dynamics: what is given stays, what is imagined listens to it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -123,6 +124,20 @@ def test_a_recorded_clip_is_imagined_with_its_own_actions(trained, tmp_path, cap
         with pytest.raises(SystemExit):
             main(["imagine", str(last), *words, "--mode", "forward_dynamics", "--out", str(tmp_path)])
         assert message in capsys.readouterr().err
+
+
+def test_data_of_another_robot_are_refused(trained, tmp_path, capsys):
+    """Its numbers may stand in the same slots and mean something else: nothing else would notice."""
+    root, last = trained
+    shutil.copytree(root / "data", tmp_path / "data")
+    layout = json.loads((tmp_path / "data/meta/layout.json").read_text())
+    (tmp_path / "data/meta/layout.json").write_text(json.dumps({**layout, "name": "lift"}))
+    for verb in ("evaluate", "imagine"):
+        with pytest.raises(SystemExit):
+            main([verb, str(last), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "found.json")])
+        said = capsys.readouterr().err
+        assert f"data of robot 'lift': the policy acts as {layout['name']!r}" in said
+        assert "--robot" in said
 
 
 def test_the_open_loop_tells_the_actions_and_scores_a_region(trained, tmp_path, capsys):

@@ -54,11 +54,11 @@ class ModelConfig:
 class VaeConfig:
     """The video autoencoder: diffusers' ``AutoencoderKLWan`` with these numbers."""
 
-    base_width: int
+    base_width: int  # channels of the encoder's first level
     decoder_base_width: int
     latent_channels: int
-    width_multipliers: tuple[int, ...]
-    num_res_blocks: int
+    width_multipliers: tuple[int, ...]  # of the base width, level by level
+    num_res_blocks: int  # of each level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class NoiseConfig:
     """How training draws noise levels."""
 
     draw: NoiseDraw
-    clean_action_ratio: float
-    shift: float
+    clean_action_ratio: float  # share of clips whose actions are clean: they teach the video alone
+    shift: float  # towards more noise: level = shift u / (1 + (shift - 1) u), u uniform
     max_prefix: int  # at most so many leading actions of a sample are given, for real-time chunking; 0: none
 
 
@@ -122,11 +122,11 @@ class NoiseConfig:
 class DenoiseConfig:
     """How inference spends its steps."""
 
-    num_video_steps: int
-    num_action_steps: int
-    shift: float
+    num_video_steps: int  # calls of the network until the world is clean
+    num_action_steps: int  # the first of them, after which the actions are
+    shift: float  # of the levels they stop at: more of them where there is much noise
     guidance: float  # 1: the plain conditional pass
-    depth_at_zero: bool = False  # one more call at noise level 0 for the depth; False: that of the last call
+    depth_at_zero: bool = False  # True: one more call, at level 0, for the depth alone; False: that of the last call
     reuse_every: int = 1  # after the actions, one step in so many runs the network, the others reuse its answer
     far_share: float = 0.01  # far end of a camera's range (share of its inverse depths) imagined as "unknown or beyond"
 
@@ -151,21 +151,21 @@ class TrainConfig:
     """The training run."""
 
     num_steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
+    batch_size: int  # clips of one step, on all processes together
+    learning_rate: float  # its peak; it rises in a line, then falls as a cosine to a hundredth at the last step
+    weight_decay: float  # of matrices alone
     num_warmup_steps: int
-    max_gradient_norm: float
-    ema_decay: float
-    text_dropout: float
+    max_gradient_norm: float  # longer gradients are cut to it
+    ema_decay: float  # of the averaged weights, per step; the policy is made of these
+    text_dropout: float  # share of clips that train with the empty prompt
     video_loss_weight: float
     action_loss_weight: float
     state_loss_weight: float
     depth_loss_weight: float
     seed: int
-    compile: bool
-    log_every: int
-    validate_every: int
+    compile: bool  # the blocks, by torch.compile
+    log_every: int  # in steps, as the next two
+    validate_every: int  # 0: never
     save_every: int
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 import xwam
-from xwam.evaluate.closed_loop import UNSEEN
+from xwam.evaluate.closed_loop import placements
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.played import episode_report, first_frames
@@ -45,8 +45,8 @@ def run_demo(*, task: str, num_episodes: int, seed: int, out: Path, checkpoint: 
     out.mkdir(parents=True, exist_ok=True)
     episodes, scores, played = [], [], []
     bar = tqdm(total=num_episodes * MAX_DECISIONS, desc="act and imagine", unit="decision")
-    for number in range(num_episodes):
-        episode = _play(env, policy, UNSEEN + seed * 10_000 + number, bar)
+    for number, placement in enumerate(placements(seed, num_episodes)):
+        episode = _play(env, policy, placement, bar)
         played.append(episode)
         pages = [out / f"world-{number}-{i}.html" for i in range(len(episode.predictions))]
         episodes.append(episode_report(episode, policy, pages))

@@ -84,7 +84,7 @@ class Policy:
     @property
     def has_world(self) -> bool:
         """True where worlds can be asked for: it was trained for them, and loaded with what decodes them."""
-        return "joint" in self.config.modes and self.networks.vae.vae.decoder is not None
+        return "joint" in self.config.modes and self.networks.vae.has_decoder
 
     @cached_property
     def text(self) -> TextEncoder:
@@ -171,7 +171,7 @@ class Policy:
         """Refuse what the checkpoint was not trained for, and worlds without a decoder."""
         if mode not in self.config.modes:
             raise ValueError(f"modes={self.config.modes}: this checkpoint was not trained for {mode!r}.")
-        if mode != "policy" and self.networks.vae.vae.decoder is None:
+        if mode != "policy" and not self.networks.vae.has_decoder:
             raise ValueError("this policy was loaded with_world=False: ask actions_only=True, or load it whole.")
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ class Camera:
     base_from_camera: Pose | None = None
     hand_from_camera: Pose | None = None
     hand: str = "left"  # the arm that carries a wrist camera
-    near_m: float = 0.1  # depths outside [near_m, far_m] count as its ends
+    near_m: float = 0.1  # metres; what is nearer is coded as near_m, what is farther as unknown; neither gives points
     far_m: float = 10.0
     depth_at: float = 0.5  # where in a pixel its depth was taken, on average: 0.5 its centre, 0 its first corner
 
@@ -118,8 +118,8 @@ class Clip:
 
     video: UInt8[np.ndarray, "V T H W 3"]
     depth: Float[np.ndarray, "V T H W"] | None  # metres, 0 where unknown
-    state: Float[np.ndarray, "Ts Ds"]
-    action: Float[np.ndarray, "Ta Da"]
+    state: Float[np.ndarray, "Ts Ds"]  # in the layout's units, one row per frame
+    action: Float[np.ndarray, "Ta Da"]  # in the layout's units; row k is played k / action_hz s after the first frame
     video_mask: Bool[np.ndarray, "V T"]
     depth_mask: Bool[np.ndarray, "V T"]
     state_mask: Bool[np.ndarray, " Ts"]
@@ -142,13 +142,13 @@ class Prediction:
     answer (actions only).
     """
 
-    action: Float[np.ndarray, "Ta Da"]
-    state: Float[np.ndarray, "Ts Ds"]
+    action: Float[np.ndarray, "Ta Da"]  # in the layout's units; row k plays k / action_hz s after the observation
+    state: Float[np.ndarray, "Ts Ds"]  # in the layout's units, one row per frame
     video: UInt8[np.ndarray, "V T H W 3"] | None
-    depth: Float[np.ndarray, "V T H W"] | None  # metres
+    depth: Float[np.ndarray, "V T H W"] | None  # metres along the camera's axis, 0 where unknown
     cameras: tuple[Camera, ...]
     instruction: str
     frame_hz: float
     action_hz: float
     seed: int
-    seconds: Mapping[str, float]  # time spent in each stage
+    seconds: Mapping[str, float]  # time spent in each stage: encode, text, actions, world, decode

@@ -1,4 +1,4 @@
-"""Every study can at least be started: it names only what exists."""
+"""Every study is imported: it names only modules and functions that exist."""
 
 import importlib
 from pathlib import Path

@@ -385,6 +385,9 @@ def test_the_calibration_of_an_observation_reaches_the_policy(client, policy, mo
     (found,) = seen[0].cameras.values()
     assert (found.name, found.width, found.near_m, found.far_m) == (name, camera.width, 0.2, 3.0)
     np.testing.assert_array_equal(found.base_from_camera, pose)
+    client.infer(SimpleNamespace(**vars(SEEN) | {"cameras": {name: vars(camera) | {"depth_at": 0.25}}}))
+    told = seen[1].cameras[name]
+    assert (told.width, told.near_m, told.depth_at) == (camera.width, 0.2, 0.25), "a map says the same"
     mirrored = SimpleNamespace(**vars(camera) | {"base_from_camera": np.diag([1.0, 1.0, -1.0, 1.0])})
     with pytest.raises(RefusedError, match="needs a rotation"):
         client.infer(SimpleNamespace(**vars(SEEN) | {"cameras": {name: mirrored}}))

@@ -41,21 +41,21 @@ def start(max_steps=16):
 
 
 def play(monkeypatch, waiting, num_workers=1):
-    """All episodes that are waiting, with actions drawn from (seed, decision)."""
+    """All episodes that are waiting, with actions drawn from the seed of each decision."""
 
-    def answer(policy, config, asking, running) -> None:
-        for connection, _ in asking:
-            episode = running[connection]
-            rng = np.random.default_rng((episode["seed"], len(episode["seconds"])))
-            episode["seconds"].append(0.0)
-            connection.send(("play", rng.uniform(-0.1, 0.1, (4, FakeEnv.layout.action_width)).astype(np.float32)))
+    def predict_batch(observations, *, seeds, actions_only):
+        assert actions_only
+        width = FakeEnv.layout.action_width
+        chunks = [np.random.default_rng(seed).uniform(-0.1, 0.1, (8, width)).astype(np.float32) for seed in seeds]
+        yield [SimpleNamespace(action=chunk, seconds={"actions": 0.0}) for chunk in chunks]
 
-    monkeypatch.setattr(closed_loop, "_answer", answer)
     workers = [start() for _ in range(num_workers)]
     config = closed_loop.ClosedLoopConfig(
         tasks=TASKS, num_episodes=6, seed=0, replan_every=4, max_steps=16, num_envs=num_workers
     )
-    results = list(closed_loop._play(Policy.__new__(Policy), config, workers, list(waiting)))
+    policy = Policy.__new__(Policy)
+    monkeypatch.setattr(policy, "predict_batch", predict_batch, raising=False)
+    results = list(closed_loop._play(policy, config, [c for c, _ in workers], list(waiting)))
     for connection, thread in workers:
         connection.close()
         thread.join(timeout=10)

@@ -195,6 +195,7 @@ def test_two_simulators_do_not_disturb_each_other(env):
 
 def test_episodes_have_no_hidden_end(env):
     env.reset(0)
+    assert env._raw.curr_path_length == 0, "the simulator still counts under this name"
     env._raw.curr_path_length = 100_000
     env.step(np.zeros(env.layout.action_width, np.float32))
 

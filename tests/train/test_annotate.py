@@ -238,6 +238,9 @@ def test_depth_from_another_place():
     nearer[2, 3], beside[0, 3] = 0.5, 0.25  # 0.25 m are 10 pixels at 1 m
     close = seen_from(wall, camera, np.eye(4), camera, nearer)
     np.testing.assert_allclose(close[close > 0], 0.5, atol=1e-6)
+    cut = replace(camera, depth_at=-9.5)  # its depth was taken ten pixels nearer to the corner than its centre
+    np.testing.assert_array_equal(seen_from(wall, cut, np.eye(4), camera, np.eye(4))[:22, :22], 1)
+    assert not seen_from(wall, cut, np.eye(4), camera, np.eye(4))[22:].any()
     shifted = seen_from(wall, camera, np.eye(4), camera, beside)
     assert (shifted[:, :22] == 1).all()
     assert (shifted[:, 22:] == 0).all()

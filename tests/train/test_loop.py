@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +16,10 @@ from safetensors.torch import load_file
 
 from tests.examples import make_cameras, make_normalizer
 from tests.train.encoded import EncodedClips, write_frozen
+from xwam.files import write_json
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
-from xwam.train import checkpoint, loop, setup
+from xwam.train import checkpoint, loop, manifest, setup
 from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
 from xwam.train.saving import load_state
@@ -81,13 +84,14 @@ def test_the_manifest_counts_samples_and_hours_of_all_starts_together(tmp_path):
     assert 5.0 <= after["hours"] < 5.1
 
 
-def test_ctrl_c_saves_what_was_finished(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_schedulers_save_what_was_finished(tmp_path, sent):
     run = make_run(tmp_path)
 
     class Interrupted(EncodedClips):
         def batch(self, indices, visit):
             if (run.out / "log.jsonl").exists() and len(losses_of(run)) == 5:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), sent)
             return super().batch(indices, visit)
 
     with pytest.raises(KeyboardInterrupt):
@@ -300,6 +304,43 @@ def test_only_the_runs_own_checkpoints_are_swept_away(tmp_path):
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*names[1:], "step-0000009.tar"}
     assert checkpoint.newest_checkpoint(tmp_path) == tmp_path / "step-0000003"
+
+
+def test_the_checkpoint_that_did_best_in_the_closed_loop_stays(tmp_path):
+    for number, success in ((1, 0.5), (2, 0.8), (3, 0.8), (4, 0.1), (5, None), (6, None)):
+        (tmp_path / f"step-000000{number}" / "training").mkdir(parents=True)
+        (tmp_path / f"step-000000{number}" / "training/step.json").write_text("{}")
+        if success is not None:
+            write_json(tmp_path / "closed-loop" / f"step-000000{number}.json", {"mean_success": success})
+    checkpoint.keep_newest(tmp_path, 2)
+    left = {path.name for path in tmp_path.glob("step-*")}
+    assert left == {"step-0000003", "step-0000005", "step-0000006"}, "of equals the newer"
+
+
+def test_another_last_step_changes_the_learning_rate_and_says_so(tmp_path):
+    run = make_run(tmp_path)
+    loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
+    steps = CONFIG.train.num_steps
+    longer = replace(CONFIG, train=replace(CONFIG.train, num_steps=2 * steps))
+    rates = [setup.learning_rate_at(steps, config.train) for config in (longer, CONFIG)]
+    with pytest.warns(UserWarning, match=f"instead of {steps}: .* {rates[0]:.3g} instead of {rates[1]:.3g}; --steps"):
+        assert manifest.check_resume(run.out, longer, {}, Setup()) is not None
+
+
+def test_an_error_of_one_process_ends_it_at_once():
+    """Its peers wait for it: a good-bye would wait for theirs."""
+    script = (
+        "import atexit, time\n"
+        "from xwam.train.setup import World, peers_may_wait\n"
+        "atexit.register(time.sleep, 60)\n"
+        "with peers_may_wait(World(0, {})):\n"
+        "    raise ValueError('a broken file')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script.format(2)], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "ValueError: a broken file" in done.stderr
+    with pytest.raises(ValueError, match="a broken file"), setup.peers_may_wait(setup.World(0, 1)):
+        raise ValueError("a broken file")
 
 
 def test_a_run_goes_on_from_the_start_it_had(tmp_path):

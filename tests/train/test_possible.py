@@ -19,14 +19,16 @@ from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from tests.train.encoded import hide
 from xwam.data.opening import robot_for
-from xwam.files import read_arrays, write_text
+from xwam.files import claimed, read_arrays, write_text
 from xwam.imagine import imagine_recording
 from xwam.policy import load_policy
 from xwam.presets import preset
+from xwam.records import Camera
+from xwam.robot.calibration import save_cameras
 from xwam.robot.mapping import save_robot
 from xwam.sim.collect import collect
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
-from xwam.train.pipeline import run_pipeline
+from xwam.train.pipeline import _cameras, run_pipeline
 from xwam.train.possible import _check_compiler, _check_pictures, with_known_depth
 from xwam.train.sources import fit, open_sources
 from xwam.train.text import check_told_apart
@@ -58,6 +60,37 @@ def test_without_depth_there_is_no_depth_branch(data, tmp_path):
     tiny = Path(__file__).parents[2] / "checkpoints/tiny"
     with pytest.warns(UserWarning, match="nothing teaches it further"):
         assert with_known_depth(config, opened, tiny) == config, "what a start has learned, stays"
+
+
+def test_cameras_without_depth_keep_the_ranges_that_the_start_learned(data, tmp_path):
+    """Its codes are of these metres: 0.1 to 10 m, where nothing is said, would read every one of them wrongly."""
+    root, _, _ = data
+    (source,) = open_sources([root / "arm"], (str(root / "arm.json"),), ())
+    config = fit(preset("debug"), [source])
+    name = source.episodes.cameras[0].name
+    save_cameras(tmp_path / "cameras.json", (Camera(name=name, width=8, height=8, near_m=0.5, far_m=2.0),))
+    found = {camera.name: (camera.near_m, camera.far_m) for camera in _cameras(source, config, tmp_path)}
+    assert found.pop(name) == (0.5, 2.0)
+    own = {camera.name: (camera.near_m, camera.far_m) for camera in _cameras(source, config, None)}
+    assert own.pop(name) != (0.5, 2.0)
+    assert found == own
+
+
+def test_a_folder_belongs_to_one_command(data, tmp_path):
+    """A second one helps to encode clips, if the autoencoder is there, and leaves the rest alone."""
+    root, _, sources = data
+    again = {"vae": SHORT_VAE, "sources": sources}
+    with claimed(tmp_path / "new/.claim-run"), pytest.raises(ValueError, match="another command is at work there"):
+        run_pipeline("debug", root / "arm", tmp_path / "new", QUICK, **again)
+    shutil.copytree(root / "run/frozen", tmp_path / "half/frozen")
+    with claimed(tmp_path / "half/.claim-run"), pytest.warns(UserWarning, match="helped it encode clips, and ends"):
+        assert run_pipeline("debug", root / "arm", tmp_path / "half", QUICK, **again) == tmp_path / "half"
+    assert {path.name for path in (tmp_path / "half").iterdir()} == {".claim-run", "frozen", "latents"}
+    made = [
+        {path.name for path in (folder / "latents").rglob("*.safetensors")}
+        for folder in (tmp_path / "half", root / "run")
+    ]
+    assert made[0] == made[1]
 
 
 def test_a_start_without_a_depth_branch_gets_one(data, tmp_path):

@@ -130,7 +130,7 @@ def test_dropped_words_become_the_empty_prompt_and_no_others(model):
     found = step.predict(model, BATCH, drawn._replace(text_is_dropped=dropped), DATA.empty_prompt)
     words = BATCH.prompt.clone()
     words[dropped] = DATA.empty_prompt
-    by_hand = BATCH._replace(prompt=words) if hasattr(BATCH, "_replace") else replace(BATCH, prompt=words)
+    by_hand = BATCH._replace(prompt=words)
     expected = step.predict(model, by_hand, drawn._replace(text_is_dropped=torch.zeros(8).bool()), DATA.empty_prompt)
     assert torch.equal(found.action, expected.action)
     assert not torch.equal(BATCH.prompt[0], words[0])

@@ -243,3 +243,22 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
     prepare.films_of(fit(preset("debug"), sources), sources, 3)
     assert len(read) == 3
     assert set(read) <= set(training)
+    read.clear()
+    steps = sum(sources[0].episodes.length(number) for number in training)
+    clip = fit(preset("debug"), sources).clip
+    monkeypatch.setattr(prepare, "MOST_FILM_BYTES", steps * 3 * clip.height_px * clip.width_px * 5 / 2)
+    with pytest.warns(UserWarning, match=r"episodes=140 would take 0 GB of memory: .* from 50% of them"):
+        prepare.films_of(fit(preset("debug"), sources), sources)
+    assert len(read) == len(training) // 2
+
+
+def test_films_are_read_piece_by_piece(tmp_path, monkeypatch):
+    collect(tmp_path / "data", ["fake-reach"], 1, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    episodes = open_sources([tmp_path / "data"], (), ())[0].episodes
+    whole = prepare.load_films(episodes, [0], ["left", "wrist"], height_px=16, width_px=16)
+    monkeypatch.setattr(prepare, "FRAMES_AT_ONCE", 3)
+    pieces = prepare.load_films(episodes, [0], ["left", "wrist"], height_px=16, width_px=16)
+    assert len(whole) == len(pieces) == 4, "colour and depth of two cameras"
+    for one, other in zip(whole, pieces, strict=True):
+        assert len(one) == episodes.length(0) > 3
+        assert torch.equal(one, other)

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ByT5Tokenizer
 
-from xwam.config import Config, DenoiseConfig
+from xwam.config import SPACE_STRIDE, Config, DenoiseConfig
 from xwam.model.prompt import SHORT
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -57,7 +57,7 @@ def count_operations(config: Config, batch_size: int = 1, prompt_length: int | N
         text = TextEncoder(config.text, config.model.text_length, ByT5Tokenizer())
         clip, sizes = config.clip, config.model
         length = prompt_length or min(SHORT, sizes.text_length)
-        rows, columns = clip.height_px // 16, clip.width_px // 16
+        rows, columns = clip.height_px // SPACE_STRIDE, clip.width_px // SPACE_STRIDE
         pictures = torch.empty(batch_size * sizes.num_views, 3, 1, clip.height_px, clip.width_px)
         latents = torch.empty(1, sizes.latent_channels, _num_latent_frames(config), rows, columns)
         ids = torch.zeros(batch_size, sizes.text_length, dtype=torch.int64)
@@ -84,7 +84,7 @@ def inputs_of(config: Config, batch_size: int, device: torch.device, seed: int =
     def normal(*shape: int) -> Tensor:
         return torch.randn((batch_size, *shape), device=device, generator=generator)
 
-    grid = (_num_latent_frames(config), sizes.num_views, clip.height_px // 16, clip.width_px // 16)
+    grid = (_num_latent_frames(config), sizes.num_views, clip.height_px // SPACE_STRIDE, clip.width_px // SPACE_STRIDE)
     levels = (torch.full((batch_size,), sigma, dtype=torch.float64, device=device) for sigma in (0.978, 0.833))
     return (
         normal(sizes.latent_channels, *grid),

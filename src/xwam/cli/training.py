@@ -120,7 +120,7 @@ def train_vae(
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
         changes: numbers of the recipe.
-        episodes: of how many to keep all frames in memory (82 kB for each, camera and depth, at 128 px).
+        episodes: how many to keep in memory (82 kB per frame and camera, colour and depth, at 128 px).
         precision: of matrix products.
         minutes: stop (and save) after this long; there is no vae before all steps are done.
         device: cpu, cuda, cuda:1, …

@@ -8,7 +8,7 @@ from xwam.data.hdf5_read import open_hdf5
 from xwam.data.lerobot import open_lerobot
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.xwam_json import METADATA_FILE, open_published
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.mapping import ROBOTS_FOLDER, RobotConfig
 from xwam.robot.stored import own_robot
 
 INFO_FILE = "meta/info.json"  # of LeRobot's
@@ -51,9 +51,13 @@ def robot_for(checkpoint: Path, robot: str | None, data: Path) -> RobotConfig | 
     explains_itself = is_published(data) or (data / "meta" / "layout.json").is_file()
     own = None if explains_itself else own_robot(checkpoint, robot)
     if own is None and not explains_itself:
+        others = sorted(path.name for path in (checkpoint / ROBOTS_FOLDER).glob("*"))
+        advice = (
+            f"name its robot (--robot {' or '.join(others)})" if others else "train on this data with --robot first"
+        )
         raise ValueError(
-            f"data={data} says not what its numbers mean, and neither does the checkpoint {checkpoint}, which has no "
-            "robot.json: train on this data with --robot first, or give data that xwam recorded."
+            f"data={data} says not what its numbers mean, and neither does the checkpoint {checkpoint}, whose own "
+            f"robot has no robot.json: {advice}, or give data that xwam recorded."
         )
     return own
 

@@ -7,11 +7,12 @@ once, so an interrupted evaluation continues where it stopped.
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +23,28 @@ from xwam.evaluate.metrics import wilson_interval
 from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
+from xwam.sim.rollout import DECISIONS_PER_EPISODE
 from xwam.sim.simulators import check_robot
 from xwam.sim.worker import simulate
 
 MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one evaluation
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
+
+
+Worker = tuple[Connection, SpawnProcess]
+
+
+class Running(NamedTuple):
+    """An episode that is played now."""
+
+    task: str
+    seed: int
+    seconds: list[float]  # that each of its answers took
+
+
+def placements(seed: int, count: int) -> list[int]:
+    """Seeds of the simulator for an evaluation: the same for the same ``seed``, and never those of collected data."""
+    return [UNSEEN + seed * 10_000 + number for number in range(count)]
 
 
 class OtherSettingsError(ValueError):
@@ -91,13 +109,13 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
         raise ValueError(f"replan_every={config.replan_every}: must be in 1..{horizon}, the actions of one answer.")
     settings = json.loads(json.dumps(asdict(config) | identity(policy)))
     done = _load_finished(out, settings)
-    seeds = [UNSEEN + config.seed * 10_000 + episode for episode in range(config.num_episodes)]
+    seeds = placements(config.seed, config.num_episodes)
     asked = {(task, seed) for task in config.tasks for seed in seeds}
     waiting = [(task, seed) for seed in seeds for task in config.tasks if (task, seed) not in done]
     bar = tqdm(total=len(asked), initial=len(asked & done.keys()), desc="evaluate", unit="episode")
     workers = _start_workers(min(config.num_envs, len(waiting)), config, policy)
     try:
-        for result in _play(policy, config, workers, waiting):
+        for result in _play(policy, config, [connection for connection, _ in workers], waiting):
             done[result.task, result.seed] = result
             bar.update()
             rates = _write(out, settings, done, asked)
@@ -123,11 +141,13 @@ def identity(policy: Policy) -> dict[str, Any]:
     return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
 
 
-def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: list[tuple[str, int]]):
+def _play(
+    policy: Policy, config: ClosedLoopConfig, connections: Sequence[Connection], waiting: list[tuple[str, int]]
+) -> Iterator[EpisodeResult]:
     """Hand out episodes, batch the observations that are ready, send the actions back; yields finished episodes."""
-    running: dict[Connection, dict[str, Any]] = {}
+    running: dict[Connection, Running] = {}
     opened: dict[Connection, str] = {}  # the task of each worker's simulator
-    for connection, _ in workers:
+    for connection in connections:
         _next_episode(connection, waiting, running, opened)
     while running:
         ready = [c for c in wait(list(running)) if isinstance(c, Connection)]
@@ -141,10 +161,10 @@ def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: list
                 asking.append((connection, observation))
                 continue
             episode = running.pop(connection)
-            times = episode["seconds"]
+            times = episode.seconds
             yield EpisodeResult(
-                task=episode["task"],
-                seed=episode["seed"],
+                task=episode.task,
+                seed=episode.seed,
                 success=success,
                 num_steps=num_steps,
                 action_seconds=float(np.median(times)) if times else 0.0,
@@ -155,10 +175,16 @@ def _play(policy: Policy, config: ClosedLoopConfig, workers: list, waiting: list
             _answer(policy, config, asking, running)
 
 
-def _answer(policy: Policy, config: ClosedLoopConfig, asking: list, running: dict) -> None:
+def _answer(
+    policy: Policy,
+    config: ClosedLoopConfig,
+    asking: Sequence[tuple[Connection, Observation]],
+    running: Mapping[Connection, Running],
+) -> None:
     """One batched policy call for all robots that wait for actions."""
     observations = [observation for _, observation in asking]
-    seeds = [running[c]["seed"] * 1000 + len(running[c]["seconds"]) for c, _ in asking]
+    episodes = [running[connection] for connection, _ in asking]
+    seeds = [episode.seed * DECISIONS_PER_EPISODE + len(episode.seconds) for episode in episodes]
     if config.is_random:
         actions = [_random_chunk(policy, seed) for seed in seeds]
         seconds = 0.0
@@ -169,7 +195,7 @@ def _answer(policy: Policy, config: ClosedLoopConfig, asking: list, running: dic
         actions = [answer.action for answer in answers]
         seconds = sum(answers[0].seconds.values())
     for (connection, _), chunk in zip(asking, actions, strict=True):
-        running[connection]["seconds"].append(seconds)
+        running[connection].seconds.append(seconds)
         connection.send(("play", chunk[: config.replan_every]))
 
 
@@ -186,7 +212,10 @@ def _random_chunk(policy: Policy, seed: int) -> np.ndarray:
 
 
 def _next_episode(
-    connection: Connection, waiting: list[tuple[str, int]], running: dict, opened: dict[Connection, str]
+    connection: Connection,
+    waiting: list[tuple[str, int]],
+    running: dict[Connection, Running],
+    opened: dict[Connection, str],
 ) -> None:
     """Opening a simulator takes half a second: first the task that is open here, next one that no other has."""
     if waiting:
@@ -194,11 +223,11 @@ def _next_episode(
         task, seed = min(waiting, key=lambda episode: (episode[0] != own, episode[0] in others))
         waiting.remove((task, seed))
         opened[connection] = task
-        running[connection] = {"task": task, "seed": seed, "seconds": []}
+        running[connection] = Running(task, seed, [])
         connection.send(("reset", (task, seed)))
 
 
-def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list:
+def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list[Worker]:
     context = multiprocessing.get_context("spawn")
     clip = policy.config.clip
     workers = []

@@ -123,7 +123,9 @@ def weight_files(path: Path) -> list[Path]:
         return [path]
     index = path.with_name(f"{path.name}.index.json")
     if not index.is_file():
-        raise FileNotFoundError(f"path={path}: no such file, nor {index.name}; weights are expected there.")
+        is_unfinished = (path.parent / "training").is_dir()
+        advice = "; make it whole first: `xwam convert run` (a run with shards or LoRA)" if is_unfinished else ""
+        raise FileNotFoundError(f"path={path}: no such file, nor {index.name}; weights are expected there{advice}.")
     names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     for name in names:
         if not (path.parent / name).is_file():

@@ -113,7 +113,7 @@ class VideoVae(nn.Module):
 
     def reconstruct(self, latents: Float[Tensor, "B C F h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Images from latents that are not normalised; differentiable, not clamped to [-1, 1]."""
-        if self.vae.decoder is None:
+        if not self.has_decoder:
             raise ValueError("this autoencoder was loaded with encoder_only=True: load it whole to decode.")
         memory = _memory(self.vae.decoder)
         hidden = self.vae.post_quant_conv(latents.to(self.vae.post_quant_conv.weight.dtype))
@@ -122,6 +122,11 @@ class VideoVae(nn.Module):
             for index, frame in enumerate(hidden.split(1, dim=2))
         ]
         return unpatchify(torch.cat(frames, dim=2), PIXEL_PATCH).to(latents.dtype)
+
+    @property
+    def has_decoder(self) -> bool:
+        """False when it was loaded with ``encoder_only=True``."""
+        return self.vae.decoder is not None
 
     def set_decoder_dtype(self, dtype: torch.dtype) -> "VideoVae":
         """Let the decoder work in this precision; latents and images stay what they are. Returns itself.
@@ -137,7 +142,7 @@ class VideoVae(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``; each file appears whole or not at all."""
-        if self.vae.decoder is None:
+        if not self.has_decoder:
             raise ValueError("this autoencoder was loaded with encoder_only=True: save the whole one.")
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}

@@ -105,13 +105,9 @@ class Worker:
             if ticket.request.reset:
                 self.drop(lambda other: other.session == ticket.session, "cancelled", "the session was reset.")
             own_worlds = sum(other.session == ticket.session and other.owed == "world" for other in self._open)
-            while len(self._open) - own_worlds >= self.max_queue and self._give_up_a_world(ticket.session):
-                pass
-            if len(self._open) - own_worlds >= self.max_queue:
+            if not self._make_room(ticket, lambda: len(self._open) - own_worlds < self.max_queue):
                 raise RefusedError("busy", f"queue={self.max_queue} requests are unfinished: ask again a little later.")
-            while self.num_bytes + ticket.request.num_bytes > self.max_bytes and self._give_up_a_world(ticket.session):
-                pass
-            if self.num_bytes + ticket.request.num_bytes > self.max_bytes:
+            if not self._make_room(ticket, lambda: self.num_bytes + ticket.request.num_bytes <= self.max_bytes):
                 message = (
                     f"max_bytes={self.max_bytes} of images may wait or be in work: ask a little later, or send less."
                 )
@@ -131,6 +127,13 @@ class Worker:
             return len(tickets)
 
     # --- with the lock held -----------------------------------------------------------------------------------------
+
+    def _make_room(self, ticket: Ticket, fits: Callable[[], bool]) -> bool:
+        """Let worlds of others go until this request fits; False when there are none left to go."""
+        while not fits():
+            if not self._give_up_a_world(ticket.session):
+                return False
+        return True
 
     def _supersede(self, session: str) -> None:
         error = RefusedError("superseded", "a newer observation of this session came.")
@@ -212,7 +215,7 @@ class Worker:
             events = self.policy.predict_stepwise(
                 [request.observation for request in requests],
                 [request.seed for request in requests],
-                not requests[0].world,
+                actions_only=not requests[0].world,
                 prefixes=[request.prefix for request in requests],
                 num_committed=[request.num_committed for request in requests],
             )

@@ -74,7 +74,9 @@ def build(arguments: Mapping[str, Any]) -> "Application":
         from fastapi import FastAPI, Request, Response, WebSocket  # pyright: ignore[reportMissingImports]
         from ray import serve  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise ImportError(f"{error.name} is not installed: pip install 'xwam[ray]'") from error
+        raise ImportError(
+            f"{error.name} is not installed: pip install ./packages/xwam-client '.[ray]', in a checkout"
+        ) from error
     config = read_arguments(arguments)
     app = FastAPI(openapi_url=None)
 

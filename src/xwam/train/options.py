@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
 
-from xwam.config import Config, Simulator
+from xwam.config import SPACE_STRIDE, Config, Simulator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
@@ -118,8 +118,8 @@ class VaeChanges:
 
     def __post_init__(self) -> None:
         _check_least(vars(self), steps=1, image_steps=0, batch_factor=1)
-        if self.crop_px is not None and (self.crop_px < 16 or self.crop_px % 16):
-            raise ValueError(f"crop_px={self.crop_px}: must be a multiple of 16, at least 16.")
+        if self.crop_px is not None and (self.crop_px < SPACE_STRIDE or self.crop_px % SPACE_STRIDE):
+            raise ValueError(f"crop_px={self.crop_px}: must be a multiple of {SPACE_STRIDE}, at least that.")
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:

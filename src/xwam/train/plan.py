@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from xwam.config import Config
+from xwam.config import SPACE_STRIDE, Config
 from xwam.encode import Batch
 from xwam.model import rope, tokens
 from xwam.model.xwam import XWAM
@@ -213,9 +213,9 @@ def empty_batch(config: Config, rows: int) -> Batch:
 def _grid(config: Config) -> tokens.Grid:
     model, clip = config.model, config.clip
     frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
-    cell = 16  # pixels of a latent cell
     rows, columns = (
-        px // cell // patch for px, patch in zip((clip.height_px, clip.width_px), model.patch_size[1:], strict=True)
+        px // SPACE_STRIDE // patch
+        for px, patch in zip((clip.height_px, clip.width_px), model.patch_size[1:], strict=True)
     )
     return tokens.Grid(
         frames // model.patch_size[0], model.num_views, rows, columns, clip.action_horizon, clip.num_states

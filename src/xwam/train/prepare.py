@@ -4,6 +4,7 @@ Everything is made once and found again. When it is all there, neither the VAE n
 """
 
 import multiprocessing
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,7 @@ from xwam.images import resize, resize_nearest, to_bytes
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.policy import load_policy
 from xwam.processes import end_with_parent
+from xwam.records import Camera
 from xwam.robot.layout import Layout, load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
@@ -37,7 +39,10 @@ from xwam.train.vae_decoder import train_decoder
 from xwam.train.vae_imagined import train_decoder_on_imagined
 from xwam.train.vae_recipe import Film, VaeTraining, fitting
 
-EPISODES_FOR_VAE = 140  # as many films as fit in memory side by side
+EPISODES_FOR_VAE = 140  # whose films lie in memory side by side
+MOST_FILM_BYTES = 8e9
+BYTES_PER_PIXEL = 5  # of a film: three of colour, two of depth
+FRAMES_AT_ONCE = 128  # that are read in full size
 
 
 def make_frozen(
@@ -118,13 +123,29 @@ def _train_on_imagined(
 
 
 def films_of(config: Config, sources: Sequence[Source], num_episodes: int = EPISODES_FOR_VAE) -> list[Film]:
-    """What an autoencoder is trained on: films of so many episodes, none held out, from all cameras."""
-    films = []
+    """What an autoencoder is trained on: films of so many episodes, none held out, from all cameras.
+
+    They lie in memory; where they would need more than MOST_FILM_BYTES fewer are taken, with a warning.
+    """
+    clip, chosen = config.clip, []
     for source, share in zip(sources, shares(sources, num_episodes), strict=True):
         clips = clips_of(source, config)  # of the training split
         some = [clips.numbers[place] for place in spread(len(clips.numbers), share)]
-        names, clip = [camera.name for camera in clips.seen_cameras], config.clip
-        films += load_films(source.episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
+        chosen.append((source.episodes, some, [camera.name for camera in clips.seen_cameras]))
+    frames = sum(episodes.length(number) * len(names) for episodes, some, names in chosen for number in some)
+    needed = frames * clip.height_px * clip.width_px * BYTES_PER_PIXEL
+    if needed > MOST_FILM_BYTES:
+        kept = MOST_FILM_BYTES / needed
+        warnings.warn(
+            f"episodes={num_episodes} would take {needed / 1e9:.0f} GB of memory: the autoencoder learns from "
+            f"{kept:.0%} of them.",
+            stacklevel=2,
+        )
+        fewer = [spread(len(some), max(1, int(kept * len(some)))) for _, some, _ in chosen]
+        chosen = [(e, [some[n] for n in places], names) for (e, some, names), places in zip(chosen, fewer, strict=True)]
+    films = []
+    for episodes, some, names in chosen:
+        films += load_films(episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
     return films
 
 
@@ -135,19 +156,23 @@ def load_films(
 
     At the size of the transformer's clips, so that the autoencoder learns the scale that it will be asked to encode.
     """
+
+    def coloured(frames: np.ndarray, _: Camera) -> np.ndarray:
+        return to_bytes(resize(frames, height_px, width_px))
+
+    def coded(metres: np.ndarray, camera: Camera) -> np.ndarray:
+        near, far = camera.near_m, camera.far_m
+        return depth_to_image(resize_nearest(metres, height_px, width_px), near, far).astype(np.float16)
+
     films: list[Film] = []
     for index in tqdm(indices, desc="read", unit="episode"):
-        steps = np.arange(episodes.info(index).length)
-        for name in view_names:
-            frames = episodes.frames(index, name, steps)
-            if frames is not None:
-                films.append(torch.from_numpy(to_bytes(resize(frames, height_px, width_px))))
-            metres = episodes.depth(index, name, steps)
-            if metres is not None:
-                camera = camera_named(episodes.cameras, name)
-                metres = resize_nearest(metres, height_px, width_px)
-                images = depth_to_image(metres, camera.near_m, camera.far_m)
-                films.append(torch.from_numpy(images.astype(np.float16)))
+        length = episodes.length(index)
+        pieces = np.array_split(np.arange(length), -(-length // FRAMES_AT_ONCE))  # large pictures, a few at a time
+        for camera in (camera_named(episodes.cameras, name) for name in view_names):
+            for read, made in ((episodes.frames, coloured), (episodes.depth, coded)):
+                found = [None if (x := read(index, camera.name, at)) is None else made(x, camera) for at in pieces]
+                if found[0] is not None:
+                    films.append(torch.from_numpy(np.concatenate([images for images in found if images is not None])))
     return films
 
 

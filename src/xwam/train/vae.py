@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from xwam.config import VaeConfig
+from xwam.config import SPACE_STRIDE, VaeConfig
 from xwam.model.device import device_of
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
@@ -171,7 +171,7 @@ def measure_latents(
     vae: VideoVae, films: Sequence[Film], training: VaeTraining, *, num_batches: int = 32
 ) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]]:
     """Mean and standard deviation of every latent channel over whole pictures and long clips."""
-    size = min(min(film.shape[1:3]) for film in films) // 16 * 16
+    size = min(min(film.shape[1:3]) for film in films) // SPACE_STRIDE * SPACE_STRIDE
     longest = max(shape.num_frames for shape in training.shapes)
     whole = replace(training, shapes=(ClipShape(size, longest, 4, 1),))
     generator = np.random.default_rng((training.seed, 0, 1))
