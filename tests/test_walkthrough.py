@@ -22,7 +22,7 @@ from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate import closed_loop, open_loop
-from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, Running, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import (
     evaluate_open_loop,
@@ -363,7 +363,7 @@ def test_success_ends_an_episode_and_a_blind_policy_sees_grey(world, monkeypatch
         tasks=("fake-reach",), num_episodes=1, seed=0, replan_every=3, max_steps=9, num_envs=1, is_blind=True
     )
     here, there = multiprocessing.Pipe()
-    closed_loop._answer(policy, config, [(there, observation)], {there: {"seed": 1, "seconds": []}})
+    closed_loop._answer(policy, config, [(there, observation)], {there: Running("fake-reach", 1, [])})
     assert all((image == 127).all() for image in asked[0].images.values())
     assert here.recv()[1].shape == (3, 14), "only so many are played"
 
