@@ -307,14 +307,17 @@ def test_only_the_runs_own_checkpoints_are_swept_away(tmp_path):
 
 
 def test_the_checkpoint_that_did_best_in_the_closed_loop_stays(tmp_path):
-    for number, success in ((1, 0.5), (2, 0.8), (3, 0.8), (4, 0.1), (5, None), (6, None)):
+    plays = {1: ("reach", 0.9, 4), 2: ("push", 0.8, 4), 3: ("push", 0.8, 4), 4: ("push", 1.0, 1), 5: ("push", 0.1, 4)}
+    for number in range(1, 8):
         (tmp_path / f"step-000000{number}" / "training").mkdir(parents=True)
         (tmp_path / f"step-000000{number}" / "training/step.json").write_text("{}")
-        if success is not None:
-            write_json(tmp_path / "closed-loop" / f"step-000000{number}.json", {"mean_success": success})
+    for number, (task, success, played) in plays.items():
+        settings = {"tasks": [task], "num_episodes": 4}
+        report = {"settings": settings, "mean_success": success, "episodes": [{}] * played}
+        write_json(tmp_path / "closed-loop" / f"step-000000{number}.json", report)
     checkpoint.keep_newest(tmp_path, 2)
     left = {path.name for path in tmp_path.glob("step-*")}
-    assert left == {"step-0000003", "step-0000005", "step-0000006"}, "of equals the newer"
+    assert left == {f"step-000000{n}" for n in (3, 6, 7)}, "1 played other tasks, 4 not to the end; of equals the newer"
 
 
 def test_another_last_step_changes_the_learning_rate_and_says_so(tmp_path):
@@ -323,8 +326,14 @@ def test_another_last_step_changes_the_learning_rate_and_says_so(tmp_path):
     steps = CONFIG.train.num_steps
     longer = replace(CONFIG, train=replace(CONFIG.train, num_steps=2 * steps))
     rates = [setup.learning_rate_at(steps, config.train) for config in (longer, CONFIG)]
-    with pytest.warns(UserWarning, match=f"instead of {steps}: .* {rates[0]:.3g} instead of {rates[1]:.3g}; --steps"):
-        assert manifest.check_resume(run.out, longer, {}, Setup()) is not None
+    newest = checkpoint.newest_checkpoint(run.out)
+    with pytest.warns(UserWarning, match=f"instead of {steps}: .* {rates[0]:.3g} instead of {rates[1]:.3g}\\.$"):
+        manifest.warn_of_another_end(newest, longer.train)
+    earlier = newest.rename(newest.with_name("step-0000002"))
+    with pytest.warns(UserWarning, match=f"; --steps {steps} keeps it"):
+        manifest.warn_of_another_end(earlier, longer.train)
+    manifest.warn_of_another_end(earlier, CONFIG.train)
+    manifest.warn_of_another_end(None, CONFIG.train)
 
 
 def test_an_error_of_one_process_ends_it_at_once():

@@ -247,9 +247,12 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
     steps = sum(sources[0].episodes.length(number) for number in training)
     clip = fit(preset("debug"), sources).clip
     monkeypatch.setattr(prepare, "MOST_FILM_BYTES", steps * 3 * clip.height_px * clip.width_px * 5 / 2)
-    with pytest.warns(UserWarning, match=r"episodes=140 would take 0 GB of memory: .* from 50% of them"):
+    with pytest.warns(UserWarning, match=r"140 episodes would take 0 GB of memory: .* from 50% of them"):
         prepare.films_of(fit(preset("debug"), sources), sources)
     assert len(read) == len(training) // 2
+    read.clear()
+    prepare.films_of(fit(preset("debug"), sources), sources, 100)
+    assert sorted(read) == training, "who names a number gets it"
 
 
 def test_films_are_read_piece_by_piece(tmp_path, monkeypatch):

@@ -101,7 +101,7 @@ def train_vae(
     decoder_only: bool = False,
     imagined: int = 0,
     changes: Annotated[VaeChanges, arg(name="")] = VaeChanges(),  # noqa: B008 (frozen)
-    episodes: int = 140,
+    episodes: int | None = None,
     precision: Precision = "auto",
     minutes: float | None = None,
     device: str = "cpu",
@@ -120,7 +120,8 @@ def train_vae(
         decoder_only: the encoder stays, and with it all latents: the new vae fits the checkpoint of ``start`` as it is.
         imagined: the decoder alone, on so many clips as the transformer of ``start`` imagines them (2.4 MB each).
         changes: numbers of the recipe.
-        episodes: how many to keep in memory (82 kB per frame and camera, colour and depth, at 128 px).
+        episodes: how many to keep in memory (82 kB per frame and camera, colour and depth, at 128 px); by default 140,
+            or fewer where they need more than 8 GB.
         precision: of matrix products.
         minutes: stop (and save) after this long; there is no vae before all steps are done.
         device: cpu, cuda, cuda:1, …

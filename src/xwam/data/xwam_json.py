@@ -214,7 +214,8 @@ def open_published(root: Path) -> XwamJsonEpisodes:
     elif arms == ARMS and not is_raw:
         layout = ROBOTS["robotwin"].layout
     else:
-        layout = two_arm_layout(root.name, single_arm=arms == ("left",), raw_gripper=is_raw, delta_gripper=not is_raw)
+        name = "published_one_arm" if arms == ("left",) else "published_two_arms"
+        layout = two_arm_layout(name, single_arm=arms == ("left",), raw_gripper=is_raw, delta_gripper=not is_raw)
     episodes = open_xwam_json(root, layout=layout, raw_actions=is_raw)
     if (root / CAMERAS_FILE).is_file():
         calibrated = load_cameras(root / CAMERAS_FILE)

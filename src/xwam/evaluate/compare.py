@@ -130,7 +130,7 @@ class _Truth:
         self.hands = geometry_metrics.hand_positions(real.state, layout)
 
     def depth_scores(self, world: Prediction, ending: str) -> Scores:
-        """Depth errors over the static views, and distances of the fused clouds where every view is calibrated."""
+        """Depth errors over the static views, and distances of the clouds that the calibrated ones give."""
         assert world.depth is not None
         # Of a view that was never measured nobody can say how true it is, and nobody may have taught it.
         known = np.where(self.is_measured[:, None, None, None], world.depth, np.float32(0))

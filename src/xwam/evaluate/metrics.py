@@ -46,6 +46,7 @@ class ActionScores(NamedTuple):
     gripper: float | None
     command: float | None  # moves and turns as a controller's own commands
     joints_rad: float | None  # where they shall go, or how far
+    joints_m: float | None  # the same of those that slide
 
 
 def static_views(cameras: Sequence[Camera]) -> list[int]:
@@ -203,9 +204,11 @@ def action_scores(
     check_same_shape(action, reference)
     layout.check_action(action)
     layout.check_action(reference)
-    found: dict[str, list[float]] = {"m": [], "rad": [], "gripper": [], "1": [], "joints": []}
+    found: dict[str, list[float]] = {"m": [], "rad": [], "gripper": [], "1": [], "joints rad": [], "joints m": []}
     for part, where in layout_slices(layout.action):
-        what = "gripper" if part.kind in GRIPPER_ACTIONS else "joints" if part.kind in JOINT_ACTIONS else part.unit
+        what = "gripper" if part.kind in GRIPPER_ACTIONS else part.unit
+        if part.kind in JOINT_ACTIONS and part.unit != "1":
+            what = f"joints {part.unit}"
         if part.is_used:
             difference = action[:, where].astype(np.float64) - reference[:, where]
             found[what].append(float(np.linalg.norm(difference, axis=-1).mean()))

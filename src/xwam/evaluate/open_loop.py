@@ -34,7 +34,7 @@ from xwam.files import write_json
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
-from xwam.robot.layout import Layout
+from xwam.robot.layout import Layout, differences
 from xwam.robot.mapping import RobotConfig
 from xwam.view.html import write_page
 from xwam.view.points import has_points
@@ -158,9 +158,11 @@ def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, ab
 
 def check_robot(policy: Policy, episodes: Episodes) -> None:
     """Raises ValueError for the data of another robot: numbers in the same slots would mean something else."""
-    if policy.layout != episodes.layout:
+    wrong = differences(episodes.layout, policy.layout)
+    if wrong or episodes.layout.name != policy.layout.name:
+        what = f" ({wrong[0]})" if wrong else ""
         raise ValueError(
-            f"data of robot {episodes.layout.name!r}: the policy acts as {policy.layout.name!r}. Where the checkpoint "
+            f"data of robot {episodes.layout.name!r}: the policy acts as {policy.layout.name!r}{what}. Where it "
             "learned from both, name the other one (--robot, a folder of its robots/); otherwise take its own data."
         )
 

@@ -49,6 +49,7 @@ ROWS = {
     "path_m": ("hand path error", 1000, ".1f", "mm"),
     "action_position_m": ("action error, position per step", 1000, ".1f", "mm"),
     "action_joints_rad": ("action error, joints per step", 180 / np.pi, ".2f", "degrees"),
+    "action_joints_m": ("action error, sliding joints per step", 1000, ".1f", "mm"),
     "action_command": ("action error, commands per step", 1, ".3f", ""),
 }
 """The table: (label, factor, format, unit)."""

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,21 +142,25 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 def keep_newest(run: Path, count: int) -> None:
     """Delete all but the newest ``count`` checkpoints of a run, and the one that did best in the closed loop."""
-    best = _best_played(run)
-    for old in _whole_checkpoints(run)[:-count]:
+    saved = _whole_checkpoints(run)
+    best = _best_played(run, saved)
+    for old in saved[:-count]:
         if old.name != best:
             (old / "training" / "step.json").unlink()  # from here on it counts no more
             shutil.rmtree(old, ignore_errors=True)  # somebody may still read in it
 
 
-def _best_played(run: Path) -> str | None:
-    """The name of the saved checkpoint with the highest success (validate.py); of equals the newest."""
-    found = []
-    for path in sorted((run / "closed-loop").glob("step-*.json")):
-        success = json.loads(path.read_text()).get("mean_success")
-        if success is not None and (run / path.stem).is_dir():
-            found.append((success, path.stem))
-    return max(found)[1] if found else None
+def _best_played(run: Path, saved: Sequence[Path]) -> str | None:
+    """The name of the checkpoint with the highest success (validate.py) among those that played what the newest did."""
+    played: dict[tuple[Any, ...], list[tuple[float, str]]] = {}
+    for name in (path.name for path in saved):
+        report = run / "closed-loop" / f"{name}.json"
+        if report.is_file():
+            found = json.loads(report.read_text())
+            tasks, each = found["settings"]["tasks"], found["settings"]["num_episodes"]
+            if len(found["episodes"]) == len(tasks) * each:  # played to the end
+                played.setdefault((*tasks, each), []).append((found["mean_success"], name))
+    return max(max(played.values(), key=lambda rows: rows[-1][1]))[1] if played else None
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:

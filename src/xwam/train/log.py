@@ -90,15 +90,22 @@ def _tensorboard(folder: Path, opened: ExitStack) -> Log | None:
     return log
 
 
+def _wandb_id(out: Path) -> str:
+    """A continued run goes on in the same curve; a new one in an old place, or a copy elsewhere, does not."""
+    kept, place = out / "wandb.json", str(out.resolve())
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    if known.get("place") != place:
+        known = {"place": place, "id": secrets.token_hex(8)}
+        write_text(kept, json.dumps(known) + "\n")
+    return known["id"]
+
+
 def _wandb(out: Path, project: str, settings: Mapping[str, Any], opened: ExitStack) -> Log:
     try:
         import wandb  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(f"wandb={project} needs Weights & Biases: pip install 'xwam[wandb]'") from error
-    kept = out / "wandb-id"  # a continued run goes on in the same curve, a new one in an old place does not
-    if not kept.is_file():
-        write_text(kept, secrets.token_hex(8))
-    identity = kept.read_text().strip()
+    identity = _wandb_id(out)
     run = wandb.init(project=project, dir=out, name=out.name, id=identity, resume="allow", config=dict(settings))
     opened.push(lambda kind, *_: run.finish(exit_code=int(kind is not None)))
 

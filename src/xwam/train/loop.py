@@ -95,7 +95,7 @@ def train(
     """Train until ``num_steps`` (or ``max_minutes``) and return the last checkpoint's folder.
 
     ``start``: a checkpoint whose weights to start from (fine-tuning); fresh ones otherwise. Resumes from the newest
-    checkpoint in ``run.out``. Ctrl-C saves first. Raises ValueError when that run was made by another recipe.
+    checkpoint in ``run.out``. Ctrl-C and SIGTERM save first. Raises ValueError when that run had another recipe.
     """
     target = setup.my_device(device)
     world = setup.join_world(target)

@@ -116,20 +116,21 @@ def check_resume(
                 f"{name}={wanted[name]} differs from {value} of the run in {out}: "
                 "continue with the same recipe, or train into an empty folder."
             )
-    _warn_of_another_end(newest, stored.get("num_steps"), config.train)
     return newest
 
 
-def _warn_of_another_end(newest: Path, before: int | None, train: TrainConfig) -> None:
-    """The learning rate falls towards the last step: with another last step it jumps."""
-    if before in (None, train.num_steps):
+def warn_of_another_end(newest: Path | None, train: TrainConfig) -> None:
+    """The learning rate falls towards the last step: when a run goes on with another one, it jumps."""
+    before = None if newest is None else json.loads((newest / "manifest.json").read_text()).get("num_steps")
+    if newest is None or before in (None, train.num_steps):
         return
     done = int(newest.name.removeprefix("step-"))
     was, now = (learning_rate_at(done, replace(train, num_steps=steps)) for steps in (before, train.num_steps))
+    advice = f"; --steps {before} keeps it" if done < before else ""
     warnings.warn(
         f"num_steps={train.num_steps} instead of {before}: the learning rate falls until the last step, so at step "
-        f"{done} it goes on with {now:.3g} instead of {was:.3g}; --steps {before} keeps it.",
-        stacklevel=3,
+        f"{done} it goes on with {now:.3g} instead of {was:.3g}{advice}.",
+        stacklevel=2,
     )
 
 

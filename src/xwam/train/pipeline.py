@@ -8,11 +8,10 @@ continues after an interruption::
     out/step-0001000                   a checkpoint: whole, self-contained
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,7 +25,7 @@ from xwam.robot.calibration import load_cameras
 from xwam.train.adapt import adapted, with_frozen_of
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
-from xwam.train.manifest import check_resume, check_start
+from xwam.train.manifest import check_resume, check_start, warn_of_another_end
 from xwam.train.options import Setup, Sources, Watch, changed
 from xwam.train.possible import check_possible, has_depth, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
@@ -63,7 +62,7 @@ def run_pipeline(
     ``changes`` overrides fields of the preset's TrainConfig and NoiseConfig. ``start``: a checkpoint to fine-tune; its
     weights, VAE and text encoder are taken. It is made to fit the robot of ``sources``, and grown when the preset is a
     larger one (adapt.py). With several processes the first one prepares, the others wait. The same command once more,
-    while this one runs, only helps it to encode clips.
+    while this one runs, helps it to encode clips and ends with a ValueError.
     """
     if sources.statistics == "start" and start is None:
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
@@ -77,12 +76,12 @@ def run_pipeline(
     check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of, device=target)
     check_batch(config.train.batch_size, world, how)
     check_start(out, start)
-    check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
+    newest = check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
+    if world.is_main:
+        warn_of_another_end(newest, config.train)
     with only_one_command(out, world, target) as is_mine, peers_may_wait(world):
         if not is_mine:
-            return _help_to_encode(
-                config, opened, out, start or out / "frozen", sources, statistics_of, how, str(target)
-            )
+            _help_to_encode(config, opened, out, start or out / "frozen", sources, statistics_of, how, str(target))
         with one_after_the_other(world):
             given, start = start, None if start is None else adapted(start, config, out / "start")  # one that fits
             frozen = start or out / "frozen"
@@ -116,7 +115,7 @@ def _prepare(
     mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if sources.hold else caches
     data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors", device)
     robots = [
-        Robot(cache.normalizer, _cameras(source, config, start), source.robot)
+        Robot(cache.normalizer, _cameras(source, config, start, opened), source.robot)
         for source, cache in zip(opened, caches, strict=True)
     ]
     train = [clips_of(source, config) for source in opened]
@@ -141,8 +140,8 @@ def _help_to_encode(
     statistics_of: Path | None,
     how: Setup,
     device: str,
-) -> Path:
-    """Another command trains in ``out``: encode clips that it still needs, and leave the rest to it."""
+) -> NoReturn:
+    """Another command trains in ``out``: encode clips that it still needs, and end with a ValueError that says so."""
     if not (frozen / "vae").is_dir():
         raise ValueError(
             f"out={out}: another command is at work there, and makes the autoencoder first; repeat this one later, to "
@@ -152,20 +151,19 @@ def _help_to_encode(
         config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
         processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
-    warnings.warn(
-        f"out={out}: another command trains there; this one has helped it encode clips, and ends.", stacklevel=3
+    raise ValueError(
+        f"out={out}: another command trains there; this one has helped it encode clips, and trained nothing."
     )
-    return out
 
 
-def _cameras(source: Source, config: Config, start: Path | None) -> tuple[Camera, ...]:
-    """Those that the model looks through; one without any depth keeps the range in which the start learned its name."""
+def _cameras(source: Source, config: Config, start: Path | None, all_sources: Sequence[Source]) -> tuple[Camera, ...]:
+    """Those that the model looks through; where no data set has depth of one, the start's range stays."""
     path = None if start is None else start / "cameras.json"
     known = {c.name: c for c in load_cameras(path)} if path is not None and path.is_file() else {}
     seen = [camera for camera in source.episodes.cameras if camera.name in config.view_names]
     return tuple(
         replace(camera, near_m=known[camera.name].near_m, far_m=known[camera.name].far_m)
-        if camera.name in known and not has_depth(source, [camera.name])
+        if camera.name in known and not any(has_depth(one, [camera.name]) for one in all_sources)
         else camera
         for camera in seen
     )

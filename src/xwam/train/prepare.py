@@ -41,7 +41,6 @@ from xwam.train.vae_recipe import Film, VaeTraining, fitting
 
 EPISODES_FOR_VAE = 140  # whose films lie in memory side by side
 MOST_FILM_BYTES = 8e9
-BYTES_PER_PIXEL = 5  # of a film: three of colour, two of depth
 FRAMES_AT_ONCE = 128  # that are read in full size
 
 
@@ -87,7 +86,7 @@ def train_vae_alone(
     start: Path | None,
     decoder_only: bool,
     num_imagined: int = 0,
-    num_episodes: int = EPISODES_FOR_VAE,
+    num_episodes: int | None = None,
     precision: Precision,
     max_minutes: float | None,
     device: str,
@@ -122,23 +121,25 @@ def _train_on_imagined(
     return train_decoder_on_imagined(policy, clips, recipe, out, start=start, num_clips=chosen, **rest)
 
 
-def films_of(config: Config, sources: Sequence[Source], num_episodes: int = EPISODES_FOR_VAE) -> list[Film]:
+def films_of(config: Config, sources: Sequence[Source], num_episodes: int | None = None) -> list[Film]:
     """What an autoencoder is trained on: films of so many episodes, none held out, from all cameras.
 
-    They lie in memory; where they would need more than MOST_FILM_BYTES fewer are taken, with a warning.
+    They lie in memory. None: EPISODES_FOR_VAE, or as many as MOST_FILM_BYTES hold, with a warning.
     """
-    clip, chosen = config.clip, []
-    for source, share in zip(sources, shares(sources, num_episodes), strict=True):
-        clips = clips_of(source, config)  # of the training split
+    clip, chosen, needed = config.clip, [], 0
+    for source, share in zip(sources, shares(sources, num_episodes or EPISODES_FOR_VAE), strict=True):
+        clips, episodes = clips_of(source, config), source.episodes  # of the training split
         some = [clips.numbers[place] for place in spread(len(clips.numbers), share)]
-        chosen.append((source.episodes, some, [camera.name for camera in clips.seen_cameras]))
-    frames = sum(episodes.length(number) * len(names) for episodes, some, names in chosen for number in some)
-    needed = frames * clip.height_px * clip.width_px * BYTES_PER_PIXEL
-    if needed > MOST_FILM_BYTES:
+        names = [camera.name for camera in clips.seen_cameras]
+        has_depth = any(episodes.depth(some[0], name, np.zeros(1, dtype=int)) is not None for name in names)
+        frames = sum(episodes.length(number) for number in some) * len(names)
+        needed += frames * clip.height_px * clip.width_px * (5 if has_depth else 3)  # bytes of a pixel
+        chosen.append((episodes, some, names))
+    if num_episodes is None and needed > MOST_FILM_BYTES:
         kept = MOST_FILM_BYTES / needed
         warnings.warn(
-            f"episodes={num_episodes} would take {needed / 1e9:.0f} GB of memory: the autoencoder learns from "
-            f"{kept:.0%} of them.",
+            f"{EPISODES_FOR_VAE} episodes would take {needed / 1e9:.0f} GB of memory: the autoencoder learns from "
+            f"{kept:.0%} of them. `xwam train-vae --episodes N`, into the run's folder frozen, takes any number.",
             stacklevel=2,
         )
         fewer = [spread(len(some), max(1, int(kept * len(some)))) for _, some, _ in chosen]

@@ -12,7 +12,7 @@ from xwam.train.setup import World, any_says
 
 
 class StopSign:
-    """Raised by the clock or by the first signal, on every process at once; the second signal interrupts at once."""
+    """Raised by the clock or by a signal, on every process at once; a second Ctrl-C interrupts at once."""
 
     def __init__(self, max_minutes: float | None, world: World, device: torch.device) -> None:
         self.was_interrupted = False
@@ -29,7 +29,8 @@ class StopSign:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            if handler is not None:  # else it was set outside Python
+                signal.signal(number, handler)
 
     def is_up(self) -> bool:
         """True when the run should save and end. Every process must ask after every step."""
@@ -37,6 +38,6 @@ class StopSign:
         return any_says(is_late or self.was_interrupted, self._world, self._device)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self.was_interrupted:
+        if self.was_interrupted and number == signal.SIGINT:  # schedulers say SIGTERM more than once
             raise KeyboardInterrupt
         self.was_interrupted = True

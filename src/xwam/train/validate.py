@@ -1,7 +1,6 @@
 """What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +36,7 @@ def make_validate(
 ) -> Validate:
     """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time.
 
-    Losses are means over several levels of noise, actions noisy in all of them; one that has nothing to count is left
-    out.
+    Losses are means over several draws of noise, as in training; one that has nothing to count is left out.
     Instructions are encoded once, on the CPU: the text encoder (11 GB at the published size) never enters the device.
     """
     model = XWAM(config.model)
@@ -49,10 +47,7 @@ def make_validate(
     networks = Networks(model, vae, lambda: _text_encoder(frozen, config))
     policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts)
     batch = _encoded([clips[i] for i in chosen], config, robot, vae, prompts, device)
-    noisy = replace(
-        config, noise=replace(config.noise, clean_action_ratio=0.0)
-    )  # or half of the actions would teach us nothing
-    draws = [step.draw(batch, noisy, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS)]
+    draws = [step.draw(batch, config, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS)]
 
     @torch.no_grad()
     def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
