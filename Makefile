@@ -57,12 +57,12 @@ test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
 
-reproduce-tiny: system .venv/ready  ## a checkpoint like the shipped one, from an empty folder (9 hours on 2 cores by estimate, half of them the transformer; DEVICE=cuda; SHORT=100: a hundredth of everything)
+reproduce-tiny: system .venv/ready  ## a checkpoint like the shipped one, from an empty folder (6 to 7 hours on 2 cores, two of them the transformer; DEVICE=cuda; SHORT=100: a hundredth of everything)
 	$(BIN)/xwam collect metaworld --tasks $(TINY_TASKS) --episodes $(call n,240) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --tasks reach-v3 hammer-v3 --episodes $(call n,480) --out runs/tiny/data
 	$(BIN)/xwam collect metaworld --wander --tasks $(TINY_TASKS) --episodes $(call n,150) --out runs/tiny/wander
 	$(BIN)/xwam train-vae tiny $(TINY_DATA) --weights 3 1 $(TINY_VAE) --out runs/tiny/run/frozen
-	$(BIN)/xwam train tiny $(TINY_DATA) --weights 2 1 --out runs/tiny/run --every 6 --cache-processes 2 --batch-size 32 --steps $(call n,10000) \
+	$(BIN)/xwam train tiny $(TINY_DATA) --weights 2 1 --out runs/tiny/run --every 6 --cache-processes 2 --batch-size 32 --steps $(call n,4500) \
 		--optimizer muon --learning-rate 1e-3 --action-loss-weight 8 --clean-action-ratio 0.1 --validate-every 0 --save-every 250
 	$(BIN)/xwam convert run $$(ls -d runs/tiny/run/step-* | tail -1) runs/tiny/undrawn
 	$(BIN)/xwam train-vae tiny $(TINY_DATA) --weights 3 1 --start runs/tiny/undrawn --imagined $(call n,1200) --out runs/tiny/drawn \
