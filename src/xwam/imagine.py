@@ -13,12 +13,13 @@ from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
 from xwam.evaluate.compare import only_views
-from xwam.evaluate.open_loop import check_robot, imagine_clip, page_of
+from xwam.evaluate.open_loop import check_robot, imagine_clip
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
+from xwam.view.html import write_page
 from xwam.view.mosaic import write_mosaic
 from xwam.view.points import fuse, has_points
 from xwam.view.rerun_log import write_rerun
@@ -113,10 +114,10 @@ def write_world(
         warnings.warn(f"cameras={names}: no world.glb, since some moments have no points.", stacklevel=2)
     for step, cloud in enumerate(clouds):
         write_ply(out / f"points-{step:02d}.ply", cloud)
+    in_space = None if real is None or real.depth is None else real
     if has_rerun:
-        in_space = None if real is None or real.depth is None else real
         write_rerun(out / "world.rrd", imagined, layout, real=in_space)
-    page_of(out / "world.html", imagined, layout, real=real, title=imagined.instruction)  # last: it alone needs viser
+    write_page(out / "world.html", imagined, layout, real=in_space, title=imagined.instruction)  # last: needs viser
     return out / "world.html"
 
 

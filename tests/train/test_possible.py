@@ -28,7 +28,7 @@ from xwam.robot.calibration import save_cameras
 from xwam.robot.mapping import save_robot
 from xwam.sim.collect import collect
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
-from xwam.train.pipeline import _cameras, run_pipeline
+from xwam.train.pipeline import _cameras_of, run_pipeline
 from xwam.train.possible import _check_compiler, _check_pictures, with_known_depth
 from xwam.train.sources import fit, open_sources
 from xwam.train.text import check_told_apart
@@ -69,9 +69,10 @@ def test_cameras_without_depth_keep_the_ranges_that_the_start_learned(data, tmp_
     config = fit(preset("debug"), [source])
     name = source.episodes.cameras[0].name
     save_cameras(tmp_path / "cameras.json", (Camera(name=name, width=8, height=8, near_m=0.5, far_m=2.0),))
-    found = {camera.name: (camera.near_m, camera.far_m) for camera in _cameras(source, config, tmp_path, [source])}
+    (cameras,), (plain,) = _cameras_of([source], config, tmp_path), _cameras_of([source], config, None)
+    found = {camera.name: (camera.near_m, camera.far_m) for camera in cameras}
     assert found.pop(name) == (0.5, 2.0)
-    own = {camera.name: (camera.near_m, camera.far_m) for camera in _cameras(source, config, None, [source])}
+    own = {camera.name: (camera.near_m, camera.far_m) for camera in plain}
     assert own.pop(name) != (0.5, 2.0)
     assert found == own
 

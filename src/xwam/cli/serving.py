@@ -7,8 +7,6 @@ from tyro.conf import Positional, arg
 
 from xwam.cli.acting import Steps
 
-INSTALL_SERVER = "pip install ./packages/xwam-client '.[serve]', in a checkout"
-
 
 def serve(
     checkpoint: Annotated[Path, Positional],
@@ -54,7 +52,8 @@ def serve(
     try:
         from xwam.serve.server import run
     except ModuleNotFoundError as error:
-        raise ValueError(f"{error.name} is not installed: {INSTALL_SERVER}") from error
+        advice = "pip install ./packages/xwam-client '.[serve]', in a checkout"
+        raise ValueError(f"{error.name} is not installed: {advice}") from error
     from xwam.serve.service import ServeConfig, load_service
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -194,7 +194,9 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
     if not isinstance(row, dict):
         raise RefusedError("wrong_type", f"cameras[{name!r}]: must be a map.")
     if row.get("name", name) != name:
-        raise RefusedError("unknown_camera", f"cameras[{name!r}].name={str(row['name'])[:40]!r}: say it twice alike.")
+        raise RefusedError(
+            "unknown_camera", f"cameras[{name!r}].name={str(row['name'])[:40]!r}: must be {name!r}, or left out."
+        )
     for key in row:
         if key not in CAMERA_KEYS:
             raise RefusedError("unknown_key", f"cameras[{name!r}] has {key[:40]!r}: {suggest(key[:40], CAMERA_KEYS)}")

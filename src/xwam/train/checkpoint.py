@@ -152,15 +152,16 @@ def keep_newest(run: Path, count: int) -> None:
 
 def _best_played(run: Path, saved: Sequence[Path]) -> str | None:
     """The name of the checkpoint with the highest success (validate.py) among those that played what the newest did."""
-    played: dict[tuple[Any, ...], list[tuple[float, str]]] = {}
+    played: list[tuple[Any, float, str]] = []  # what was played, success, name; oldest first
     for name in (path.name for path in saved):
         report = run / "closed-loop" / f"{name}.json"
         if report.is_file():
             found = json.loads(report.read_text())
-            tasks, each = found["settings"]["tasks"], found["settings"]["num_episodes"]
-            if len(found["episodes"]) == len(tasks) * each:  # played to the end
-                played.setdefault((*tasks, each), []).append((found["mean_success"], name))
-    return max(max(played.values(), key=lambda rows: rows[-1][1]))[1] if played else None
+            asked = found["settings"]["tasks"], found["settings"]["num_episodes"]
+            if len(found["episodes"]) == len(asked[0]) * asked[1]:  # played to the end
+                played.append((asked, found["mean_success"], name))
+    alike = [(success, name) for asked, success, name in played if asked == played[-1][0]]
+    return max(alike)[1] if alike else None
 
 
 def _whole_checkpoints(run: Path) -> list[Path]:

@@ -8,14 +8,16 @@ continues after an interruption::
     out/step-0001000                   a checkpoint: whole, self-contained
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from xwam.config import Config
+from xwam.data.cache import LatentCache
 from xwam.data.held import HeldCache
 from xwam.encode import Batch
 from xwam.model.vae import VideoVae
@@ -27,7 +29,7 @@ from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start, warn_of_another_end
 from xwam.train.options import Setup, Sources, Watch, changed
-from xwam.train.possible import check_possible, has_depth, with_known_depth
+from xwam.train.possible import check_possible, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import (
     check_batch,
@@ -37,7 +39,7 @@ from xwam.train.setup import (
     only_one_command,
     peers_may_wait,
 )
-from xwam.train.sources import Mixture, Source, clips_of, fit, open_sources
+from xwam.train.sources import Mixture, Source, clips_of, fit, has_depth, open_sources
 from xwam.train.vae_recipe import VaeTraining
 from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
 
@@ -79,15 +81,19 @@ def run_pipeline(
     newest = check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
     if world.is_main:
         warn_of_another_end(newest, config.train)
+    encode = partial(
+        make_latents, config, opened, folder=out / "latents", every=sources.every, num_variants=sources.variants,
+        processes=sources.cache_processes, device=str(target), precision=how.precision, statistics_of=statistics_of,
+    )  # fmt: skip
     with only_one_command(out, world, target) as is_mine, peers_may_wait(world):
         if not is_mine:
-            _help_to_encode(config, opened, out, start or out / "frozen", sources, statistics_of, how, str(target))
+            _help_to_encode(out, start or out / "frozen", encode)
         with one_after_the_other(world):
             given, start = start, None if start is None else adapted(start, config, out / "start")  # one that fits
             frozen = start or out / "frozen"
             if start is None:
                 make_frozen(config, opened, frozen, vae, how, str(target))
-            run, clips = _prepare(config, opened, out, frozen, given, sources, statistics_of, how, str(target))
+            run, clips = _prepare(config, opened, out, frozen, given, encode, hold=sources.hold, device=str(target))
         run = run._replace(wandb_project=watch.wandb)
         validate = None
         if world.is_main:
@@ -102,21 +108,18 @@ def _prepare(
     out: Path,
     frozen: Path,
     start: Path | None,
-    sources: Sources,
-    statistics_of: Path | None,
-    how: Setup,
+    encode: Callable[[Path], list[LatentCache]],
+    *,
+    hold: bool,
     device: str,
 ) -> tuple[Run, Mixture]:
     """Statistics and latents: made, or found where they were made before."""
-    caches = make_latents(
-        config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
-        processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
-    )  # fmt: skip
-    mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if sources.hold else caches
+    caches = encode(frozen)
+    mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if hold else caches
     data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors", device)
     robots = [
-        Robot(cache.normalizer, _cameras(source, config, start, opened), source.robot)
-        for source, cache in zip(opened, caches, strict=True)
+        Robot(cache.normalizer, cameras, source.robot)
+        for source, cache, cameras in zip(opened, caches, _cameras_of(opened, config, start), strict=True)
     ]
     train = [clips_of(source, config) for source in opened]
     facts = {
@@ -131,42 +134,30 @@ def _prepare(
     return Run(out, robots[0]._replace(others=others), frozen, facts), data
 
 
-def _help_to_encode(
-    config: Config,
-    opened: Sequence[Source],
-    out: Path,
-    frozen: Path,
-    sources: Sources,
-    statistics_of: Path | None,
-    how: Setup,
-    device: str,
-) -> NoReturn:
+def _help_to_encode(out: Path, frozen: Path, encode: Callable[[Path], object]) -> NoReturn:
     """Another command trains in ``out``: encode clips that it still needs, and end with a ValueError that says so."""
     if not (frozen / "vae").is_dir():
         raise ValueError(
             f"out={out}: another command is at work there, and makes the autoencoder first; repeat this one later, to "
             "help it encode clips, or choose another folder."
         )
-    make_latents(
-        config, opened, frozen, out / "latents", every=sources.every, num_variants=sources.variants,
-        processes=sources.cache_processes, device=device, precision=how.precision, statistics_of=statistics_of,
-    )  # fmt: skip
+    encode(frozen)
     raise ValueError(
         f"out={out}: another command trains there; this one has helped it encode clips, and trained nothing."
     )
 
 
-def _cameras(source: Source, config: Config, start: Path | None, all_sources: Sequence[Source]) -> tuple[Camera, ...]:
-    """Those that the model looks through; where no data set has depth of one, the start's range stays."""
+def _cameras_of(opened: Sequence[Source], config: Config, start: Path | None) -> list[tuple[Camera, ...]]:
+    """Those of each data set that the model looks through; where no data set has depth, the start's range stays."""
     path = None if start is None else start / "cameras.json"
-    known = {c.name: c for c in load_cameras(path)} if path is not None and path.is_file() else {}
-    seen = [camera for camera in source.episodes.cameras if camera.name in config.view_names]
-    return tuple(
-        replace(camera, near_m=known[camera.name].near_m, far_m=known[camera.name].far_m)
-        if camera.name in known and not any(has_depth(one, [camera.name]) for one in all_sources)
-        else camera
-        for camera in seen
-    )
+    learned = load_cameras(path) if path is not None and path.is_file() else ()
+    unmeasured = {c.name: c for c in learned if not any(has_depth(source, [c.name]) for source in opened)}
+
+    def ranged(camera: Camera) -> Camera:
+        known = unmeasured.get(camera.name, camera)
+        return replace(camera, near_m=known.near_m, far_m=known.far_m)
+
+    return [tuple(ranged(c) for c in source.episodes.cameras if c.name in config.view_names) for source in opened]
 
 
 def _validation(config: Config, source: Source, run: Run, num_clips: int, watch: Watch, device: str) -> Validate | None:
@@ -176,7 +167,7 @@ def _validation(config: Config, source: Source, run: Run, num_clips: int, watch:
     held_out = clips_of(source, config, split="validation", padded=False)
     looks = []
     if len(held_out):
-        looks.append(make_validate(config, held_out, run.robot, run.frozen, num_clips=num_clips, device=device))
+        looks.append(make_validate(config, held_out, run, num_clips=num_clips, device=device))
     if watch.evaluate_tasks:
         looks.append(make_closed_loop(config, run, watch, device=device))
     return together(looks) if looks else None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from xwam.config import Config, load
@@ -18,7 +17,7 @@ from xwam.model.text import TOKENIZER_FOLDER
 from xwam.sim.simulators import check_robot, known
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
-from xwam.train.sources import Source, clips_of
+from xwam.train.sources import Source, clips_of, has_depth
 from xwam.train.text import check_told_apart, list_texts
 
 
@@ -106,8 +105,7 @@ def _check_whole(start: Path) -> None:
     try:
         weight_files(start / "model.safetensors")
     except FileNotFoundError as error:
-        advice = "a checkpoint of a run with shards or LoRA is made whole by `xwam convert run`"
-        raise FileNotFoundError(f"start={start}: {error} ({advice})") from error
+        raise FileNotFoundError(f"start={start}: {error}") from error
     for part in ("vae", "text"):
         if not (start / part / "config.json").is_file():
             raise FileNotFoundError(
@@ -141,14 +139,6 @@ def with_known_depth(config: Config, sources: Sequence[Source], start: Path | No
         stacklevel=2,
     )
     return replace(config, model=replace(config.model, num_depth_blocks=0))
-
-
-def has_depth(source: Source, view_names: Sequence[str]) -> bool:
-    """True when one of these cameras has depth in some episode."""
-    episodes, first = source.episodes, np.zeros(1, dtype=int)
-    names = [camera.name for camera in episodes.cameras if camera.name in view_names]
-    numbers = range(episodes.num_episodes)
-    return any(episodes.depth(number, name, first) is not None for number in numbers for name in names)
 
 
 def _check_frozen(config: Config, frozen: Path) -> None:

@@ -5,7 +5,7 @@ Everything is made once and found again. When it is all there, neither the VAE n
 
 import multiprocessing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.options import Precision, Setup
 from xwam.train.prompts import encoded_prompts
 from xwam.train.setup import encoder_of
-from xwam.train.sources import Mixture, Source, clips_of, shares
+from xwam.train.sources import Mixture, Source, clips_of, has_depth, shares
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import train_vae
 from xwam.train.vae_decoder import train_decoder
@@ -131,9 +131,8 @@ def films_of(config: Config, sources: Sequence[Source], num_episodes: int | None
         clips, episodes = clips_of(source, config), source.episodes  # of the training split
         some = [clips.numbers[place] for place in spread(len(clips.numbers), share)]
         names = [camera.name for camera in clips.seen_cameras]
-        has_depth = any(episodes.depth(some[0], name, np.zeros(1, dtype=int)) is not None for name in names)
         frames = sum(episodes.length(number) for number in some) * len(names)
-        needed += frames * clip.height_px * clip.width_px * (5 if has_depth else 3)  # bytes of a pixel
+        needed += frames * clip.height_px * clip.width_px * (5 if has_depth(source, names) else 3)  # bytes of a pixel
         chosen.append((episodes, some, names))
     if num_episodes is None and needed > MOST_FILM_BYTES:
         kept = MOST_FILM_BYTES / needed
@@ -167,14 +166,22 @@ def load_films(
 
     films: list[Film] = []
     for index in tqdm(indices, desc="read", unit="episode"):
-        length = episodes.length(index)
-        pieces = np.array_split(np.arange(length), -(-length // FRAMES_AT_ONCE))  # large pictures, a few at a time
         for camera in (camera_named(episodes.cameras, name) for name in view_names):
             for read, made in ((episodes.frames, coloured), (episodes.depth, coded)):
-                found = [None if (x := read(index, camera.name, at)) is None else made(x, camera) for at in pieces]
-                if found[0] is not None:
-                    films.append(torch.from_numpy(np.concatenate([images for images in found if images is not None])))
+                if (film := _film(read, made, index, camera, episodes.length(index))) is not None:
+                    films.append(film)
     return films
+
+
+def _film(read: Callable, made: Callable, index: int, camera: Camera, length: int) -> Film | None:
+    """All pictures of an episode, FRAMES_AT_ONCE of them in full size; None where there are none."""
+    found = []
+    for steps in np.array_split(np.arange(length), -(-length // FRAMES_AT_ONCE)):
+        pictures = read(index, camera.name, steps)
+        if pictures is None:
+            return None
+        found.append(made(pictures, camera))
+    return torch.from_numpy(np.concatenate(found))
 
 
 def make_latents(

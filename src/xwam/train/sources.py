@@ -131,6 +131,14 @@ def _changes(before: Config, after: Config) -> list[str]:
     return [f"{name} {new} instead of {old}" for name, (old, new) in pairs.items() if old != new]
 
 
+def has_depth(source: Source, view_names: Sequence[str]) -> bool:
+    """True when one of these cameras has depth in some episode."""
+    episodes, first = source.episodes, np.zeros(1, dtype=int)
+    names = [camera.name for camera in episodes.cameras if camera.name in view_names]
+    numbers = range(episodes.num_episodes)
+    return any(episodes.depth(number, name, first) is not None for number in numbers for name in names)
+
+
 def check_fits(config: Config, episodes: Episodes, *, may_lack_views: bool = False) -> None:
     """Refuse a data set that lacks a camera, or has another rate or other widths than the model."""
     layout = episodes.layout

@@ -1,6 +1,7 @@
 """What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
 from xwam.train.options import Watch
+from xwam.train.prompts import encoded_prompts
 
 NUM_DRAWS = 4  # of noise, for every held-out clip
 Prompts = Mapping[str, Float[Tensor, "P Dt"]]
@@ -31,29 +33,29 @@ SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_positio
 SHOWN += ("path_left_position_m", "path_right_position_m")
 
 
-def make_validate(
-    config: Config, clips: Clips, robot: Robot, frozen: Path, *, num_clips: int, device: str = "cpu"
-) -> Validate:
+def make_validate(config: Config, clips: Clips, run: Run, *, num_clips: int, device: str = "cpu") -> Validate:
     """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time.
 
     Losses are means over several draws of noise, as in training; one that has nothing to count is left out.
     Instructions are encoded once, on the CPU: the text encoder (11 GB at the published size) never enters the device.
     """
-    model = XWAM(config.model)
-    vae = VideoVae.load(frozen / "vae")
+    model, robot = XWAM(config.model), run.robot
+    vae = VideoVae.load(run.frozen / "vae")
     cameras = {camera.name: camera for camera in robot.cameras}
     chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
-    prompts = _prompts(frozen, config, {"", *(clips[i].instruction for i in chosen)})
-    networks = Networks(model, vae, lambda: _text_encoder(frozen, config))
+    words = sorted({"", *(clips[i].instruction for i in chosen)})
+    prompts = encoded_prompts(words, run.frozen, run.out / "prompts.safetensors", config.model.text_length)
+    networks = Networks(model, vae, partial(TextEncoder.load, run.frozen / "text", config.model.text_length))
     policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts)
     batch = _encoded([clips[i] for i in chosen], config, robot, vae, prompts, device)
-    draws = [step.draw(batch, config, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS)]
+    drawn = (step.draw(batch, config, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS))
+    draws = [step.only_taught(one, batch) for one in drawn]
+    (empty,) = policy.encode_prompts([""])
 
     @torch.no_grad()
     def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
         model.load_state_dict(average)
-        empty = policy.encode_prompts([""])[0]
-        found = [step.compute_terms(model, batch, step.only_taught(drawn, batch), empty) for drawn in draws]
+        found = [step.compute_terms(model, batch, one, empty) for one in draws]
         sums = {name: (sum(t[name].sum for t in found), sum(t[name].count for t in found)) for name in found[0]}
         numbers = {f"loss/{name}": float(total / count) for name, (total, count) in sums.items() if count}
         scores = summarize([score_clip(policy, clips[i], seed=i) for i in chosen])
@@ -69,7 +71,7 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
     """
     model, frozen = XWAM(config.model), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
-    networks = Networks(model, vae, lambda: _text_encoder(frozen, config))
+    networks = Networks(model, vae, partial(TextEncoder.load, frozen / "text", config.model.text_length))
     cameras = {camera.name: camera for camera in run.robot.cameras}
     absent = set(config.view_names) - set(cameras)
     policy = Policy(config, run.robot.normalizer, cameras, networks, device=device, absent=absent)
@@ -104,16 +106,6 @@ def together(looks: Sequence[Validate]) -> Validate:
     return validate
 
 
-def _text_encoder(frozen: Path, config: Config) -> TextEncoder:
-    return TextEncoder.load(frozen / "text", config.model.text_length)
-
-
-@torch.no_grad()
-def _prompts(frozen: Path, config: Config, words: set[str]) -> Prompts:
-    text = _text_encoder(frozen, config)
-    return {each: text.encode_prompt(each) for each in sorted(words)}
-
-
 def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, prompts: Prompts, device: str) -> Batch:
     """Held-out clips, centre-cropped, as a training batch."""
     pixels = encode_clips([centre_crop(clip, crop=config.clip.crop) for clip in clips], robot.normalizer)
@@ -128,8 +120,7 @@ def _encoded(clips: list, config: Config, robot: Robot, vae: VideoVae, prompts: 
 def write_first_batch(path: Path, batch: Batch, vae: VideoVae) -> None:
     """What the network really sees, decoded: a row per clip; for each view its first and last frame, and last depth.
 
-    ``vae`` lies where ``batch`` does.
-    Needs Pillow (``pip install 'xwam[train]'``).
+    ``vae`` lies where ``batch`` does. Needs Pillow (``pip install 'xwam[train]'``).
     """
     try:
         from PIL import Image
