@@ -51,7 +51,7 @@ def observed(policy: Policy, task: str, count: int) -> tuple[np.ndarray, np.ndar
         pictures.append(np.stack([images[name] for name in names]))
         goals.append(env._raw._target_pos[:3].copy())
     env.close()
-    return resize_and_centre_crop(np.stack(pictures), clip.width_px, clip.height_px, clip.crop), np.stack(goals)
+    return resize_and_centre_crop(np.stack(pictures), clip), np.stack(goals)
 
 
 @torch.no_grad()

@@ -167,7 +167,7 @@ def record(
 
 def _seen(frames: Sequence[Observation], names: Sequence[str], clip: ClipConfig) -> np.ndarray:
     views = [np.stack([frame.images[name] for frame in frames]) for name in names]
-    return np.stack([resize_and_centre_crop(view, clip.width_px, clip.height_px, clip.crop) for view in views])
+    return np.stack([resize_and_centre_crop(view, clip) for view in views])
 
 
 def save_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -29,7 +29,7 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
     np.testing.assert_array_equal(still.action, action)
     np.testing.assert_array_equal(still.state, state)
     for view, name in enumerate(policy.config.view_names):
-        seen = resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
+        seen = resize_and_centre_crop(observation.images[name], clip)
         np.testing.assert_array_equal(still.video[view, 0], seen)
     np.testing.assert_array_equal(imagine_actions(policy, observation, action, state, seed=3).video, still.video)
     moved = imagine_actions(policy, observation, action + policy.layout.action_mask * np.float32(0.02), state, seed=3)

@@ -1,5 +1,7 @@
 """Resizing equals torch's, and cropping takes the right pixels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from xwam.images import (
     resize_corners,
     resize_nearest,
 )
+from xwam.presets import preset
 from xwam.records import Camera
 from xwam.view.points import unproject
 
@@ -27,6 +30,8 @@ def test_equal_to_torch(size: tuple[int, int]) -> None:
         return torch.nn.functional.interpolate(channels_first, size, mode=mode, **options).movedim(1, -1).numpy()
 
     np.testing.assert_allclose(resize(images, *size), torch_resize("bilinear", align_corners=False), atol=1e-5)
+    smooth = torch_resize("bilinear", align_corners=False, antialias=True)
+    np.testing.assert_allclose(resize(images, *size, antialias=True), smooth, atol=1e-5)
     np.testing.assert_array_equal(resize_nearest(images[..., 0], *size), torch_resize("nearest-exact")[..., 0])
     np.testing.assert_array_equal(resize_corners(images[..., 0], *size), torch_resize("nearest")[..., 0])
 
@@ -42,9 +47,20 @@ def test_windows() -> None:
 
 
 def test_a_flat_image_stays_flat() -> None:
-    image = np.full((10, 14, 3), 77, np.uint8)
-    assert (resize_and_centre_crop(image, 8, 6, 0.9) == 77).all()
-    assert resize_and_centre_crop(image, 8, 6, 0.9).shape == (6, 8, 3)
+    image = np.full((50, 70, 3), 77, np.uint8)
+    for antialias in (False, True):
+        clip = replace(preset("debug").clip, width_px=48, height_px=32, crop=0.9, antialias=antialias)
+        assert (resize_and_centre_crop(image, clip) == 77).all()
+        assert resize_and_centre_crop(image, clip).shape == (32, 48, 3)
+
+
+def test_a_thin_line_is_seen_when_the_picture_becomes_smaller() -> None:
+    """A line of two pixels in a camera's picture: two pixels of every five would miss it."""
+    image = np.zeros((480, 640, 3), np.uint8)
+    image[:, 340:342] = 255
+    tiny, published = preset("tiny").clip, replace(preset("wan22_5b").clip, width_px=128, height_px=128)
+    assert resize_and_centre_crop(image, tiny).max() > 50
+    assert resize_and_centre_crop(image, published).max() == 0, "as the published model was trained"
 
 
 def plane(size: int) -> tuple[Camera, np.ndarray]:

@@ -137,6 +137,8 @@ def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
     assert {path.name for path in (tmp_path / "a").iterdir()} == clouds | {
         f"world.{k}" for k in ("html", "mp4", "npz", "glb")
     }
+    main(["view", str(tmp_path / "a/world.npz"), "--out", str(tmp_path / "again")])
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {path.name for path in (tmp_path / "a").iterdir()}
     for words in ([], ["--input", "x.npz", "--data", "x"]):
         with pytest.raises(SystemExit):
             main(["imagine", str(last), *words])

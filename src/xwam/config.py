@@ -85,6 +85,7 @@ class ClipConfig:
     actions_per_frame: int
     action_hz: float
     crop: float  # share of the image kept by the crop of training (random) and inference (centre)
+    antialias: bool = False  # average what is made smaller; False: two pixels of it, as the published model was trained
 
     @property
     def num_states(self) -> int:
@@ -194,13 +195,9 @@ class Config:
             ("model.latent_channels", self.model.latent_channels, "vae.latent_channels", self.vae.latent_channels),
             ("model.text_width", self.model.text_width, "text.width", self.text.width),
             ("model.frames_per_latent", self.model.frames_per_latent, "the VAE's stride in time", TIME_STRIDE),
-            (
-                "model.actions_per_frame",
-                self.model.actions_per_frame,
-                "clip.actions_per_frame",
-                self.clip.actions_per_frame,
-            ),
         ]
+        rates = self.model.actions_per_frame, self.clip.actions_per_frame
+        pairs.append(("model.actions_per_frame", rates[0], "clip.actions_per_frame", rates[1]))
         for side, patch in zip(("height_px", "width_px"), self.model.patch_size[1:], strict=True):
             pixels, step = vars(self.clip)[side], SPACE_STRIDE * patch
             if pixels < step or pixels % step:

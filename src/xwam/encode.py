@@ -201,12 +201,7 @@ def encode_observation(
     """
     check_observation(observation, view_names, clip, normalizer.layout, absent)
     grey = np.full((clip.height_px, clip.width_px, 3), GREY, np.uint8)
-    images = [
-        grey
-        if name in absent
-        else resize_and_centre_crop(observation.images[name], clip.width_px, clip.height_px, clip.crop)
-        for name in view_names
-    ]
+    images = [grey if name in absent else resize_and_centre_crop(observation.images[name], clip) for name in view_names]
     return video_to_tensor(np.stack(images)[:, None]), encode_states(observation.state, normalizer)
 
 

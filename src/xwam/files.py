@@ -8,6 +8,7 @@ import os
 import secrets
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -101,7 +102,7 @@ def read_arrays(path: Path, made_by: str) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, AttributeError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise ValueError(f"path={path} is no file that {made_by} wrote (.npz).") from error
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
+from xwam.config import ClipConfig
 from xwam.records import Camera
 
 GREY = 128  # every pixel of a picture that stands for a camera that is not there
@@ -64,11 +65,20 @@ def cut(images: Shaped[np.ndarray, "*any"], window: Window, *, axis: int = -2) -
     return images[(..., rows, columns, *(slice(None),) * after)]
 
 
-def resize(images: Shaped[np.ndarray, "*T H W C"], height: int, width: int) -> Float32[np.ndarray, "*T h w C"]:
-    """Bilinear, without smoothing first (as the published model was trained)."""
+def resize(
+    images: Shaped[np.ndarray, "*T H W C"], height: int, width: int, *, antialias: bool = False
+) -> Float32[np.ndarray, "*T h w C"]:
+    """Bilinear. ``antialias``: what becomes smaller is averaged, so that every pixel counts (as torch and Pillow do).
+
+    Without, a pixel is made of the two nearest to its centre, and what lies between is never seen: as the published
+    model was trained.
+    """
     resized = images.astype(np.float32)
     for axis, size in ((-3, height), (-2, width)):
-        if resized.shape[axis] != size:
+        old = resized.shape[axis]
+        if antialias and size < old:
+            resized = _shrink_axis(resized, axis, size)
+        elif size != old:
             resized = _resize_axis(resized, axis, size)
     return resized
 
@@ -98,13 +108,11 @@ def to_bytes(images: Float32[np.ndarray, "*any"]) -> UInt8[np.ndarray, "*any"]:
     return np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-def resize_and_centre_crop(
-    image: UInt8[np.ndarray, "*T H W 3"], width_px: int, height_px: int, crop: float
-) -> UInt8[np.ndarray, "*T h w 3"]:
+def resize_and_centre_crop(image: UInt8[np.ndarray, "*T H W 3"], clip: ClipConfig) -> UInt8[np.ndarray, "*T h w 3"]:
     """What the policy does to each image: bilinear resize, centre crop, resize back to full size."""
-    resized = resize(image, height_px, width_px)
-    window = centre_window(height_px, width_px, crop)
-    return to_bytes(resize(cut(resized, window, axis=-3), height_px, width_px))
+    size = (clip.height_px, clip.width_px)
+    window = centre_window(*size, clip.crop)
+    return to_bytes(resize(cut(resize(image, *size, antialias=clip.antialias), window, axis=-3), *size))
 
 
 def _resize_axis(images: np.ndarray, axis: int, size: int) -> np.ndarray:
@@ -114,3 +122,17 @@ def _resize_axis(images: np.ndarray, axis: int, size: int) -> np.ndarray:
     high = np.minimum(low + 1, old - 1)
     share = (position - low).astype(np.float32).reshape(-1, *(1,) * (-axis - 1))
     return images.take(low, axis) * (1 - share) + images.take(high, axis) * share
+
+
+def _shrink_axis(images: np.ndarray, axis: int, size: int) -> np.ndarray:
+    """Weights fall in a line from a new pixel's centre to its neighbours' centres."""
+    old = images.shape[axis]
+    scale = old / size
+    centre = (np.arange(size) + 0.5) * scale
+    places = np.floor(centre - scale).astype(int)[:, None] + np.arange(math.ceil(2 * scale) + 1)
+    weights = np.maximum(0, 1 - np.abs(places + 0.5 - centre[:, None]) / scale) * ((places >= 0) & (places < old))
+    weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32).T.reshape(-1, size, *(1,) * (-axis - 1))
+    shrunk = np.zeros_like(images.take(range(size), axis))
+    for column, weight in zip(np.clip(places, 0, old - 1).T, weights, strict=True):
+        shrunk += images.take(column, axis) * weight
+    return shrunk

@@ -12,7 +12,7 @@ from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
-from xwam.evaluate.compare import only_views
+from xwam.evaluate.compare import without_views
 from xwam.evaluate.open_loop import check_robot, imagine_clip
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
@@ -78,8 +78,7 @@ def imagine_saved(
     observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
     policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     *_, imagined = policy.predict(observation, seed=seed)
-    imagined = only_views(imagined, [v for v, c in enumerate(imagined.cameras) if c.name not in policy.absent])
-    return write_world(out, imagined, policy.layout, has_rerun=has_rerun)
+    return write_world(out, without_views(imagined, policy.absent), policy.layout, has_rerun=has_rerun)
 
 
 def view_saved(prediction: Path, out: Path, *, has_rerun: bool = False) -> Path:

@@ -161,9 +161,9 @@ class Policy:
             else:
                 clock.mark("world")
                 video, depth = depth_apart(event.video, event.depth, self.config)
-                video = yield from self._decode(video)
+                video = yield from self._decode(video, clock)
                 video = torch.cat([first, video[:, :, :, 1:]], dim=3)  # what was seen, not its reconstruction
-                depth = None if depth is None else (yield from self._decode(depth))
+                depth = None if depth is None else (yield from self._decode(depth, clock))
                 clock.mark("decode")
                 yield self._answers(observations, seeds, event, video, depth, steps, clock.seconds)
 
@@ -228,11 +228,12 @@ class Policy:
         """Add encoded instructions (and the empty one) to a checkpoint folder, which then needs no text encoder."""
         self.encoded.save(folder / PROMPTS_FILE, [*instructions, ""])
 
-    def _decode(self, latents: Tensor) -> Generator[StepDone, None, Tensor]:
+    def _decode(self, latents: Tensor, clock: Clock) -> Generator[StepDone, None, Tensor]:
         """Latents ``B C F V h w`` to images ``B V 3 T H W``, view by view, with a pause before each."""
         views = []
         for view in range(latents.shape[3]):
-            yield StepDone(view)
+            with clock.stopped():
+                yield StepDone(view)
             with torch.no_grad():
                 views.append(encode.decode_views(self.networks.vae.decode, latents[:, :, :, view : view + 1]))
         return torch.cat(views, dim=1)

@@ -70,6 +70,7 @@ _TINY = Config(
         actions_per_frame=4,
         action_hz=20.0,
         crop=0.95,
+        antialias=True,
     ),
     noise=replace(_ANS, max_prefix=8),
     denoise=replace(  # a small model is done after few steps; what lies at the far end is imagined too coarsely

@@ -92,7 +92,9 @@ def _check_matrix(value: np.ndarray, what: str, *, is_lens: bool) -> None:
     size = 3 if is_lens else 4
     if value.shape != (size, size) or not np.isfinite(value).all():
         raise ValueError(f"{what} has shape {value.shape}: must be {size} x {size} finite numbers.")
-    is_fine = bool((value.diagonal() >= 1).all()) if is_lens else is_rotation(value[:3, :3])
+    is_fine = (
+        bool((value.diagonal() >= 1).all() and np.linalg.det(value) >= 1) if is_lens else is_rotation(value[:3, :3])
+    )
     if not is_fine or not np.allclose(value[-1], np.eye(size)[-1], atol=1e-6):
         wanted = "positive focal lengths of a pixel or more" if is_lens else "a rotation (and metres)"
         raise ValueError(f"{what}={value.tolist()}: needs {wanted}, last row {'0 ' * (size - 1)}1.")

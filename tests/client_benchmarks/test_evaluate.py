@@ -75,6 +75,21 @@ def test_it_goes_on_where_it_stopped(at, tmp_path):
         evaluate(at, trial(tmp_path, replan_every=2), out)
 
 
+def test_two_commands_do_not_write_one_file(at, tmp_path):
+    """Each writes all that it knows, and would lose the other's episodes."""
+    out, refused = tmp_path / "results.json", []
+
+    def another(_):
+        with pytest.raises(ValueError, match="another command is writing it") as told:
+            evaluate(at, trial(tmp_path, tasks=("two",)), out)
+        refused.append(told.value)
+
+    evaluate(at, trial(tmp_path, tasks=("one",), num_episodes=1), out, tell=another)
+    assert len(refused) == 1
+    evaluate(at, trial(tmp_path, tasks=("two",), num_episodes=1), out)
+    assert len(json.loads(out.read_text())["others"]) == 1
+
+
 def test_mistakes_are_said_before_anything_is_played(at, tmp_path):
     out = tmp_path / "results.json"
     with pytest.raises(ValueError, match=r"replan_every=1000: must be in 1\.\."):
@@ -103,7 +118,8 @@ def test_an_error_lets_what_was_begun_finish(at, tmp_path):
     with pytest.raises(RuntimeError, match="the simulator broke"):
         evaluate(at, trial(tmp_path, tasks=("breaks", "slow", "two")), out, num_processes=2)
     begun = [line for line in note.read_text().split("\n") if line not in ("", "closed")]
-    kept = [(row["task"], row["seed"]) for row in json.loads(out.read_text())["episodes"]] if out.is_file() else []
+    kept = [(row["task"], row["seed"]) for row in json.loads(out.read_text())["episodes"]]
+    assert ("breaks", 1) in kept, "begun together with the one that broke"
     assert ("breaks", 0) not in kept
     assert sorted(f"{task} {seed}" for task, seed in kept) == sorted(set(begun) - {"breaks 0"})
     assert "two 2" not in begun

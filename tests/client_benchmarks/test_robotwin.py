@@ -12,6 +12,7 @@ class Answering:
     """What ``robotwin.Model`` asks of a client; it answers the same chunk, and remembers what it was told."""
 
     def __init__(self, metadata, chunk):
+        self.uri = "ws://nowhere"
         self.metadata, self.chunk, self.asked, self.num_resets = {**metadata, "action_horizon": 32}, chunk, [], 0
 
     def infer(self, observation, *, seed):
@@ -84,3 +85,19 @@ def test_cameras_of_a_checkpoint_that_learned_from_its_files():
     with pytest.raises(MismatchError, match="camera='front'"):
         robotwin.Model(Answering(metadata, None))
     assert robotwin.Model(Answering(metadata, None), cameras={"front": "head_camera"}).cameras["front"] == "head_camera"
+
+
+def test_another_server_in_the_middle_is_refused():
+    model, world = robotwin.Model(Answering(of_published("robotwin"), np.zeros((32, 14), np.float32))), Poses(99)
+    robotwin.eval(world, model, world.get_obs())
+    model.client.metadata = {**model.client.metadata, "checkpoint": {"name": "another", "hash": "1" * 16}}
+    with pytest.raises(ValueError, match="now has another checkpoint"):
+        robotwin.eval(world, model, world.get_obs())
+
+
+def test_settings_as_robotwin_gives_them_connect_and_compare(server, tmp_path):
+    """Numbers may be words, and a key's file ends in a new line; the debug checkpoint is not this robot's."""
+    (tmp_path / "key").write_text("secret\n")
+    settings = {"port": str(server.port), "replan_every": "8", "api_key_file": str(tmp_path / "key"), "cameras": None}
+    with pytest.raises(MismatchError, match="camera"):
+        robotwin.get_model(settings)

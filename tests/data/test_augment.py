@@ -1,11 +1,13 @@
 """Augmentation keeps pixels, depth and intrinsics together."""
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 
 from xwam.data.augment import Colours, augment, centre_crop, change_colours, draw_augmentation
 from xwam.images import resize_and_centre_crop
+from xwam.presets import preset
 from xwam.records import Camera, Clip
 
 
@@ -67,8 +69,9 @@ def test_without_a_crop_and_colours_nothing_changes() -> None:
 
 def test_training_and_policy_crop_alike() -> None:
     clip = make_clip()
+    config = replace(preset("tiny").clip, width_px=40, height_px=40)
     np.testing.assert_array_equal(
-        centre_crop(clip, crop=0.95).video[1, 2], resize_and_centre_crop(clip.video[1, 2], 40, 40, 0.95)
+        centre_crop(clip, crop=0.95).video[1, 2], resize_and_centre_crop(clip.video[1, 2], config)
     )
 
 

@@ -41,8 +41,8 @@ def _features() -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
+@pytest.fixture(params=["v2.0", "v2.1"])
+def dataset(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """Three episodes in two folders, as the published description of the format says."""
     (tmp_path / "meta").mkdir()
     words = sorted({make_episode(i).instruction for i in range(3)})
@@ -76,7 +76,7 @@ def dataset(tmp_path: Path) -> Path:
     _lines(tmp_path / "meta/episodes.jsonl", episodes)
     _lines(tmp_path / "meta/tasks.jsonl", [{"task_index": i, "task": text} for i, text in enumerate(words)])
     info = {
-        "codebase_version": "v2.1",
+        "codebase_version": request.param,
         "robot_type": "toy",
         "total_episodes": 3,
         "total_frames": sum(LENGTHS),
@@ -137,7 +137,7 @@ def test_success_is_true_or_false(dataset: Path, layout: Layout) -> None:
 def test_what_is_missing_is_named(dataset: Path, layout: Layout, cameras: tuple[Camera, ...]) -> None:
     with pytest.raises(ValueError, match="layout="):
         open_lerobot(dataset)
-    with pytest.raises(ValueError, match=r"version=v2\.1"):
+    with pytest.raises(ValueError, match=r"version=v2\.[01]"):
         DatasetWriter(dataset, layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
     episodes = dataset / "meta/episodes.jsonl"
     lines = episodes.read_text().splitlines()

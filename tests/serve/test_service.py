@@ -269,29 +269,22 @@ def test_not_healthy_before_it_is_warm(policy, monkeypatch):
     assert [status for status, _ in seen] == [503, 503, 200]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "running", "pings"),
-    [
-        (2.0, {"ping_s": 0.5}, {"ping_interval": 0.2, "ping_timeout": 0.5}),
-        (60.0, {}, {"ping_interval": 20, "ping_timeout": 20}),  # the settings of the server, and of an openpi client
-    ],
-)
-def test_a_long_computation_does_not_lose_the_robot(policy, monkeypatch, seconds, running, pings):
+def test_a_long_computation_does_not_lose_the_robot(policy, monkeypatch):
     """The robot pings and soon gives up; the policy only sleeps before it answers."""
     service = Service(policy, ServeConfig(max_batch=1), name="debug", hash_="0" * 16)
-    with Running(service, **running) as server:
+    with Running(service, ping_s=0.5) as server:
         real = policy.predict_stepwise
 
         def slow(*args, **more):
-            time.sleep(seconds)
+            time.sleep(2.0)
             return real(*args, **more)
 
         monkeypatch.setattr(policy, "predict_stepwise", slow)
-        with server.robot(**pings) as robot:
+        with server.robot(ping_interval=0.2, ping_timeout=0.5) as robot:
             asked = time.monotonic()
             robot.send(packb(message()))
             answer = hear(robot, timeout=120)
-            assert time.monotonic() - asked > seconds
+            assert time.monotonic() - asked > 2.0
             assert "actions" in answer
 
 
@@ -393,7 +386,7 @@ def test_closing_refuses_what_is_unfinished(policy, monkeypatch):
 
     def slow(*args, **more):
         begun.set()
-        time.sleep(0.5)
+        time.sleep(2.0)
         return real(*args, **more)
 
     with Running(service) as server:
@@ -415,6 +408,9 @@ def test_a_robot_without_one_of_the_views_is_served(policy):
         images = {name: image for name, image in message()["images"].items() if name != lacks}
         answer = ask(connection, images=images)
         assert answer["type"] == "actions"
+        assert ask(connection, request_id=1, images=images, world=True)["type"] == "actions"
+        world = hear(connection)
+        assert world["video"].keys() == images.keys(), "no pictures of a camera that is not there"
     observation = replace(make_observation(CONFIG), images=images)
     expected = next(fewer.predict(observation, seed=0, actions_only=True)).action
     np.testing.assert_allclose(answer["actions"], expected, atol=1e-6)

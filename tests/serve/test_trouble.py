@@ -201,6 +201,42 @@ def test_cancel_and_reset_over_the_wire(running):
         assert hear(robot) == {"type": "reset", "session_id": "s"}
 
 
+def test_a_reset_that_comes_with_an_observation_makes_room_for_it(running):
+    """Also where the robot has asked as often as it may, and under an id that is in work."""
+    most = running.service.config.per_connection
+    with running.robot() as robot:
+        for number in range(most):
+            robot.send(packb(message(request_id=number, session_id="s", world=True)))
+        robot.send(packb(message(request_id=0, session_id="s", reset=True, seed=5)))
+        heard = [hear(robot)]
+        while heard[-1]["request_id"] != 0 or heard[-1].get("seed") != 5:
+            heard.append(hear(robot))
+        assert heard[-1]["type"] == "actions"
+        assert not [answer for answer in heard if answer.get("rule") in ("busy", "out_of_range")]
+        assert ask(robot, request_id=0)["type"] == "actions", "its id is free again"
+
+
+def test_a_wrong_session_is_refused_under_the_id_of_the_message(running):
+    with running.robot() as robot:
+        robot.send(packb(message(request_id=7, session_id=5)))
+        answer = hear(robot)
+        assert (answer["type"], answer["request_id"], answer["rule"]) == ("refusal", 7, "wrong_type")
+
+
+@pytest.mark.parametrize("name", [np.zeros(2), "right", 5])
+def test_a_calibration_that_names_another_camera_is_refused(running, name):
+    calibration = {"name": name, "width": 32, "height": 32}
+    with running.robot() as robot:
+        answer = ask(robot, request_id=1, cameras={"left": calibration})
+        assert (answer["rule"], "must be 'left'" in answer["message"]) == ("unknown_camera", True)
+
+
+def test_lenses_that_no_picture_can_come_from_are_refused(running):
+    singular = {"width": 32, "height": 32, "intrinsics": np.array([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])}
+    with running.robot() as robot:
+        assert ask(robot, request_id=1, world=True, cameras={"left": singular})["rule"] == "out_of_range"
+
+
 def test_a_session_goes_on_over_another_connection(running):
     """A robot that lost its connection comes back and its old world is dropped."""
     with running.robot() as old, running.robot() as new:
@@ -378,7 +414,7 @@ def test_a_batch_is_tried_again_when_its_memory_is_free(policy, monkeypatch):
             raise RuntimeError("out of memory")
         return real(observations, *rest, **more)
 
-    config = ServeConfig(max_batch=2, batch_window_ms=500.0)
+    config = ServeConfig(max_batch=2, batch_window_ms=1000.0)
     with Running(Service(policy, config, name="debug", hash_="0" * 16)) as server:
         monkeypatch.setattr(policy, "predict_stepwise", fails_together)
         with server.robot() as first, server.robot() as second:

@@ -17,6 +17,7 @@ from xwam.train import checkpoint, export, loop
 from xwam.train.options import Setup
 from xwam.train.setup import World, check_batch
 
+pytestmark = pytest.mark.timeout(900)  # two runs of several processes in one fixture
 TORCHRUN = (  # on the loopback interface, at a port that is free
     "-m", "torch.distributed.run",
     "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1",

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from tests.examples import make_cameras, make_normalizer
 from tests.train.encoded import EncodedClips, write_frozen
 from xwam.files import write_json
+from xwam.model.weights import is_depth_name
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, manifest, setup
@@ -360,3 +361,35 @@ def test_a_run_goes_on_from_the_start_it_had(tmp_path):
     loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, start=first)
     with pytest.raises(ValueError, match="continue from the same checkpoint"):
         loop.train(CONFIG, EncodedClips(CONFIG, size=7), run, start=second)
+
+
+def test_minutes_stop_a_run_that_goes_on_as_if_nothing_had_been(tmp_path):
+    data = EncodedClips(CONFIG, size=7)
+    whole, cut = make_run(tmp_path, "whole"), make_run(tmp_path, "cut")
+    loop.train(CONFIG, data, whole)
+    assert loop.train(CONFIG, data, cut, max_minutes=0.0).name == "step-0000001"
+    loop.train(CONFIG, data, cut)
+    for name in ("step", "loss/video", "loss/action", "gradient_norm"):
+        assert [row[name] for row in losses_of(cut)] == [row[name] for row in losses_of(whole)]
+
+
+def test_weight_decay_leaves_a_depth_branch_that_nothing_teaches(tmp_path):
+    run, first = make_run(tmp_path), make_run(tmp_path, "first")
+    start = loop.train(replace(CONFIG, train=replace(CONFIG.train, num_steps=1)), EncodedClips(CONFIG, size=7), first)
+    config = replace(CONFIG, train=replace(CONFIG.train, depth_loss_weight=0.0, weight_decay=0.5))
+    last = loop.train(config, EncodedClips(CONFIG, size=7), run, start=start)
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, last))
+    for name, weight in before.items():
+        assert torch.equal(after[name], weight) == is_depth_name(name) or weight.ndim < 2, name
+
+
+def test_frozen_parts_that_are_links_are_kept_as_files(tmp_path):
+    """As those of a snapshot that was downloaded: links to files elsewhere."""
+    run = make_run(tmp_path)
+    for path in [path for path in run.frozen.rglob("*") if path.is_file()]:
+        path.rename(tmp_path / f"blob-{path.parent.name}-{path.name}")
+        path.symlink_to(os.path.relpath(tmp_path / f"blob-{path.parent.name}-{path.name}", path.parent))
+    last = loop.train(replace(CONFIG, train=replace(CONFIG.train, num_steps=1)), EncodedClips(CONFIG, size=7), run)
+    kept = [path for part in ("vae", "text") for path in (last / part).rglob("*")]
+    assert len(kept) > 2
+    assert all(path.is_dir() or path.stat().st_size for path in kept)

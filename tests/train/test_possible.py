@@ -58,8 +58,10 @@ def test_without_depth_there_is_no_depth_branch(data, tmp_path):
     opened = open_sources([root / "arm"], (str(root / "arm.json"),), ())
     config = fit(preset("debug"), opened)
     tiny = Path(__file__).parents[2] / "checkpoints/tiny"
-    with pytest.warns(UserWarning, match="nothing teaches it further"):
-        assert with_known_depth(config, opened, tiny) == config, "what a start has learned, stays"
+    with pytest.warns(UserWarning, match="its branch stays as it is"):
+        kept = with_known_depth(config, opened, tiny)
+    assert kept.model == config.model, "what a start has learned, stays"
+    assert kept.train == replace(config.train, depth_loss_weight=0.0), "and no weight decay shrinks it"
 
 
 def test_cameras_without_depth_keep_the_ranges_that_the_start_learned(data, tmp_path):

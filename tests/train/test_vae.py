@@ -233,7 +233,7 @@ def test_a_gpu_gets_larger_batches_of_whole_pictures(films, tmp_path, capsys):
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
     collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
     read = []
-    monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views, **size: read.extend(indices) or [])
+    monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views, clip: read.extend(indices) or [])
     sources = open_sources([tmp_path / "data"], (), ())
     prepare.films_of(fit(preset("debug"), sources), sources)
     training, held_out = split_episodes(12)
@@ -258,9 +258,10 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
 def test_films_are_read_piece_by_piece(tmp_path, monkeypatch):
     collect(tmp_path / "data", ["fake-reach"], 1, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
     episodes = open_sources([tmp_path / "data"], (), ())[0].episodes
-    whole = prepare.load_films(episodes, [0], ["left", "wrist"], height_px=16, width_px=16)
+    clip = replace(preset("debug").clip, height_px=16, width_px=16)
+    whole = prepare.load_films(episodes, [0], ["left", "wrist"], clip)
     monkeypatch.setattr(prepare, "FRAMES_AT_ONCE", 3)
-    pieces = prepare.load_films(episodes, [0], ["left", "wrist"], height_px=16, width_px=16)
+    pieces = prepare.load_films(episodes, [0], ["left", "wrist"], clip)
     assert len(whole) == len(pieces) == 4, "colour and depth of two cameras"
     for one, other in zip(whole, pieces, strict=True):
         assert len(one) == episodes.length(0) > 3

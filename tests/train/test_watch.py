@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -65,7 +66,7 @@ def test_tensorboard_has_every_number_and_its_thread_is_gone(tmp_path):
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="on the way"):
         run()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     found = [(event.step, event.value) for event in board.Scalars("loss/video")]
@@ -100,9 +101,12 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
         log({"loss/video": 0.5}, 1)
         log({"loss/video": 0.25}, 2)
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    records, deadline = [], time.monotonic() + 60
+    while not any(record.HasField("exit") for record in records):  # W&B's own process writes, maybe a little later
+        assert time.monotonic() < deadline, [record.WhichOneof("record_type") for record in records]
+        records = [wandb_internal_pb2.Record.FromString(data) for data in wandb_records(path.read_bytes())]
     history, settings, exit_code = [], {}, None
-    for data in wandb_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(data)
+    for record in records:
         history += [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}]
         exit_code = record.exit.exit_code if record.HasField("exit") else exit_code
         settings |= {item.key: json.loads(item.value_json) for item in record.run.config.update}

@@ -5,7 +5,6 @@ everything else that training needs of them; so the data set itself is not neede
 was made of. If any of that changes, the cache is refused (or rebuilt, when asked).
 """
 
-import dataclasses
 import hashlib
 import json
 import time
@@ -42,7 +41,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
     return {
         "format": _FORMAT,
         "data": clips.episodes.fingerprint,
-        "clip": dataclasses.asdict(clips.config),
+        "clip": {name: x for name, x in vars(clips.config).items() if x is not False},  # as before there was antialias
         "views": list(clips.view_names),
         "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
         "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],

@@ -171,13 +171,13 @@ class Clips:
     def _views(self, episode: int, start: int) -> tuple[Float32[np.ndarray, "V T H W 3"], Bool[np.ndarray, " V"]]:
         """Images of every view (grey where there is none), and which views are real."""
         frames, _ = self._steps(start, self.episodes.length(episode))
-        size = (self.config.height_px, self.config.width_px)
+        size, antialias = (self.config.height_px, self.config.width_px), self.config.antialias
         views = np.full((len(self.view_names), len(frames), *size, 3), GREY, np.float32)
         is_seen = np.zeros(len(self.view_names), dtype=bool)
         for view, name in enumerate(self.view_names):
             images = None if name in self.absent else self.episodes.frames(episode, name, frames)
             if images is not None:
-                views[view], is_seen[view] = resize(images, *size), True
+                views[view], is_seen[view] = resize(images, *size, antialias=antialias), True
         return views, is_seen
 
     def _steps(self, start: int, length: int) -> tuple[Int[np.ndarray, " T"], Bool[np.ndarray, " T"]]:

@@ -216,7 +216,7 @@ def _keys(values: Float[np.ndarray, "rows columns"]) -> UInt32[np.ndarray, " num
 def _count(pools: Sequence[Sequence[int]], stream: Stream) -> Int[np.ndarray, " pools"]:
     counts = np.zeros(len(pools), dtype=np.int64)
     for rows in stream():
-        counts += [np.count_nonzero(~np.isnan(rows[:, columns])) for columns in pools]
+        counts += np.array([np.count_nonzero(~np.isnan(rows[:, columns])) for columns in pools], dtype=np.int64)
     return counts
 
 

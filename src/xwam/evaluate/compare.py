@@ -13,7 +13,7 @@ clouds are fused from the views that are calibrated. Names end in what they are 
   a relative one has no metres of its own, so it only appears aligned, in scale and shift.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -229,6 +229,11 @@ def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
         return world
     video, depth = (None if pictures is None else pictures[list(views)] for pictures in (world.video, world.depth))
     return replace(world, video=video, depth=depth, cameras=tuple(world.cameras[view] for view in views))
+
+
+def without_views(world: Prediction, names: Collection[str]) -> Prediction:
+    """A prediction without the pictures of these cameras: those that the robot lacks (``policy.absent``), say."""
+    return only_views(world, [view for view, camera in enumerate(world.cameras) if camera.name not in names])
 
 
 def _stack(curves: list[np.ndarray]) -> np.ndarray:

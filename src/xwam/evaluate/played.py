@@ -27,7 +27,7 @@ def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
     imagined, clip = imagined_world(episode, decision), policy.config.clip
     _, kept = episode.matching_frames(decision)
     names = [camera.name for camera in imagined.cameras]
-    video = [resize_and_centre_crop(episode.video[n][kept], clip.width_px, clip.height_px, clip.crop) for n in names]
+    video = [resize_and_centre_crop(episode.video[n][kept], clip) for n in names]
     window = centre_window(clip.height_px, clip.width_px, clip.crop)
     depth = np.stack([resize_nearest(episode.depth[n][kept], clip.height_px, clip.width_px) for n in names])
     return replace(

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from xwam_client.protocol import PROTOCOL, RefusedError, packb
 
 import xwam
 from xwam.config import to_json
+from xwam.evaluate.compare import without_views
 from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
@@ -91,9 +93,9 @@ def actions_message(request: Request, answer: Answer, previous_ms: float | None)
     )
 
 
-def world_message(request: Request, answer: Answer, layout: Layout) -> bytes:
-    """The second answer: pictures, depth, states and, where cameras are calibrated, clouds."""
-    prediction = answer.prediction
+def world_message(request: Request, answer: Answer, layout: Layout, absent: Collection[str] = ()) -> bytes:
+    """The second answer: pictures, depth, states and, where cameras are calibrated, clouds; without ``absent`` ones."""
+    prediction = without_views(answer.prediction, absent)
     assert prediction.video is not None, "a world has a video"
     cameras = prediction.cameras
     message: dict[str, Any] = {

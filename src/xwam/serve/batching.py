@@ -249,6 +249,8 @@ class Worker:
         world = self._worlds[0]
         try:
             event = next(world.events)
+            if self.policy.device.type == "cuda":  # else all steps would be lined up there, before anybody's actions
+                torch.cuda.synchronize(self.policy.device)
         except Exception as error:
             LOG.exception("a world failed")
             self.is_broken |= isinstance(error, torch.AcceleratorError)
@@ -268,11 +270,12 @@ class Worker:
                 if ticket.owed != part:
                     continue
                 if not np.isfinite(prediction.action).all() or not np.isfinite(prediction.state).all():
+                    LOG.error("%s that are no numbers, for %r", part, ticket.request.observation.instruction)
                     self._fail([ticket])
                     continue
                 goes_on = part == "actions" and ticket.request.world
                 ticket.owed = "world" if goes_on else None
-                (self.metrics.actions if part == "actions" else self.metrics.world)(now - ticket.arrived)
+                self.metrics.answered(part, now - ticket.arrived)
                 if not goes_on:
                     self._close(ticket)
                 answer = Answer(part, prediction, now - started, started - ticket.arrived, len(tickets))

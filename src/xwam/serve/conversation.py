@@ -78,7 +78,8 @@ class Conversation:
         request_id, session_id = None, None
         try:
             message = read_message(data)
-            request_id, session_id = read_id(message), read_session(message)
+            request_id = read_id(message)  # first: what else is wrong is then answered to it
+            session_id = read_session(message)
             if "cancel" in message:
                 self._cancel(message, request_id)
             elif message.get("reset") is True and message.keys() <= {"reset", "session_id", "request_id"}:
@@ -92,13 +93,15 @@ class Conversation:
             self._refuse(request_id, session_id, RefusedError("failed", "the server failed at this message."))
 
     def _admit(self, request: Request) -> None:
-        config, key = self.service.config, request.request_id
+        config, key, session = self.service.config, request.request_id, self._session(request.session_id)
+        if request.reset:  # what it drops must not stand in its way
+            self._drop(session)
         if key in self._pending:
             reason = "is pending already" if key is not None else "several requests at once need one each"
             raise RefusedError("out_of_range", f"request_id={key!r}: {reason}.")
         if len(self._pending) >= config.per_connection:
             raise RefusedError("busy", f"per_connection={config.per_connection} requests are unfinished: wait for one.")
-        ticket = Ticket(request, self._session(request.session_id), lambda event: self._tell(ticket, event))
+        ticket = Ticket(request, session, lambda event: self._tell(ticket, event))
         self._pending[key] = ticket
         try:
             self.service.worker.submit(ticket)
@@ -117,9 +120,12 @@ class Conversation:
         self._loop.call_soon(self._put, SOON, reply)
 
     def _reset(self, request_id: RequestId, session_id: str | None) -> None:
-        session = self._session(session_id)
-        self.service.worker.drop(lambda ticket: ticket.session == session, "cancelled", "the session was reset.")
+        self._drop(self._session(session_id))
         self._loop.call_soon(self._put, SOON, acknowledgement("reset", request_id, session_id))
+
+    def _drop(self, session: str) -> None:
+        self.service.worker.drop(lambda ticket: ticket.session == session, "cancelled", "the session was reset.")
+        self._pending = {key: ticket for key, ticket in self._pending.items() if ticket.session != session}
 
     def _session(self, session_id: str | None) -> str:
         return f"connection {self.number}" if session_id is None else f"session {session_id}"
@@ -131,7 +137,7 @@ class Conversation:
     def _take(self, ticket: Ticket, event: Answer | Refused) -> None:
         request = ticket.request
         if isinstance(event, Refused) or not request.world:  # a world counts until it is packed
-            self._pending.pop(request.request_id, None)
+            self._settled(ticket)
         if self._is_closed:
             return
         if isinstance(event, Refused):
@@ -139,11 +145,17 @@ class Conversation:
         elif event.part == "actions":
             self._put(SOON, actions_message(request, event, self._previous_ms), ticket.arrived)
         else:
-            task = asyncio.create_task(self._pack_world(request, event))
+            task = asyncio.create_task(self._pack_world(ticket, event))
             self._packing.add(task)
             task.add_done_callback(self._packing.discard)
 
-    async def _pack_world(self, request: Request, answer: Answer) -> None:
+    def _settled(self, ticket: Ticket) -> None:
+        """Its id is free again, unless a reset has freed it and somebody else has it now."""
+        if self._pending.get(ticket.request.request_id) is ticket:
+            del self._pending[ticket.request.request_id]
+
+    async def _pack_world(self, ticket: Ticket, answer: Answer) -> None:
+        request = ticket.request
         try:
             data = await self._loop.run_in_executor(self.service.packing, self._packed, request, answer)
         except Exception:
@@ -151,12 +163,13 @@ class Conversation:
             error = RefusedError("failed", "the server failed to pack this world.")
             data = refusal(request.request_id, request.session_id, "world", error)
         finally:
-            self._pending.pop(request.request_id, None)
+            self._settled(ticket)
         self._put(LATER, data)
 
     def _packed(self, request: Request, answer: Answer) -> bytes:
         """In the packing thread; nothing for a robot that has left."""
-        return b"" if self._is_closed else world_message(request, answer, self.service.policy.layout)
+        policy = self.service.policy
+        return b"" if self._is_closed else world_message(request, answer, policy.layout, policy.absent)
 
     def _refuse(
         self, request_id: RequestId, session_id: str | None, error: RefusedError, part: Part = "actions"

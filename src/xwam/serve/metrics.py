@@ -4,6 +4,8 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 
+from xwam.serve.ticket import Part
+
 LATENCY_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
@@ -63,17 +65,11 @@ class Metrics:
         self._batches = Histogram("xwam_batch_size", "Requests computed together.", BATCH_SIZES)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
-    def actions(self, seconds: float) -> None:
-        """An answer with actions was ready after so long."""
+    def answered(self, part: Part, seconds: float) -> None:
+        """Actions, or a world, were ready after so long."""
         with self._lock:
-            self._answers.add("actions")
-            self._latency.add(seconds)
-
-    def world(self, seconds: float) -> None:
-        """A world was ready after so long."""
-        with self._lock:
-            self._answers.add("world")
-            self._worlds.add(seconds)
+            self._answers.add(part)
+            (self._latency if part == "actions" else self._worlds).add(seconds)
 
     def refusal(self, rule: str) -> None:
         """A request was refused."""

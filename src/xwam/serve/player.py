@@ -27,6 +27,7 @@ from xwam_client.client import Client
 from xwam.compile import made_up_observation
 from xwam.config import from_json, suggest
 from xwam.data.lerobot_format import video_key
+from xwam.evaluate.compare import without_views
 from xwam.policy import load_policy
 from xwam.records import Observation, Prediction
 from xwam.robot.columns import column_widths, read_state, write_action
@@ -68,7 +69,7 @@ def answers_of_checkpoint(
     def answer(observation: Observation, **asked: Any) -> dict[str, Any]:
         *_, prediction = policy.predict(observation, actions_only=not has_world, **asked)
         if watch is not None:
-            watch(prediction)
+            watch(without_views(prediction, policy.absent))
         return {"actions": prediction.action}
 
     def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:
@@ -187,20 +188,16 @@ class Player:
         return {key: values.copy() for key, values in written.items()}
 
     def _next(self, observe: Callable[[], Observation]) -> Command:
-        """The next action. Raises what a settled question raises, but says a lack of answers in words."""
-        silence = f"no answer has come for {self.timeout_s:g} s (timeout_s)."
+        """The next action. Raises what a settled question raises."""
         if self._frame == 0 or self.play == "wait":
-            try:
-                self._chunks.settle(observe, self.timeout_s)
-            except TimeoutError as error:
-                raise ConnectionError(silence) from error
+            self._chunks.settle(observe, self.timeout_s)
         command, now = self._chunks.next_action(observe), time.monotonic()
         if not command.is_held:
             self._held_since = None
         elif self._held_since is None:
             self._held_since = now
         elif now - self._held_since > self.timeout_s:
-            raise self._chunks.trouble or ConnectionError(silence)
+            raise self._chunks.trouble or ConnectionError(f"no answer has come for {self.timeout_s:g} s.")
         return command
 
     def _state(self, columns: Mapping[str, np.ndarray]) -> Float[np.ndarray, " Ds"]:

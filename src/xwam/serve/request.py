@@ -193,7 +193,7 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
         raise RefusedError("unknown_camera", f"cameras has {name[:40]!r}: {suggest(name[:40], names)}")
     if not isinstance(row, dict):
         raise RefusedError("wrong_type", f"cameras[{name!r}]: must be a map.")
-    if row.get("name", name) != name:
+    if not isinstance(row.get("name", name), str) or row.get("name", name) != name:
         raise RefusedError(
             "unknown_camera", f"cameras[{name!r}].name={str(row['name'])[:40]!r}: must be {name!r}, or left out."
         )

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xwam.config import Config, ModelConfig, load, to_json
-from xwam.files import whole_file
+from xwam.files import fingerprint, whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
 from xwam.train.checkpoint import write_whole
@@ -70,7 +70,9 @@ def adapted(start: Path, config: Config, folder: Path) -> Path:
 
 def _made_of(start: Path, config: Config) -> dict[str, Any]:
     """All that decides what comes out, in JSON's own types (tuples become lists), to be compared with what was kept."""
-    facts = {"weights": weights_hash(start), "seed": config.train.seed, "views": config.view_names}
+    parts = {name: [p for p in (start / name).rglob("*") if p.is_file()] for name in ("vae", "text")}
+    facts: dict[str, Any] = {name: fingerprint(start / name, files) for name, files in parts.items()}
+    facts |= {"weights": weights_hash(start), "seed": config.train.seed, "views": config.view_names}
     return json.loads(json.dumps({"checkpoint": str(start.resolve()), **facts, **vars(config.model)}))
 
 

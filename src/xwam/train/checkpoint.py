@@ -172,6 +172,6 @@ def _whole_checkpoints(run: Path) -> list[Path]:
 
 def _link_or_copy(source: str, target: str) -> None:
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # a link to a link may lead nowhere from there
     except OSError:  # another disk, or a file system without links
         shutil.copy2(source, target)

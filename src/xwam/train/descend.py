@@ -16,6 +16,7 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.denoise.losses import Predicted, Term, loss_terms
 from xwam.encode import Batch
+from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
 from xwam.train import setup, sharding, state, step
 from xwam.train.checkpoint import TrainingState
@@ -71,6 +72,9 @@ def descend(trained: TrainingState, config: Config, world: setup.World, now: int
     """
     if not sharding.is_sharded(trained.model):
         setup.add_gradients(trained.model, world)
+    if config.train.depth_loss_weight == 0:  # nothing teaches the branch: weight decay shall not shrink it either
+        for name, weight in trained.model.named_parameters():
+            weight.grad = None if is_depth_name(name) else weight.grad
     norm = torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.train.max_gradient_norm)
     norm = sharding.whole(norm)
     if torch.isfinite(norm):  # the same number in all processes

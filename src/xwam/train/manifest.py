@@ -78,7 +78,7 @@ def check_start(out: Path, start: Path | None) -> None:
     given = began.get("made_of", began)
     if start is None:
         raise ValueError(f"start=None: the run in {out} began from {given['checkpoint']}; give --start again.")
-    if (now := weights_hash(start)) != given["weights"]:
+    if (now := weights_hash(start)) not in (given["weights"], began["weights"]):  # the latter: what was made of it
         raise ValueError(
             f"start={start} has the weights {now}, the run in {out} began from {given['checkpoint']} with "
             f"{given['weights']}: continue from the same checkpoint, or train into an empty folder."

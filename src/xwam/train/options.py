@@ -27,7 +27,7 @@ class Setup:
     """
 
     precision: Precision = "auto"
-    """Of matrix products; bfloat16 is about three times faster on CPUs that have it."""
+    """Of matrix products; where a CPU has bfloat16, a step of tiny is about 1.4 times as fast with it."""
     accumulate: int = 1
     """Micro-batches that each process cuts its share into: less memory, the same numbers."""
     recompute: bool = False

@@ -26,6 +26,7 @@ from xwam.records import Camera
 from xwam.robot.calibration import load_cameras
 from xwam.train.adapt import adapted, with_frozen_of
 from xwam.train.checkpoint import Robot
+from xwam.train.given_vae import warn_of_lost_pictures
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start, warn_of_another_end
 from xwam.train.options import Setup, Sources, Watch, changed
@@ -93,12 +94,14 @@ def run_pipeline(
             frozen = start or out / "frozen"
             if start is None:
                 make_frozen(config, opened, frozen, vae, how, str(target))
+            elif newest is None and world.is_main:
+                warn_of_lost_pictures(config, opened, start, target)
             run, clips = _prepare(config, opened, out, frozen, given, encode, hold=sources.hold, device=str(target))
         run = run._replace(wandb_project=watch.wandb)
         validate = None
         if world.is_main:
             _show_first_batch(out / "first_batch.png", clips, config, run.frozen, target)
-            validate = _validation(config, opened[0], run, num_validation_clips, watch, str(target))
+            validate = _validation(config, opened, run, num_validation_clips, watch, str(target))
         return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
 
 
@@ -124,7 +127,7 @@ def _prepare(
     train = [clips_of(source, config) for source in opened]
     facts = {
         "data": data.fingerprint,
-        "statistics": robots[0].normalizer.fingerprint(),
+        "statistics": "+".join(robot.normalizer.fingerprint() for robot in robots),
         "episodes": sum(len(clips.numbers) for clips in train),
         "demonstrations": sum(clips.num_demonstrations for clips in train),
         "clips": sum(len(cache) for cache in caches),
@@ -160,13 +163,19 @@ def _cameras_of(opened: Sequence[Source], config: Config, start: Path | None) ->
     return [tuple(ranged(c) for c in source.episodes.cameras if c.name in config.view_names) for source in opened]
 
 
-def _validation(config: Config, source: Source, run: Run, num_clips: int, watch: Watch, device: str) -> Validate | None:
+def _validation(
+    config: Config, opened: Sequence[Source], run: Run, num_clips: int, watch: Watch, device: str
+) -> Validate | None:
     """What is looked at while the run learns: held-out clips and, when tasks are named, the closed loop."""
     if not config.train.validate_every:
         return None
-    held_out = clips_of(source, config, split="validation", padded=False)
+    held_out = {
+        source.name: (clips, run.robot.others.get(source.name, run.robot))
+        for source in opened
+        if len(clips := clips_of(source, config, split="validation", padded=False))
+    }
     looks = []
-    if len(held_out):
+    if held_out:
         looks.append(make_validate(config, held_out, run, num_clips=num_clips, device=device))
     if watch.evaluate_tasks:
         looks.append(make_closed_loop(config, run, watch, device=device))

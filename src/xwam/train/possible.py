@@ -123,11 +123,12 @@ def with_known_depth(config: Config, sources: Sequence[Source], start: Path | No
     if knows:
         if not is_taught:
             warnings.warn(
-                f"start={start} knows depth and no data set has any: nothing teaches it further, and as the rest "
-                "learns it drifts; look at it, or let a teacher add depth (`xwam annotate depth`). Cameras of the "
-                "start's names keep its ranges of depth.",
+                f"start={start} knows depth and no data set has any: its branch stays as it is, and as the rest "
+                "learns it no longer fits; look at it, or let a teacher add depth (`xwam annotate depth`). Cameras of "
+                "the start's names keep its ranges of depth.",
                 stacklevel=2,
             )
+            return replace(config, train=replace(config.train, depth_loss_weight=0.0))  # its branch then stays
         return config
     if is_taught:
         if start is not None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from xwam.config import Config, VaeConfig, load
+from xwam.config import ClipConfig, Config, VaeConfig, load
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes, camera_named
@@ -145,24 +145,23 @@ def films_of(config: Config, sources: Sequence[Source], num_episodes: int | None
         chosen = [(e, [some[n] for n in places], names) for (e, some, names), places in zip(chosen, fewer, strict=True)]
     films = []
     for episodes, some, names in chosen:
-        films += load_films(episodes, some, names, height_px=clip.height_px, width_px=clip.width_px)
+        films += load_films(episodes, some, names, clip)
     return films
 
 
-def load_films(
-    episodes: Episodes, indices: Sequence[int], view_names: Sequence[str], *, height_px: int, width_px: int
-) -> list[Film]:
+def load_films(episodes: Episodes, indices: Sequence[int], view_names: Sequence[str], clip: ClipConfig) -> list[Film]:
     """Colour and, where there is one, depth of these episodes and cameras, in memory (82 kB for a 128 px frame).
 
-    At the size of the transformer's clips, so that the autoencoder learns the scale that it will be asked to encode.
+    Of the size of ``clip``, so that the autoencoder learns the scale that it will be asked to encode.
     """
+    size = (clip.height_px, clip.width_px)
 
     def coloured(frames: np.ndarray, _: Camera) -> np.ndarray:
-        return to_bytes(resize(frames, height_px, width_px))
+        return to_bytes(resize(frames, *size, antialias=clip.antialias))
 
     def coded(metres: np.ndarray, camera: Camera) -> np.ndarray:
         near, far = camera.near_m, camera.far_m
-        return depth_to_image(resize_nearest(metres, height_px, width_px), near, far).astype(np.float16)
+        return depth_to_image(resize_nearest(metres, *size), near, far).astype(np.float16)
 
     films: list[Film] = []
     for index in tqdm(indices, desc="read", unit="episode"):

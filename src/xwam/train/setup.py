@@ -161,14 +161,17 @@ def add_gradients(model: nn.Module, world: World) -> None:
 
 def is_bfloat16(device: torch.device, wanted: Precision) -> bool:
     """True when matrix products are made in bf16; ``auto`` is bf16 on GPUs built for it and float32 elsewhere."""
-    return wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    if wanted != "auto" or device.type != "cuda":
+        return wanted == "bfloat16"
+    with torch.cuda.device(device):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def matrix_precision(device: torch.device, wanted: Precision) -> AbstractContextManager[object]:
     """Matrix products in bf16 or float32.
 
     Weights, norms and the residual stream stay float32 in both. On CPUs with bf16 instructions (AVX-512 BF16, AMX)
-    bf16 is about three times faster, but only on request: it changes the numbers.
+    bf16 products are two to three times faster, but only on request: it changes the numbers.
     """
     if is_bfloat16(device, wanted):
         return torch.autocast(device.type, dtype=torch.bfloat16)

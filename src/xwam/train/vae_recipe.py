@@ -63,9 +63,10 @@ TINY_VAE = VaeTraining(
 
 
 def fitting(training: VaeTraining, clip: ClipConfig) -> VaeTraining:
-    """The same training, with crops that are no larger than the pictures."""
+    """The same training, with crops that are no larger than the pictures, and films in half of its steps or more."""
     most = min(clip.height_px, clip.width_px)
-    return replace(training, shapes=tuple(s._replace(size_px=min(s.size_px, most)) for s in training.shapes))
+    shapes = tuple(s._replace(size_px=min(s.size_px, most)) for s in training.shapes)
+    return replace(training, shapes=shapes, num_image_steps=min(training.num_image_steps, training.num_steps // 2))
 
 
 def changed_recipe(training: VaeTraining, changes: VaeChanges) -> VaeTraining:

@@ -1,6 +1,6 @@
 """What a run looks at while it trains: held-out clips, imagined whole, and the pictures of the first batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,35 +33,61 @@ SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_positio
 SHOWN += ("path_left_position_m", "path_right_position_m")
 
 
-def make_validate(config: Config, clips: Clips, run: Run, *, num_clips: int, device: str = "cpu") -> Validate:
-    """Numbers on ``num_clips`` fixed clips of held-out episodes (``clips``), with the same noise every time.
+def make_validate(
+    config: Config, held_out: Mapping[str, tuple[Clips, Robot]], run: Run, *, num_clips: int, device: str = "cpu"
+) -> Validate:
+    """Numbers on ``num_clips`` fixed clips of every data set (``held_out``, by name), with the same noise every time.
+
+    Where there are several, their names stand before the numbers (``bridge/psnr_db``). Instructions are encoded once,
+    on the CPU: the text encoder (11 GB at the published size) never enters the device.
+    """
+    vae = VideoVae.load(run.frozen / "vae")
+    networks = Networks(
+        XWAM(config.model), vae, partial(TextEncoder.load, run.frozen / "text", config.model.text_length)
+    )
+    looks = {
+        name: _look(config, *clips_and_robot, run, networks, num_clips=num_clips, device=device)
+        for name, clips_and_robot in held_out.items()
+    }
+
+    def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
+        networks.transformer.load_state_dict(average)
+        found = {name: look() for name, look in looks.items()}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return {f"{name}/{what}": value for name, numbers in found.items() for what, value in numbers.items()}
+
+    return validate
+
+
+def _look(
+    config: Config, clips: Clips, robot: Robot, run: Run, networks: Networks, *, num_clips: int, device: str
+) -> Callable[[], dict[str, float]]:
+    """Numbers of one data set, with the weights as they are when it is asked.
 
     Losses are means over several draws of noise, as in training; one that has nothing to count is left out.
-    Instructions are encoded once, on the CPU: the text encoder (11 GB at the published size) never enters the device.
     """
-    model, robot = XWAM(config.model), run.robot
-    vae = VideoVae.load(run.frozen / "vae")
     cameras = {camera.name: camera for camera in robot.cameras}
+    absent = set(config.view_names) - set(cameras)
     chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
     words = sorted({"", *(clips[i].instruction for i in chosen)})
     prompts = encoded_prompts(words, run.frozen, run.out / "prompts.safetensors", config.model.text_length)
-    networks = Networks(model, vae, partial(TextEncoder.load, run.frozen / "text", config.model.text_length))
-    policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts)
-    batch = _encoded([clips[i] for i in chosen], config, robot, vae, prompts, device)
+    policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts, absent=absent)
+    batch = _encoded([clips[i] for i in chosen], config, robot, networks.vae, prompts, device)
     drawn = (step.draw(batch, config, torch.Generator().manual_seed(seed)) for seed in range(NUM_DRAWS))
     draws = [step.only_taught(one, batch) for one in drawn]
     (empty,) = policy.encode_prompts([""])
+    shown = [i for i in chosen if clips[i].action_mask.any()]  # the policy follows no wandering
 
     @torch.no_grad()
-    def validate(average: dict[str, Tensor], now: int) -> dict[str, float]:
-        model.load_state_dict(average)
-        found = [step.compute_terms(model, batch, one, empty) for one in draws]
+    def look() -> dict[str, float]:
+        found = [step.compute_terms(networks.transformer, batch, one, empty) for one in draws]
         sums = {name: (sum(t[name].sum for t in found), sum(t[name].count for t in found)) for name in found[0]}
         numbers = {f"loss/{name}": float(total / count) for name, (total, count) in sums.items() if count}
-        scores = summarize([score_clip(policy, clips[i], seed=i) for i in chosen])
+        scores = summarize([score_clip(policy, clips[i], seed=i) for i in shown]) if shown else {}
         return numbers | {name: scores[name] for name in SHOWN if name in scores}
 
-    return validate
+    return look
 
 
 def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "cpu") -> Validate:

@@ -6,6 +6,8 @@ evaluation goes on where it stopped. The file has the shape of those of ``xwam e
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import itertools
 import json
 import math
@@ -77,18 +79,26 @@ def evaluate(
     """Play what ``out`` does not hold yet; returns what was written: success per task and overall, 95 % intervals.
 
     ``tell`` is called with a line for every finished episode. Raises MismatchError for a server made for another robot,
-    ValueError for results of other settings in ``out`` and for a server that becomes another one meanwhile (what was
-    finished before stays in ``out``), and whatever a simulator raises.
+    ValueError for results of other settings in ``out`` or another command that writes it, and for a server that becomes
+    another one meanwhile (what was finished before stays in ``out``), and whatever a simulator raises.
     """
     counts = {"num_episodes": trial.num_episodes, "max_steps": trial.max_steps, "num_processes": num_processes}
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name}={count}: must be 1 or more.")
     with server.client() as client:
-        known, horizon = _facts(client), client.metadata["action_horizon"]
+        known, horizon = facts_of(client), client.metadata["action_horizon"]
     if not 1 <= trial.replan_every <= horizon:
         raise ValueError(f"replan_every={trial.replan_every}: must be in 1..{horizon}, the actions of one answer.")
     settings = json.loads(json.dumps({**trial._asdict(), "server": known}))
+    with _alone(out):
+        return _evaluate(server, trial, out, known, settings, num_processes, tell)
+
+
+def _evaluate(
+    server: Server, trial: Trial, out: Path, known: Mapping[str, Any], settings: Mapping[str, Any],
+    num_processes: int, tell: Callable[[str], Any],
+) -> dict[str, Any]:  # fmt: skip
     done = _load(out, settings)
     asked = [(task, seed) for task in dict.fromkeys(trial.tasks) for seed in range(trial.num_episodes)]
     left = [key for key in asked if key not in done]
@@ -101,7 +111,20 @@ def evaluate(
     return _write(out, settings, done, asked)
 
 
-def _facts(client: Client) -> dict[str, Any]:
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Nobody else writes ``out`` meanwhile: each writes the whole file, and would lose the other's episodes."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.with_name(f".{out.name}.claim").open("w") as claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"out={out}: another command is writing it; choose another file.") from error
+        yield
+
+
+def facts_of(client: Client) -> dict[str, Any]:
+    """What must stay as it is while a server is asked."""
     return {name: client.metadata.get(name) for name in FACTS}
 
 
@@ -158,7 +181,7 @@ def _play(task: str, seed: int) -> dict[str, Any]:
 
 def _check_unchanged(client: Client) -> None:
     """Refuse answers of two servers in one result: it may have begun anew with something else."""
-    facts = _facts(client)
+    facts = facts_of(client)
     if changed := [name for name, known in _here["known"].items() if facts[name] != known]:
         raise ValueError(
             f"server {client.uri} now has another {', '.join(changed)}: its episodes are not mixed with those before. "
@@ -210,7 +233,6 @@ def _write(
         "episodes": rows,
         "others": [row for key, row in done.items() if key not in counted],
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(out.name + ".part")
     beside.write_text(json.dumps(report, indent=1) + "\n")
     os.replace(beside, out)

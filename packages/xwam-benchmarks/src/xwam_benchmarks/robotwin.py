@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from xwam_client.client import Client, Observation
 
+from xwam_benchmarks.evaluate import facts_of
 from xwam_benchmarks.rotations import matrix_from_quat, matrix_from_vector, quat_from_matrix
 from xwam_benchmarks.slots import Axes, Slots, names_of_cameras
 
@@ -45,15 +46,20 @@ class Model:
             raise ValueError(
                 f"replan_every={replan_every}: must be in 1..{known['action_horizon']}, an answer's actions."
             )
-        self.client, self.replan_every, self.num_asked = client, replan_every, 0
+        self.client, self.replan_every, self.num_asked, self._known = client, replan_every, 0, facts_of(client)
         self.translator = Translator(known)
         self.cameras = names_of_cameras(known, CAMERAS, OTHER_NAMES, cameras or {})
 
     def targets(self, observation: Mapping[str, Any], instruction: str) -> np.ndarray:
-        """``N 16``: per arm position, quaternion wxyz and opening, for each action that shall be played."""
+        """``N 16``: per arm position, quaternion wxyz and opening, for each action that shall be played.
+
+        Raises ValueError when the server has come back as another one.
+        """
         images = {name: observation["observation"][camera]["rgb"] for name, camera in self.cameras.items()}
         state = self.translator.state(observation["endpose"])
         actions = self.client.infer(Observation(images, state, instruction), seed=self.num_asked)
+        if facts_of(self.client) != self._known:
+            raise ValueError(f"server {self.client.uri} now has another checkpoint or other settings: begin anew.")
         self.num_asked += 1
         return self.translator.targets(observation["endpose"], actions[: self.replan_every])
 

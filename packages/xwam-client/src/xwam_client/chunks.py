@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ class Chunks:
         """Return when there is something to play: before an episode begins, and where time can be stopped.
 
         Asks again while it may help, for ``timeout_s`` in all. Then raises the last ConnectionError or RefusedError, or
-        concurrent.futures.TimeoutError when a question has had no answer at all.
+        a ConnectionError that says that no answer came.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -112,7 +112,8 @@ class Chunks:
                 return
             now = time.monotonic()
             if self._answer is not None:
-                self._answer.exception(max(0.0, deadline - now))
+                if not wait([self._answer], max(0.0, deadline - now)).done:
+                    raise self.trouble or ConnectionError(f"no answer has come for {timeout_s:g} s.")
                 self._waited += math.ceil((time.monotonic() - now) * (self.action_hz or 0))
             elif self.trouble is not None:  # a pause
                 if now >= deadline:
@@ -126,9 +127,8 @@ class Chunks:
         asked: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
         if self.play == "realtime" and len(left):
-            # The robot stood still for the first answer: a rough guide.
-            guess = min(self.delays[0], len(self._chunk) // 2)
-            expected = max(self._expected[-DELAYS_LOOKED_AT:], default=guess)
+            # At first only the first answer's delay is known, for which the robot stood still: a rough guide.
+            expected = max(self._expected[-DELAYS_LOOKED_AT:], default=min(self.delays[0], len(self._chunk) // 2))
             asked.update(prefix=left, num_committed=min(expected, len(left), len(self._chunk) - 1))
         self._answer = self.ask(observe(), **asked)
         self._waited = self._played = 0
