@@ -48,11 +48,11 @@ demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/repo
 test: system browser .venv/robosuite  ## the whole test suite
 	$(BIN)/python -m pytest
 
-test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits (installs ray and torchao into .venv-extras)
+test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits, rerun (into .venv-extras)
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[serve,ray,quantize,train,dev]'
-	RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 .venv-extras/bin/python -m pytest tests/test_quantize.py tests/serve/test_quantized.py tests/serve/test_ray.py
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[serve,ray,quantize,train,view,rerun,dev]'
+	RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 .venv-extras/bin/python -m pytest tests/test_quantize.py tests/serve/test_quantized.py tests/serve/test_ray.py tests/view/test_mosaic.py
 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person
@@ -78,11 +78,11 @@ reproduce-ablation: system .venv/ready  ## the paper's Table 4 in small, 15 trai
 	$(BIN)/xwam train mini --data runs/ablation/data --out runs/ablation/source --every 8 --steps 1 --validate-every 0 --precision bfloat16
 	$(BIN)/python benchmarks/ablation.py --source runs/ablation/source --data runs/ablation/data --out runs/ablation/cells
 
-reproduce-curves: system .venv/ready  ## success and quality against steps and replanning
-	$(BIN)/python benchmarks/curves.py checkpoints/tiny --data runs/tiny/data --tasks $(TINY_TASKS) --out runs/curves
+reproduce-curves: system .venv/ready  ## success and quality against steps and replanning (needs runs/tiny/data of reproduce-tiny)
+	$(BIN)/python benchmarks/curves.py checkpoints/tiny --data runs/tiny/data --episodes 4 --clips 6 --tasks $(TINY_TASKS) --out runs/curves
 
 reproduce-truth: system .venv/ready  ## does imagination tell the truth
-	$(BIN)/python benchmarks/truth.py checkpoints/tiny --tasks $(TINY_TASKS) --out runs/truth
+	$(BIN)/python benchmarks/truth.py checkpoints/tiny --episodes 5 --swaps 3 --tasks $(TINY_TASKS) --out runs/truth
 
 reproduce-finetune: system .venv/ready  ## the prior's value: a new task with 10, 25, 50 demonstrations
 	$(BIN)/python benchmarks/finetune.py checkpoints/tiny --task drawer-open-v3 --out runs/finetune $(FINETUNING)
@@ -114,8 +114,8 @@ reproduce-two-arms: robosuite  ## a robot with two arms, from the shipped checkp
 	$(BIN)/xwam evaluate runs/two_arms/checkpoint --data runs/two_arms/data --clips $(call n,16) --out runs/two_arms/open.json
 
 bench-gpu: .venv/ready  ## the 5B model on this machine's GPU, bf16, random weights, answers and a LoRA step: runs/bench/*.json
-	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --json runs/bench/5b.json
-	$(BIN)/xwam bench wan22_5b --device cuda --dtype bfloat16 --compile --json runs/bench/5b_compiled.json
+	$(BIN)/xwam bench wan22_5b --device cuda --precision bfloat16 --json runs/bench/5b.json
+	$(BIN)/xwam bench wan22_5b --device cuda --precision bfloat16 --compile --json runs/bench/5b_compiled.json
 	$(BIN)/python benchmarks/real_step.py wan22_5b --lora-rank 16 --recompute --optimizer adamw_8bit --out runs/bench/lora.json
 
 conformance-openpi: .venv/ready  ## PyPI's openpi-client, in its own environment, gets actions from our server

@@ -32,8 +32,8 @@ import tyro
 
 from xwam.config import Config
 from xwam.data.lerobot import open_lerobot
+from xwam.evaluate.clips import held_out, observation_of
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.open_loop import held_out, observation_of
 from xwam.evaluate.report_plots import IMAGINED, Line, figure, interval_chart, line_chart
 from xwam.evaluate.study import Point, Trial, markdown_table, measure, t_interval, with_steps
 from xwam.files import write_json

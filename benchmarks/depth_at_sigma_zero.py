@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
+from xwam.evaluate.clips import observation_of, reality
 from xwam.evaluate.compare import compare_worlds
-from xwam.evaluate.open_loop import observation_of, reality
 from xwam.policy import load_policy
 
 NAMES = ("abs_rel", "abs_rel_aligned", "rmse_m", "delta1", "chamfer_m", "f_10mm", "consistency_m")

@@ -32,10 +32,10 @@ from xwam.train.lora import draw_adapter, is_adapter
 from xwam.train.optimizers import make_optimizer, trained
 from xwam.train.options import Setup
 from xwam.train.plan import empty_batch, make_plan
-from xwam.train.setup import World
+from xwam.train.setup import Peers
 from xwam.train.state import build_model
 
-ALONE = World(0, 1)
+ALONE = Peers(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from xwam.cli import main
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.encode import encode_states
-from xwam.evaluate.open_loop import held_out, imagine_clip, observation_of
+from xwam.evaluate.clips import held_out, imagine_clip, observation_of
 from xwam.images import resize_and_centre_crop
 from xwam.policy import load_policy
 from xwam.view.export import load_prediction

@@ -154,7 +154,7 @@ def test_calibration_counts_for_images_of_its_proportions():
     for shape, fits in (*shapes, ((480, 640, 3), False), ((2 * height, 2 * width, 3), False)):
         images = {**observation.images, name: np.zeros(shape, np.uint8)}
         seen = replace(observation, images=images, cameras={})
-        with nullcontext() if fits else pytest.warns(UserWarning, match="its calibration is of 848 x 480 images"):
+        with nullcontext() if fits else pytest.warns(UserWarning, match="are squeezed, it learned from 848 x 480 ones"):
             cameras = encode.cameras_seen(seen, CONFIG.view_names, CONFIG.clip, known)
         assert [camera.is_calibrated for camera in cameras] == [fits] + [True] * (len(cameras) - 1)
         encode.check_observation(seen, CONFIG.view_names, CONFIG.clip, make_normalizer().layout)

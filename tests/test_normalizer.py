@@ -81,3 +81,19 @@ def test_refusals(tmp_path):
         load_normalizer(tmp_path / "normalizer.json", normalizer.layout)
     with pytest.raises(ValueError, match="did you mean 'left_gripper'"):
         normalizer.layout.state_slice("left_griper")
+
+
+def test_what_is_unusual_is_told_and_what_is_absurd_refused():
+    """A base that is turned or shifted by a metre is neither a wrong unit nor what training has seen."""
+    normalizer, state, _ = make()
+    usual = np.median(state, axis=0)
+    usual[3:7] = (1, 0, 0, 0)
+    assert normalizer.unusual(usual) == {}
+    normalizer.check_plausible(usual)
+    span = normalizer.state_q99[1] - normalizer.state_q01[1]
+    shifted = usual + np.eye(16)[1] * 2 * span
+    (said,) = normalizer.unusual(shifted).values()
+    assert "state left_position[1]=" in said
+    normalizer.check_plausible(shifted)
+    with pytest.raises(ValueError, match=r"state left_position\[1\]="):
+        normalizer.check_plausible(usual + np.eye(16)[1] * 20 * span)

@@ -22,16 +22,10 @@ from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate import closed_loop, open_loop
+from xwam.evaluate.clips import held_out, imagine_clip, observation_of, score_clip, through_autoencoder
 from xwam.evaluate.closed_loop import ClosedLoopConfig, Running, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
-from xwam.evaluate.open_loop import (
-    evaluate_open_loop,
-    held_out,
-    imagine_clip,
-    observation_of,
-    score_clip,
-    through_autoencoder,
-)
+from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.played import first_frames, real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
@@ -149,6 +143,7 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     report = evaluate_open_loop(load_policy(last), root / "data", num_clips=2, seed=0, out=tmp_path / "open.json")
     assert report["psnr_db"] > 0
     assert len(report["per_step"]["psnr_db"]) == 4
+    assert report["action_position_copy_m"] > 0, "beside a robot that does nothing"
     assert {"abs_rel_aligned", "delta3_copy", "f_20mm", "consistency_m", "path_m"} <= set(report["per_step"])
     assert {"psnr_vae_db", "delta1_vae", "near_chamfer_vae_m"} <= set(report["per_step"]), "what the VAE alone loses"
     page = (tmp_path / "open.html").read_text()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
+from xwam.images import GREY
 from xwam.model.prompt import SHORT
 from xwam.model.xwam import XWAM, all_blocks
 from xwam.policy import Policy
@@ -100,7 +101,7 @@ def _instructions(policy: Policy) -> list[str]:
 
 
 def made_up_observation(policy: Policy, instruction: str | None = None) -> Observation:
-    """What a robot in the middle of the statistics might see in the dark, told what is known already if anything is.
+    """For warming up: grey images, a state in the middle of the statistics, an instruction that is encoded already.
 
     So a policy with known prompts never loads its text encoder, which it may not even have.
     """
@@ -109,7 +110,7 @@ def made_up_observation(policy: Policy, instruction: str | None = None) -> Obser
     state = policy.normalizer.denormalize_state(np.zeros(layout.state_width, np.float32))
     for _, where in layout.quaternions:
         state[where] = (1, 0, 0, 0)
-    image = np.full((clip.height_px, clip.width_px, 3), 128, np.uint8)
+    image = np.full((clip.height_px, clip.width_px, 3), GREY, np.uint8)
     images = dict.fromkeys(policy.config.view_names, image)
     return Observation(images=images, state=state, instruction=instruction)
 

@@ -249,19 +249,18 @@ def cameras_seen(
 ) -> tuple[Camera, ...]:
     """The calibration of the images the model sees: the observation's own, else the checkpoint's, cropped alike.
 
-    The checkpoint's counts only for images that can be its camera's (warns otherwise): those of another lens or crop
-    have no calibration. Depth is as in the pictures that were learned: its range, and where in a pixel it lies.
+    The checkpoint's counts only for images of its camera's proportions (warns otherwise): those of another lens or
+    crop have no calibration. Depth is as in the pictures that were learned: its range, and where in a pixel it lies.
     """
     seen = []
     for name in view_names:
         camera, image = observation.cameras.get(name) or known.get(name), observation.images.get(name)
-        is_told = name in observation.cameras
         if camera is None:
             camera = Camera(name=name, width=clip.width_px, height=clip.height_px)
-        elif not is_told and camera.is_calibrated and image is not None and not _fits(camera, image, clip):
-            size, shape = f"{camera.width} x {camera.height}", f"{image.shape[1]} x {image.shape[0]}"
-            warnings.warn(f"camera {name!r}: no cloud, its calibration is of {size} images, not {shape}.", stacklevel=2)
-            camera = replace(camera, intrinsics=None)
+        elif image is not None and name in known and not _fits(known[name], image, clip):
+            size, shape = f"{known[name].width} x {known[name].height}", f"{image.shape[1]} x {image.shape[0]}"
+            warnings.warn(f"camera {name!r}: {shape} images are squeezed, it learned from {size} ones.", stacklevel=2)
+            camera = replace(camera, intrinsics=camera.intrinsics if name in observation.cameras else None)
         camera = centre_cropped(camera, clip)
         if name in known:  # imagined as in the pictures it learned from
             learned = centre_cropped(known[name], clip)

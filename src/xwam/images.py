@@ -2,9 +2,9 @@
 
 Coordinates follow records.py: the centre of pixel ``i`` is ``i + 0.5``, so an image resized from ``n`` to ``m`` samples
 the position ``(i + 0.5) n / m``. Intrinsics of ``Camera.resized`` and ``Camera.cropped`` are exact for these functions.
-Depth is not mixed but taken from one pixel, whose centre lies elsewhere: ``Camera.depth_at`` says where, on average (of
-the picture, and of rows and columns): ``Camera.resized`` for ``resize_nearest``, ``cropped_camera`` for
-``resize_corners``.
+Depth is never interpolated: each new pixel copies one old pixel, whose centre is not exactly the new one's.
+``Camera.depth_at`` is where in the new pixel that depth belongs, on average (over the picture, rows and columns):
+``Camera.resized`` for ``resize_nearest``, ``cropped_camera`` for ``resize_corners``.
 """
 
 import math

@@ -12,8 +12,8 @@ from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
+from xwam.evaluate.clips import check_same_robot, imagine_clip
 from xwam.evaluate.compare import without_views
-from xwam.evaluate.open_loop import check_robot, imagine_clip
 from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
@@ -51,7 +51,7 @@ def imagine_recording(
         open_data(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
         split="all", validation_share=0.0, absent=policy.absent,
     )  # fmt: skip
-    check_robot(policy, clips.episodes)
+    check_same_robot(policy, clips.episodes)
     if not 0 <= episode < clips.episodes.num_episodes:
         raise ValueError(f"episode={episode}: the data set has episodes 0..{clips.episodes.num_episodes - 1}.")
     clip = clips.at(episode, frame)

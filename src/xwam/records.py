@@ -34,6 +34,7 @@ class Camera:
     base_from_camera: Pose | None = None
     hand_from_camera: Pose | None = None
     hand: str = "left"  # the arm that carries a wrist camera
+    on_hand: bool = False  # it rides on a hand though nobody knows where (hand_from_camera says so by itself)
     near_m: float = 0.1  # metres; what is nearer is coded as near_m, what is farther as unknown; neither gives points
     far_m: float = 10.0
     depth_at: float = 0.5  # where in a pixel its depth was taken, on average: 0.5 its centre, 0 its first corner
@@ -55,6 +56,11 @@ class Camera:
             )
         if not np.isfinite(self.depth_at):
             raise ValueError(f"camera name={self.name!r} depth_at={self.depth_at}: a place in a pixel, such as 0.5.")
+
+    @property
+    def is_static(self) -> bool:
+        """True for a camera that stands still, as far as is known."""
+        return self.hand_from_camera is None and not self.on_hand
 
     @property
     def is_calibrated(self) -> bool:

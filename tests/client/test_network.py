@@ -158,7 +158,7 @@ class Timed(MockRobot):
         self.held += 1
 
 
-@pytest.mark.filterwarnings("ignore:camera .* no cloud")
+@pytest.mark.filterwarnings("ignore:camera .* are squeezed")
 @pytest.mark.parametrize("play", ["wait", "overlap", "realtime"])
 def test_a_robot_whose_network_is_cut_plays_on_then_holds_then_is_told(server, policy, play):
     with Relay(server.port) as relay, Client(port=relay.port, connect_seconds=4) as client:

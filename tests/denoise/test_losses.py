@@ -1,19 +1,15 @@
 """The losses, computed by hand; padded steps and unused slots never count."""
 
-from typing import NamedTuple
-
 import pytest
 import torch
 
 from xwam.denoise.losses import loss_terms, masked_losses, weighted_sum
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
+from xwam.denoise.noise import Draw, Given, NoiseLevels, Noisy, Velocity
 from xwam.encode import Batch
 
 
-class Drawn(NamedTuple):
-    levels: NoiseLevels
-    noise: Noisy
-    given: Given = Given()
+def draw_of(levels: NoiseLevels, noise: Noisy, given: Given = Given()) -> Draw:  # noqa: B008 (it never changes)
+    return Draw(levels, noise, torch.zeros(len(levels.video), dtype=torch.bool), given)
 
 
 def make_batch() -> Batch:
@@ -36,12 +32,12 @@ def make_batch() -> Batch:
     )
 
 
-def make_drawn(batch: Batch, action_levels: tuple[float, float] = (0.5, 0.5)) -> Drawn:
+def make_drawn(batch: Batch, action_levels: tuple[float, float] = (0.5, 0.5)) -> Draw:
     noise = Noisy(*(torch.randn_like(x) for x in (batch.video, batch.state, batch.action)))
-    return Drawn(NoiseLevels(torch.tensor([0.9, 0.9]), torch.tensor(action_levels)), noise)
+    return draw_of(NoiseLevels(torch.tensor([0.9, 0.9]), torch.tensor(action_levels)), noise)
 
 
-def off_by(batch: Batch, drawn: Drawn, error: float) -> Velocity:
+def off_by(batch: Batch, drawn: Draw, error: float) -> Velocity:
     """A prediction that is wrong by ``error`` everywhere."""
     return Velocity(
         video=drawn.noise.video - batch.video + error,
@@ -141,7 +137,7 @@ def test_terms_of_parts_add_up_to_the_whole():
     whole = masked_losses(predicted, batch, drawn)
     parts = []
     for row in (slice(0, 1), slice(1, 2)):
-        part = Drawn(NoiseLevels(*(x[row] for x in drawn.levels)), Noisy(*(x[row] for x in drawn.noise)))
+        part = draw_of(NoiseLevels(*(x[row] for x in drawn.levels)), Noisy(*(x[row] for x in drawn.noise)))
         parts.append(loss_terms(Velocity(*(x[row] for x in predicted)), Batch(*(x[row] for x in batch)), part))
     for name, loss in whole.items():
         total = sum(part[name].sum for part in parts) / sum(part[name].count for part in parts)

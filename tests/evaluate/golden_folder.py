@@ -9,11 +9,10 @@ from safetensors.numpy import save_file
 
 from xwam.config import DenoiseConfig
 from xwam.denoise.losses import masked_losses
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, add_noise, keep_given
+from xwam.denoise.noise import Draw, Given, NoiseLevels, Noisy, Velocity, add_noise, keep_given
 from xwam.denoise.sampler import denoise
 from xwam.encode import Batch
 from xwam.evaluate.golden_model import golden_model, model_config
-from xwam.evaluate.golden_training import GoldenDraw
 from xwam.model.xwam import XWAM
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -107,8 +106,8 @@ def write_training(folder: Path, name: str, model_name: str) -> None:
         masks["proprio_mask"].bool(), masks["action_mask"].bool(), clean.action, context,
     )  # fmt: skip
     prompt = model.prompt_keys_values(context)
-    output = model(*mixed, *levels, prompt, given_frames=1, given_states=1, depth=has_depth)
-    losses = masked_losses(output, batch, GoldenDraw(levels, noise))
+    output = Velocity(*model(*mixed, *levels, prompt, given_frames=1, given_states=1, depth=has_depth))
+    losses = masked_losses(output, batch, Draw(levels, noise, torch.zeros(len(noise.video), dtype=torch.bool), GIVEN))
     total = torch.stack(list(losses.values())).sum()
     total.backward()
     norms = {key: p.grad.norm().item() if p.grad is not None else None for key, p in model.named_parameters()}

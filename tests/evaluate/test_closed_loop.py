@@ -28,7 +28,7 @@ def events(monkeypatch):
         def close(self) -> None:
             happened.append(f"close {self.task}")
 
-    monkeypatch.setattr(worker, "known", lambda simulator: SimpleNamespace(make_env=Watched))
+    monkeypatch.setattr(worker, "simulator_named", lambda simulator: SimpleNamespace(make_env=Watched))
     return happened
 
 

@@ -10,7 +10,7 @@ from tests.sim.fake_env import make_fake
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate.closed_loop import ClosedLoopConfig, EpisodeResult, summarize
 from xwam.evaluate.closed_report import write_closed_report
-from xwam.evaluate.open_loop import page_of
+from xwam.evaluate.report_episode import page_of
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM

@@ -3,7 +3,7 @@
 import numpy as np
 
 from xwam.robot.actions import base_from_hand
-from xwam.sim.simulators import known, robot_of
+from xwam.sim.simulators import robot_of, simulator_named
 from xwam.sim.views import OPENCV_FROM_OPENGL
 
 
@@ -43,7 +43,7 @@ def assert_known(simulator, env):
     """What sim/simulators.py says of a task, without opening it."""
     robot = robot_of(simulator, env.task)
     assert (robot.layout, robot.action_hz, robot.cameras) == (env.layout, env.action_hz, tuple(env.cameras))
-    assert known(simulator).max_steps == env.max_steps
+    assert simulator_named(simulator).max_steps == env.max_steps
 
 
 def assert_asking_changes_nothing(env, data, action):

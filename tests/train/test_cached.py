@@ -13,7 +13,7 @@ from xwam.presets import preset
 from xwam.train import step
 from xwam.train.cached import depth_as_views
 from xwam.train.options import Setup
-from xwam.train.setup import World
+from xwam.train.setup import Peers
 from xwam.train.state import make_state
 
 PLAIN = preset("debug")
@@ -41,7 +41,7 @@ def test_depth_as_views_trains_as_video_with_its_first_frame():
     assert torch.equal(batch.video[:, :, :, 3:], batch.depth)
     batch.video_mask[:, :, 3] = False  # as where one camera has no depth
     drawn = step.draw(batch, CONFIG, step.generator_for(0, 0))
-    state = make_state(CONFIG, Setup(), World(0, 1), torch.device("cpu"), None)
+    state = make_state(CONFIG, Setup(), Peers(0, 1), torch.device("cpu"), None)
     predicted = step.predict(state.model, batch, drawn, torch.zeros(24, 16))
     terms = loss_terms(predicted, batch, drawn)
     frames, numbers = batch.video.shape[2], batch.video[0, :, 0, 0].numel()

@@ -15,7 +15,7 @@ from tests.train.processes import CLIPS, FOUR, LORA, TUNED
 from tests.train.test_loop import log_of, losses_of, make_run
 from xwam.train import checkpoint, export, loop
 from xwam.train.options import Setup
-from xwam.train.setup import World, check_batch
+from xwam.train.setup import Peers, check_batch
 
 pytestmark = pytest.mark.timeout(900)  # two runs of several processes in one fixture
 TORCHRUN = (  # on the loopback interface, at a port that is free
@@ -127,8 +127,8 @@ def test_lora_and_bf16_on_shards(folder):
 
 
 def test_a_batch_that_does_not_divide_is_refused():
-    assert check_batch(32, World(0, 4), Setup(accumulate=2)) == 4
+    assert check_batch(32, Peers(0, 4), Setup(accumulate=2)) == 4
     with pytest.raises(ValueError, match=r"batch_size=32 .* 3 processes"):
-        check_batch(32, World(0, 3), Setup())
+        check_batch(32, Peers(0, 3), Setup())
     with pytest.raises(ValueError, match="shards=3: must divide"):
-        check_batch(32, World(0, 4), Setup(shards=3))
+        check_batch(32, Peers(0, 4), Setup(shards=3))

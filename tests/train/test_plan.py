@@ -18,10 +18,10 @@ from xwam.train.descend import compute_gradients
 from xwam.train.optimizers import make_optimizer, take_step
 from xwam.train.options import Setup, changed
 from xwam.train.plan import make_plan, markdown
-from xwam.train.setup import World
+from xwam.train.setup import Peers
 from xwam.train.state import make_state
 
-ALONE = World(0, 1)
+ALONE = Peers(0, 1)
 TINY = preset("tiny")
 SMALLER = replace(  # tiny, but with fewer blocks and clips
     TINY, model=replace(TINY.model, num_blocks=3), train=replace(TINY.train, batch_size=4, compile=False)

@@ -19,7 +19,7 @@ from xwam.train import checkpoint, export, loop, manifest
 from xwam.train.log import open_log
 from xwam.train.options import Setup, Watch
 from xwam.train.saving import load_state
-from xwam.train.setup import World
+from xwam.train.setup import Peers
 from xwam.train.state import make_state
 from xwam.train.validate import make_closed_loop, together
 
@@ -121,7 +121,7 @@ def test_a_run_of_the_earlier_layout_is_exported_and_goes_on(tmp_path):
     whole, later = make_run(tmp_path, "whole"), make_run(tmp_path, "later")
     loop.train(CONFIG, data, whole)
     four = whole.out / "step-0000004"
-    state = make_state(CONFIG, Setup(), World(0, 1), torch.device("cpu"), None)
+    state = make_state(CONFIG, Setup(), Peers(0, 1), torch.device("cpu"), None)
     assert load_state(four, state) == 4
     old = tmp_path / "old" / "step-0000004"
     shutil.copytree(four, old, ignore=shutil.ignore_patterns("training"))

@@ -30,6 +30,12 @@ VERBS = {
 }
 
 
+LESS_MEMORY = (
+    "the GPU's memory is full. `xwam train … --plan` says what training takes; less: --recompute, --accumulate 4, "
+    "--lora-rank 16, --optimizer adamw_8bit, --validate-every 0; serving: --precision bfloat16, --actions-only."
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``xwam`` command. User mistakes end in one line and exit code 2."""
     # diffusers imports it, and it then warns of 4-bit kernels that nothing here uses
@@ -38,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"xwam: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print(f"xwam: {error}\nxwam: {LESS_MEMORY}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("xwam: interrupted; everything finished is kept. Repeat the command to continue.", file=sys.stderr)

@@ -179,9 +179,9 @@ def _play(
 ) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
-    from xwam.sim.simulators import known
+    from xwam.sim.simulators import simulator_named
 
-    its_own = known(simulator)
+    its_own = simulator_named(simulator)
     config = ClosedLoopConfig(
         simulator=simulator,
         tasks=how.tasks or (its_own.first_task,),

@@ -9,7 +9,7 @@ from tyro.conf import Positional
 def bench(
     subject: Annotated[str, Positional],
     device: str = "cpu",
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
     quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
     compile: bool = False,
     actions_only: bool = False,
@@ -25,7 +25,7 @@ def bench(
     Args:
         subject: a checkpoint folder, or the name of a preset (random weights).
         device: cpu, cuda, …
-        dtype: of the weights of transformer and decoder.
+        precision: of the weights of transformer and decoder.
         quantize: fewer bits for the blocks (needs torchao).
         compile: compile first, and say what the warm-up cost.
         actions_only: leave the world out.
@@ -54,9 +54,8 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    policy = open_subject(
-        subject, device=device, dtype=torch.float32 if dtype == "float32" else torch.bfloat16, seed=seed
-    )
+    dtype = torch.float32 if precision == "float32" else torch.bfloat16
+    policy = open_subject(subject, device=device, dtype=dtype, seed=seed)
     if quantize is not None:
         from xwam.quantize import quantized
 

@@ -24,6 +24,11 @@ def check(
         out: for data, where the page with pictures and plots goes.
         device: for golden, where the networks run.
     """
+    takes = {"data": ("robot", "preset", "out"), "golden": ("device",), "memory": ()}[what]
+    given = {"robot": robot is not None, "preset": preset_name != "tiny", "out": out != Path("runs/check")}
+    for name, is_given in (given | {"device": device != "cpu"}).items():
+        if is_given and name not in takes:
+            raise ValueError(f"{name} is nothing that `xwam check {what}` looks at: leave it out.")
     if what == "data":
         return _check_data(Path(target), robot, preset_name, out)
     if what == "golden":

@@ -1,4 +1,4 @@
-"""Verbs about data sets: collect, stats."""
+"""Verbs about data sets: collect, stats, annotate."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -34,9 +34,9 @@ def collect(
         size_px: height and width of the images.
     """
     from xwam.sim.collect import collect as run
-    from xwam.sim.simulators import known
+    from xwam.sim.simulators import simulator_named
 
-    tasks = tasks or (known(simulator).first_task,)
+    tasks = tasks or (simulator_named(simulator).first_task,)
     run(
         out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=workers,
         width_px=size_px, height_px=size_px, simulator=simulator,

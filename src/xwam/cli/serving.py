@@ -55,6 +55,7 @@ def serve(
         advice = "pip install ./packages/xwam-client '.[serve]', in a checkout"
         raise ValueError(f"{error.name} is not installed: {advice}") from error
     from xwam.serve.service import ServeConfig, load_service
+    from xwam.serve.wire import read_key
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     api_key = None if api_key_file is None else read_key(api_key_file)
@@ -68,11 +69,3 @@ def serve(
         **vars(steps),
     )  # fmt: skip
     asyncio.run(run(service, host, port, api_key=api_key))
-
-
-def read_key(path: Path) -> str:
-    """The key in a file, without the line's end. Raises ValueError for an empty one."""
-    key = path.read_text().strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ValueError(f"api_key_file={path}: must hold one line of printable ASCII characters.")
-    return key

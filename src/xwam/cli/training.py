@@ -43,6 +43,8 @@ def train(
         processes: for --plan, how many processes (GPUs) there will be; by default as torchrun says.
         device: cpu, cuda, cuda:1, …
     """
+    if processes is not None and not plan:
+        raise ValueError(f"processes={processes}: only for --plan; to train in several processes use torchrun (above).")
     if plan:
         return print(_plan(preset, data, sources, start, changes, how, processes, device))
     from dataclasses import replace

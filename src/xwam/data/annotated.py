@@ -147,7 +147,7 @@ def _old_name(episode: str) -> str:
 
 
 def _load(path: Path) -> Provenance:
-    """Strictly read; episodes are named by their number."""
+    """Strictly read; episodes are named as ``label`` names them."""
     stored = json.loads(path.read_text())
     episodes = {name: Scale(**entry) for name, entry in stored.pop("episodes").items()}
     stored["coding"] = tuple(stored["coding"])

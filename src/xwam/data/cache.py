@@ -45,7 +45,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
         "views": list(clips.view_names),
         "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
         "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],
-        "demonstrations": clips.demonstrations,
+        "demonstrations": clips.demonstrations_hash,
         "every": clips.every,
         "num_clips": len(clips),
         "num_variants": num_variants,

@@ -21,7 +21,7 @@ from xwam.data.opening import open_recorded
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.videos import num_frames
 from xwam.files import Recent
-from xwam.robot.layout import Layout, layout_slices
+from xwam.robot.layout import Layout, layout_slices, same_rate
 from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource, PartSource
 
@@ -170,7 +170,7 @@ def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
         name, needed = path.relative_to(episodes.root), round(first_s * rate) + length
         if count < needed:
             short.append(f"{name} has {count} frames of {needed}")
-        if abs(rate - episodes.fps) > SLACK * episodes.fps:
+        if not same_rate(float(rate), float(episodes.fps)):
             rates.append(f"{name} runs at {rate:g} fps, the data set at {episodes.fps:g}")
     yield _finding("video frames", short, "every row has its picture", "encode or copy these videos again")
     yield _finding("video fps", rates, "videos run at the data set's rate", "encode them again at that rate")

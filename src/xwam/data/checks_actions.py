@@ -79,8 +79,8 @@ def _check_timing(subject: Subject, part: PartSource) -> Finding | None:
     """Would actions fit better, or as well, from another row? None when they stand where they should.
 
     ``earlier, written, later``: how well states follow the actions of one row earlier than robot.json says, of that
-    row, of one row later. Nothing moves before it is told to. But whoever acts by what is seen goes on as the arm
-    already moves, so a little more agreement with the step before proves nothing.
+    row, of one row later. A robot cannot move before its command, so a better fit later is a mistake in the file. A
+    slightly better fit one row earlier proves nothing: people continue the motion that they see.
     """
     name, ahead = f"timing of {part.name!r}", subject.robot.action_ahead
     earlier, written, later = _agreement_by_row(subject, part, (-1, 0, 1))

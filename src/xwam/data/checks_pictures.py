@@ -93,7 +93,7 @@ def _swapped(seen: Pictures) -> list[str]:
 
 def _riding(subject: Subject, seen: Pictures) -> list[str]:
     """A camera on the hand sees everything move; one that stands still does not."""
-    riding = {camera.name for camera in subject.episodes.cameras if camera.hand_from_camera is not None}
+    riding = {camera.name for camera in subject.episodes.cameras if not camera.is_static}
     riding |= {name for name in seen if any(word in name.lower() for word in RIDING)}
     shares = {name: _moving_share(films) for name, films in seen.items() if films}
     found = []

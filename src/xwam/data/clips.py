@@ -97,7 +97,7 @@ class Clips:
         ends = {number: _demonstration_end(episodes, number) for number in numbers}
         self.numbers = [number for number in numbers if ends[number] or not demonstrations_only]
         self.num_demonstrations = sum(end > 0 for end in ends.values())
-        self.demonstrations = zlib.crc32(repr(ends).encode())  # changes with what is to be repeated
+        self.demonstrations_hash = zlib.crc32(repr(ends).encode())  # changes with what is to be repeated
         span = 0 if padded else config.action_horizon
         lengths = {number: episodes.length(number) for number in self.numbers}
         starts = [max(0, min(length - span, ends[number] or length)) for number, length in lengths.items()]

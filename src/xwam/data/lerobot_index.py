@@ -32,7 +32,6 @@ class VideoRow(Row):
     """An episode and its video files; a camera it lacks has none."""
 
     videos: dict[str, VideoPlace]
-    num_tasks: int = 1  # that it is said to hold; its words are those of the first
 
 
 def read_info(root: Path) -> dict[str, Any]:

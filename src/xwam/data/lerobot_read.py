@@ -21,7 +21,7 @@ from xwam.data.videos import read_all, read_codes, read_frames
 from xwam.files import Recent, fingerprint
 from xwam.records import Camera
 from xwam.robot.columns import check_columns
-from xwam.robot.layout import Layout, load_layout
+from xwam.robot.layout import Layout, load_layout, same_rate
 from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource
 
@@ -163,7 +163,7 @@ def _reading_of_layout(
 def _reading_of_robot(root: Path, info: dict[str, Any], robot: RobotConfig) -> Reading:
     """Columns and cameras as a robot.json says."""
     features = info["features"]
-    if abs(info["fps"] - robot.fps) > 0.01 * robot.fps:
+    if not same_rate(float(info["fps"]), robot.fps):
         raise ValueError(
             f"root={root} has fps={info['fps']:g}: robot {robot.name!r} says action_hz={robot.action_hz:g} times "
             f"frames_per_action={robot.frames_per_action}, which is {robot.fps:g}; correct one of them."

@@ -172,7 +172,7 @@ class DatasetWriter:
         columns: dict[str, np.ndarray] = {
             "observation.state": episode.state,
             "action": episode.action,
-            "executed_action": executed,
+            form.EXECUTED: executed,
             "next.success": (steps == length - 1) & episode.success,
             form.DEMONSTRATED: np.full(length, episode.success) if demonstrated is None else demonstrated,
             "seed": np.full(length, episode.seed),

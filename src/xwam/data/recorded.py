@@ -34,6 +34,7 @@ class Row:
     instruction: str
     task: str
     data: Path
+    num_tasks: int = 1  # that it is said to hold; its words are those of the first
     success: bool = True  # where the data set does not say
 
 

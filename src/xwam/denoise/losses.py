@@ -11,52 +11,14 @@ A loss with nothing to count is 0, with zero gradients. Padded steps, unused slo
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, given_actions, given_frames
+from xwam.denoise.noise import Draw, Velocity, given_actions, given_frames
 from xwam.encode import Batch
-
-
-@runtime_checkable
-class Predicted(Protocol):
-    """What the network answers: velocities, and the clean depth latents or None."""
-
-    @property
-    def video(self) -> Tensor:  # noqa: D102
-        ...
-
-    @property
-    def depth(self) -> Tensor | None:  # noqa: D102
-        ...
-
-    @property
-    def state(self) -> Tensor:  # noqa: D102
-        ...
-
-    @property
-    def action(self) -> Tensor:  # noqa: D102
-        ...
-
-
-@runtime_checkable
-class Drawn(Protocol):
-    """What was random in the step: the levels, the noise that was mixed in, and how much was given."""
-
-    @property
-    def levels(self) -> NoiseLevels:  # noqa: D102
-        ...
-
-    @property
-    def noise(self) -> Noisy:  # noqa: D102
-        ...
-
-    @property
-    def given(self) -> Given:  # noqa: D102
-        ...
 
 
 class Term(NamedTuple):
@@ -66,13 +28,14 @@ class Term(NamedTuple):
     count: Float[Tensor, ""]
 
 
-def masked_losses(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Float[Tensor, ""]]:
+def masked_losses(predicted: Velocity, batch: Batch, drawn: Draw) -> dict[str, Float[Tensor, ""]]:
     """The loss of every modality, unweighted."""
     return {name: term.sum / term.count.clamp(min=1) for name, term in loss_terms(predicted, batch, drawn).items()}
 
 
-def loss_terms(predicted: Predicted, batch: Batch, drawn: Drawn) -> dict[str, Term]:
+def loss_terms(predicted: Velocity, batch: Batch, drawn: Draw) -> dict[str, Term]:
     """Sum and number of the squared errors that count, by modality."""
+    assert predicted.video is not None, "in training the video is always asked for"
     noise, given = drawn.noise, drawn.given
     is_noisy = (drawn.levels.action > 0)[:, None, None]
     video_mask = batch.video_mask[:, None, :, :, None, None]

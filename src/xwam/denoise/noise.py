@@ -63,6 +63,15 @@ class Velocity(NamedTuple):
     action: Float[Tensor, "B Ta Da"]
 
 
+class Draw(NamedTuple):
+    """What is random in one training step, and what is given in it: clean, never trained."""
+
+    levels: NoiseLevels
+    noise: Noisy
+    text_is_dropped: Bool[Tensor, " B"]
+    given: Given  # the observation, and the actions of a prefix
+
+
 def shift(sigma: Level, amount: float) -> Level:
     """Push levels towards 1 (``amount`` > 1); 0 and 1 stay where they are."""
     return amount * sigma / (1 + (amount - 1) * sigma)

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import Float
 
 from xwam.evaluate import geometry_metrics, metrics
-from xwam.evaluate.report_charts import ended
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
@@ -234,6 +233,14 @@ def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
 def without_views(world: Prediction, names: Collection[str]) -> Prediction:
     """A prediction without the pictures of these cameras: those that the robot lacks (``policy.absent``), say."""
     return only_views(world, [view for view, camera in enumerate(world.cameras) if camera.name not in names])
+
+
+def ended(name: str, ending: str) -> str:
+    """The name of a score with an ending; the unit stays last: ``rmse_m`` and ``_copy`` give ``rmse_copy_m``."""
+    for unit in ("_m", "_db", "_rad"):
+        if name.endswith(unit):
+            return name.removesuffix(unit) + ending + unit
+    return name + ending
 
 
 def _stack(curves: list[np.ndarray]) -> np.ndarray:

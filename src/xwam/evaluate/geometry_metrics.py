@@ -54,8 +54,8 @@ class CloudDistances(NamedTuple):
     def scores(self, counts: Callable[[np.ndarray], np.ndarray] | None = None) -> CloudScores:
         """Scores over all points, or over those of both clouds for which ``counts`` says True.
 
-        NaN without any of the reference. Without any other F is 0, and Chamfer how far the reference's are from the
-        nearest point anywhere (NaN where there is none).
+        All NaN when no reference point counts. When no point of the cloud counts, F is 0, and Chamfer the mean distance
+        from the reference points to the nearest point of the whole cloud (NaN if it is empty).
         Chamfer = ``(mean of to_reference + mean of to_points) / 2`` in metres, not squared. F at a threshold =
         harmonic mean of precision (share of points nearer than it to the reference) and recall (the other way
         round): Knapitsch, Park, Zhou, Koltun, ACM TOG 36(4), 2017, section 3.
@@ -110,7 +110,7 @@ def cloud_distances(
 def cloud_scores(
     points: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"], *, seed: int = 0
 ) -> CloudScores:
-    """Chamfer distance and F-scores of two whole clouds; all NaN when one is empty. See CloudDistances."""
+    """Chamfer distance and F-scores of two whole clouds. See CloudDistances, also for empty ones."""
     return cloud_distances(points, reference, seed=seed).scores()
 
 

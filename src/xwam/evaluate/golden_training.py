@@ -6,30 +6,23 @@ weights are drawn (golden_recipe.py) for the model of ``model_NAME.json``.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xwam.denoise.losses import masked_losses, weighted_sum
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, add_noise, keep_given
+from xwam.denoise.noise import Draw, NoiseLevels, Noisy, Velocity
 from xwam.encode import Batch
 from xwam.evaluate.golden_denoise import GIVEN, settings_of_model
 from xwam.evaluate.golden_model import golden_model
 from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.model.xwam import XWAM
+from xwam.train import step
 
 NOISE_NAMES = {"video": "latents", "state": "proprios", "action": "actions"}  # ours: theirs
 LOSS_NAMES = {"video": "video", "state": "proprio", "action": "action", "depth": "depth"}
-
-
-class GoldenDraw(NamedTuple):
-    """The levels and noise of a golden training step."""
-
-    levels: NoiseLevels
-    noise: Noisy
-    given: Given = GIVEN
 
 
 def check_training(folder: Path, name: str, *, device: str = "cpu") -> Iterator[tuple[str, float]]:
@@ -52,19 +45,13 @@ def _check_training_step(
     mine = [key for key in golden if key.startswith(case)]
     tensors = {key.removeprefix(f"{case}/"): torch.from_numpy(golden[key]).to(device) for key in mine}
     batch, drawn = _golden_batch(tensors), _golden_draw(tensors)
-    clean = Noisy(batch.video, batch.state, batch.action)
-    levels = drawn.levels
-    mixed = [
-        add_noise(x, noise, sigma)
-        for x, noise, sigma in zip(clean, drawn.noise, (levels.video, levels.action, levels.action), strict=True)
-    ]
-    noisy = keep_given(Noisy(*mixed), clean, GIVEN)
+    noisy = step.mixed(batch, drawn)
     for ours, theirs in NOISE_NAMES.items():
         yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).cpu().numpy(), golden[f"{case}/xt_{theirs}"])
 
     prompt = model.prompt_keys_values(batch.prompt)
     depth = numbers["run_depth"] and model.config.num_depth_blocks > 0
-    output = model(*noisy, *levels, prompt, given_frames=1, given_states=1, depth=depth)
+    output = Velocity(*model(*noisy, *drawn.levels, prompt, given_frames=1, given_states=1, depth=depth))
     losses = masked_losses(output, batch, drawn)
     largest = max(numbers["losses"].values())
     for ours, loss in losses.items():
@@ -105,7 +92,8 @@ def _golden_batch(tensors: Mapping[str, Tensor]) -> Batch:
     )
 
 
-def _golden_draw(tensors: Mapping[str, Tensor]) -> GoldenDraw:
+def _golden_draw(tensors: Mapping[str, Tensor]) -> Draw:
     """Timesteps of frames and steps as one level per sample: the last one is never given."""
     levels = NoiseLevels(video=tensors["t"][:, -1].double() / 1000, action=tensors["t_actions"][:, -1].double() / 1000)
-    return GoldenDraw(levels, Noisy(*(tensors[f"noise_{theirs}"] for theirs in NOISE_NAMES.values())))
+    noise = Noisy(*(tensors[f"noise_{theirs}"] for theirs in NOISE_NAMES.values()))
+    return Draw(levels, noise, torch.zeros(len(noise.video), dtype=torch.bool), GIVEN)

@@ -51,7 +51,7 @@ class ActionScores(NamedTuple):
 
 def static_views(cameras: Sequence[Camera]) -> list[int]:
     """Which views stand still (everything but wrist cameras); all of them where none does."""
-    static = [i for i, camera in enumerate(cameras) if camera.hand_from_camera is None]
+    static = [i for i, camera in enumerate(cameras) if camera.is_static]
     return static or list(range(len(cameras)))
 
 

@@ -8,8 +8,7 @@ import numpy as np
 
 from xwam.data.augment import crop_depth
 from xwam.evaluate.compare import only_views
-from xwam.evaluate.open_loop import page_of
-from xwam.evaluate.report_episode import Decision, EpisodeReport
+from xwam.evaluate.report_episode import Decision, EpisodeReport, page_of
 from xwam.images import centre_window, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy
 from xwam.records import Prediction

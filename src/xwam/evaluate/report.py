@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from xwam.evaluate import metrics
-from xwam.evaluate.compare import finite_mean, summarize
-from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, ended, table
+from xwam.evaluate.compare import ended, finite_mean, summarize
+from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, table
 from xwam.evaluate.report_episode import Decision, EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
 from xwam.files import write_text

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from xwam.evaluate.compare import ended
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.report_plots import IMAGINED, Line, histogram, interval_chart, line_chart
 
@@ -20,7 +21,7 @@ DECAYS = {
 """Curves over the horizon: (name of the axis, factor, explanation)."""
 ENDINGS = {
     "": "imagined",
-    "_copy": "last frame copied",
+    "_copy": "last frame copied, hand stays",
     "_vae": "reality through the autoencoder",
     "_aligned": "imagined, scale aligned",
     "_teacher": "estimator on imagined pictures",
@@ -109,14 +110,6 @@ def table(numbers: Mapping[str, object]) -> str:
         '<h2>All numbers</h2><div class="card wide"><table><thead><tr><td></td>'
         f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
-
-
-def ended(name: str, ending: str) -> str:
-    """The name of a score with an ending; the unit stays last: ``rmse_m`` and ``_copy`` give ``rmse_copy_m``."""
-    for unit in ("_m", "_db"):
-        if name.endswith(unit):
-            return name.removesuffix(unit) + ending + unit
-    return name + ending
 
 
 def _cell(value: object, factor: int, form: str, unit: str) -> str:

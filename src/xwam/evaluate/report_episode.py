@@ -19,6 +19,8 @@ from xwam.evaluate.report_pictures import strip
 from xwam.evaluate.report_plots import IMAGINED, REAL, Line, path_plot
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
+from xwam.view.html import write_page
+from xwam.view.points import has_points
 
 ACTIONS_STAGE = "actions"  # the stage of ``Prediction.seconds`` after which the robot can move
 STAGE_COLOURS = ("#0072b2", "#56b4e9", "#e69f00", "#b3b9c2", "#cc79a7", "#009e73")
@@ -235,3 +237,23 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
     if paths and not decision.is_told:
         scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
     return scores
+
+
+def best_median_worst(values: Sequence[float]) -> list[tuple[str, int]]:
+    """Which of some values (higher is better) to look at: ("best of 32", place) and so on; fewer when there are few."""
+    order = np.argsort(-np.asarray(values), kind="stable").tolist()
+    places = {"Best": order[0], "Median": order[len(order) // 2], "Worst": order[-1]}
+    found = list(dict.fromkeys(places.values()))
+    names = {place: name for name, place in reversed(places.items())}
+    return [(f"{names[place]} of {len(order)}", place) for place in found]
+
+
+def page_of(
+    path: Path, imagined: Prediction, layout: Layout, *, real: Prediction | None = None, title: str
+) -> Path | None:
+    """Write the 4D page and return ``path``; None where nothing of what was imagined has a place in space."""
+    if not has_points(imagined, layout):
+        return None
+    in_space = None if real is None or real.depth is None else real
+    write_page(path, imagined, layout, real=in_space, title=title)
+    return path

@@ -17,8 +17,8 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from xwam.config import Simulator, with_denoise_steps
+from xwam.evaluate.clips import held_out, score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
-from xwam.evaluate.open_loop import held_out, score_clip
 from xwam.files import write_json
 from xwam.policy import Policy
 

@@ -1,6 +1,15 @@
 """Where networks run."""
 
+import warnings
+
 import torch
+
+
+def warn_of_idle_gpu(device: str) -> None:
+    """For work of minutes and more: who has a GPU may not know that it must be named."""
+    if device == "cpu" and torch.cuda.is_available():
+        found = torch.cuda.get_device_name()
+        warnings.warn(f"device='cpu' while a GPU is there ({found}): --device cuda uses it.", stacklevel=2)
 
 
 def device_of(name: str | torch.device) -> torch.device:

@@ -26,8 +26,8 @@ from xwam.robot.layout import Kind, Layout, Part, Scaling
 from xwam.robot.parts import CameraSource, PartSource, Rows
 
 ROBOT_FILE = "robot.json"
-ADDED = {"action_ahead": 0}  # since 0.1.0, with the values that mean nothing
-ADDED_TO_CAMERAS = {"mirrored": False, "channel_order": "rgb", "depth_unit": "m"}
+ADDED = {"action_ahead": 0}  # after 0.1.0, with their defaults
+ADDED_TO_CAMERAS = {"mirrored": False, "channel_order": "rgb", "depth_unit": "m", "on_hand": False}
 ROBOTS_FOLDER = "robots"  # of a checkpoint that learned from several
 
 
@@ -138,7 +138,7 @@ def save_robot(path: Path, robot: RobotConfig) -> None:
 def robot_fingerprint(robot: RobotConfig) -> str:
     """Short hash of everything in the file: two sides that agree on it agree on every number.
 
-    What a file of an older version could not say is left out while it says nothing, so that hashes stay what they were.
+    Fields that were added after 0.1.0 are left out while they have their default, so that older files keep their hash.
     """
     facts = json.loads(to_json(robot))
     for part, added in ((facts, ADDED), *((camera, ADDED_TO_CAMERAS) for camera in facts["cameras"])):
@@ -171,6 +171,7 @@ def camera_of(robot: RobotConfig, source: CameraSource, width: int, height: int)
         base_from_camera=None if fixed is None else base @ np.array(fixed),
         hand_from_camera=None if ridden is None else hand.T @ np.array(ridden),
         hand=source.hand,
+        on_hand=source.on_hand,
         near_m=source.near_m,
         far_m=source.far_m,
     )

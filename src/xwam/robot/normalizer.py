@@ -14,6 +14,7 @@ from jaxtyping import Float
 from xwam.files import write_text
 from xwam.robot.layout import Layout, Part, layout_slices
 
+UNUSUAL = 3.0  # half spans from the middle of the statistics; beyond is worth a warning
 GENEROUS = 10.0  # half spans (or units, where that is more) from the middle of the statistics; beyond is absurd
 SMALLEST_SPAN = 1e-6  # two quantiles closer than this count as this far apart
 
@@ -49,17 +50,27 @@ class Normalizer:
     def check_plausible(self, state: Float[np.ndarray, " Ds"]) -> None:
         """Raise ValueError for a state far from all that training has seen: a wrong unit or frame."""
         self.layout.check_quaternions(state)
-        middle = (self.state_q01 + self.state_q99) / 2
-        reach = GENEROUS * np.maximum((self.state_q99 - self.state_q01) / 2, 1 / GENEROUS)
+        for text in self._beyond(state, GENEROUS, 1.0).values():
+            raise ValueError(text)
+
+    def unusual(self, state: Float[np.ndarray, " Ds"]) -> dict[str, str]:
+        """What lies well beyond what training has seen, though nobody could call it absurd: texts, by part."""
+        return self._beyond(state, UNUSUAL, 0.1)
+
+    def _beyond(self, state: np.ndarray, half_spans: float, least: float) -> dict[str, str]:
+        """Parts farther from the middle of the statistics than so many half spans, and than ``least`` of their unit."""
+        found, middle = {}, (self.state_q01 + self.state_q99) / 2
+        reach = np.maximum(half_spans * (self.state_q99 - self.state_q01) / 2, least)
         for part, where in layout_slices(self.layout.state):
             far = np.abs(state[where] - middle[where]) > reach[where]
             if part.is_used and part.kind != "quat_wxyz" and far.any():
                 slot = int(np.argmax(far))
                 low, high = (middle[where] - reach[where])[slot], (middle[where] + reach[where])[slot]
-                raise ValueError(
+                found[part.name] = (
                     f"state {part.name}[{slot}]={state[where][slot]:.4g} {part.unit}: this checkpoint has seen nothing "
                     f"outside {low:.4g}..{high:.4g} by far; check units and frame ({part.frame})."
                 )
+        return found
 
     def save(self, path: Path) -> None:
         """Write the quantiles as JSON (the layout is a file of its own)."""

@@ -90,6 +90,7 @@ class CameraSource:
     base_from_camera: Rows | None = None  # 4 x 4, in metres
     hand_from_camera: Rows | None = None
     hand: str = "left"
+    on_hand: bool = False  # it rides on a hand, though hand_from_camera is not known
     near_m: float = 0.1
     far_m: float = 10.0
 

@@ -36,6 +36,7 @@ class Conversation:
         self._taken = asyncio.Event()
         self._packing: set[asyncio.Task[None]] = set()
         self._previous_ms: float | None = None
+        self._told: set[str] = set()  # parts of the state of which it was said that they are unusual
         self._is_closed = False
 
     async def hold(self, messages: AsyncIterable[bytes | str]) -> None:
@@ -94,6 +95,10 @@ class Conversation:
 
     def _admit(self, request: Request) -> None:
         config, key, session = self.service.config, request.request_id, self._session(request.session_id)
+        for part, text in self.service.policy.normalizer.unusual(request.observation.state).items():
+            if part not in self._told:
+                self._told.add(part)
+                LOG.warning("connection %d: %s", self.number, text)
         if request.reset:  # what it drops must not stand in its way
             self._drop(session)
         if key in self._pending:

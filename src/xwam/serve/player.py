@@ -12,6 +12,7 @@ action begins, not from where it was when the chunk was made. Nothing here limit
 import dataclasses
 import json
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +65,7 @@ def answers_of_checkpoint(
     policy = load_policy(
         folder, device=device, dtype=dtype, with_world=has_world, robot=robot, action_steps=action_steps
     )
-    thread = ThreadPoolExecutor(1, "xwam-policy")
+    thread, told = ThreadPoolExecutor(1, "xwam-policy"), set[str]()
 
     def answer(observation: Observation, **asked: Any) -> dict[str, Any]:
         *_, prediction = policy.predict(observation, actions_only=not has_world, **asked)
@@ -74,6 +75,10 @@ def answers_of_checkpoint(
 
     def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:
         policy.normalizer.check_plausible(observation.state)  # as a server does
+        for part, text in policy.normalizer.unusual(observation.state).items():
+            if part not in told:
+                told.add(part)
+                warnings.warn(text, stacklevel=2)
         return thread.submit(answer, observation, **asked)
 
     made_up = made_up_observation(policy)
@@ -233,5 +238,5 @@ def _check(robot: RobotConfig, layout: Layout) -> None:
             if (key, slot) not in named:
                 raise ValueError(
                     f"robot.json {robot.name!r}: no part names slot {slot} of {key!r}, which would always be "
-                    "sent as 0: name it (as joints, say), and train with that."
+                    "sent as 0: name it (as joints; a speed with reference delta), and train with that."
                 )

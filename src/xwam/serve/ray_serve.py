@@ -15,16 +15,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xwam.cli.serving import read_key
 from xwam.config import suggest
 from xwam.serve.service import ServeConfig, load_service
+from xwam.serve.wire import read_key
 
 if TYPE_CHECKING:
     from ray.serve import Application  # pyright: ignore[reportMissingImports]
 
 LOG = logging.getLogger("xwam.serve")
 PROXY_MESSAGE_BYTES = 16 * 1024 * 1024  # Ray's proxy (uvicorn's default) ends a connection that sends a larger one
-GOING_AWAY, POLICY_VIOLATION = 1001, 1008  # of websocket's close codes
+POLICY_VIOLATION = 1008  # of websocket's close codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,11 @@ class RayConfig:
         for name in ("replicas", "robots_per_replica", "max_connections"):
             if vars(self)[name] < 1:
                 raise ValueError(f"{name}={vars(self)[name]}: must be 1 or more.")
+        if self.max_replicas and self.robots_per_replica > self.max_connections:
+            raise ValueError(
+                f"robots_per_replica={self.robots_per_replica}: at most max_connections={self.max_connections}, or no "
+                "replica would ever be added."
+            )
         if self.max_replicas and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas={self.max_replicas}: must be 0 or at least replicas={self.replicas}.")
 

@@ -5,6 +5,7 @@ Arrays are written and read by ``xwam_client.protocol``; what only a server need
 
 import io
 import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,3 +120,11 @@ def _scan(data: bytes, limits: Limits) -> None:
             waiting.append(children)
     if position != len(data):
         raise RefusedError("malformed", f"{len(data) - position} bytes stand behind the message.")
+
+
+def read_key(path: Path) -> str:
+    """The key in a file, without the line's end. Raises ValueError for an empty one."""
+    key = path.read_text().strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise ValueError(f"api_key_file={path}: must hold one line of printable ASCII characters.")
+    return key

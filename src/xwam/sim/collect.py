@@ -25,7 +25,7 @@ from xwam.data.videos import check_size
 from xwam.processes import end_others, end_with_parent
 from xwam.sim.env import ExpertEnv
 from xwam.sim.record import check_can_wander, record_episode, record_wandering
-from xwam.sim.simulators import MakeEnv, check_tasks, known
+from xwam.sim.simulators import MakeEnv, check_tasks, simulator_named
 
 RETRY_STRIDE = 100_000  # a placement that the expert cannot do is replaced by the one so many seeds further
 MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts there
@@ -71,7 +71,7 @@ def collect(
     tasks = tuple(dict.fromkeys(tasks))
     if make_env is None:
         check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
-        make_env = known(simulator).make_env
+        make_env = simulator_named(simulator).make_env
     env = _opened(make_env, tasks[0], width_px, height_px)
     if wander:
         check_can_wander(env)

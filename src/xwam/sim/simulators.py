@@ -21,7 +21,7 @@ class SimulatedRobot(NamedTuple):
     cameras: tuple[str, ...]
 
 
-class Known(NamedTuple):
+class SimulatorInfo(NamedTuple):
     """One simulator."""
 
     package: str  # that must be installed
@@ -32,14 +32,14 @@ class Known(NamedTuple):
     max_steps: int  # actions after which an episode counts as failed
 
 
-def known(simulator: Simulator) -> Known:
-    """What there is to know of a simulator. Raises ValueError on another name."""
+def simulator_named(simulator: Simulator) -> SimulatorInfo:
+    """A simulator by its name. Raises ValueError on another name."""
     match simulator:
         case "metaworld":
             sawyer = SimulatedRobot(metaworld.METAWORLD_LAYOUT, metaworld.ACTION_HZ, tuple(metaworld.VIEWS))
             robots = dict.fromkeys(metaworld.TASKS, sawyer)
             first, limit = "button-press-topdown-v3", metaworld.MAX_STEPS
-            return Known("metaworld", INSTALL, metaworld.make_metaworld, robots, first, limit)
+            return SimulatorInfo("metaworld", INSTALL, metaworld.make_metaworld, robots, first, limit)
         case "robosuite":
             robots = {
                 name: SimulatedRobot(
@@ -47,13 +47,15 @@ def known(simulator: Simulator) -> Known:
                 )
                 for name, task in robosuite.TASKS.items()
             }
-            return Known("robosuite", robosuite.INSTALL, robosuite.make_robosuite, robots, "Lift", robosuite.MAX_STEPS)
+            return SimulatorInfo(
+                "robosuite", robosuite.INSTALL, robosuite.make_robosuite, robots, "Lift", robosuite.MAX_STEPS
+            )
     raise ValueError(f"simulator={simulator!r}: {suggest(simulator, get_args(Simulator))}")
 
 
 def robot_of(simulator: Simulator, task: str) -> SimulatedRobot:
     """The robot that does this task. Raises ValueError with the nearest names."""
-    robots = known(simulator).robots
+    robots = simulator_named(simulator).robots
     check_task(task, robots)
     return robots[task]
 
@@ -78,7 +80,7 @@ def check_robot(
     """
     check_tasks(simulator, tasks)
     everyone: tuple[Simulator, ...] = get_args(Simulator)
-    ours = {robot.layout.name for name in everyone for robot in known(name).robots.values()}
+    ours = {robot.layout.name for name in everyone for robot in simulator_named(name).robots.values()}
     for task in tasks:
         robot = robot_of(simulator, task)
         wrong = differences(layout, robot.layout)
@@ -91,5 +93,5 @@ def check_robot(
         ]
         if wrong:
             raise ValueError(f"task={task!r} has another robot than this policy: {'; '.join(wrong)}.")
-    if importlib.util.find_spec(known(simulator).package) is None:
-        raise ImportError(f"{simulator} is not installed: {known(simulator).install}")
+    if importlib.util.find_spec(simulator_named(simulator).package) is None:
+        raise ImportError(f"{simulator} is not installed: {simulator_named(simulator).install}")

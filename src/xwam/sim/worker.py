@@ -4,7 +4,7 @@ from multiprocessing.connection import Connection
 
 from xwam.config import Simulator
 from xwam.sim.env import Env
-from xwam.sim.simulators import known
+from xwam.sim.simulators import simulator_named
 
 
 def simulate(connection: Connection, simulator: Simulator, width_px: int, height_px: int, max_steps: int) -> None:
@@ -22,7 +22,7 @@ def simulate(connection: Connection, simulator: Simulator, width_px: int, height
                 if env is None or env.task != task:
                     if env is not None:
                         env.close()
-                    env = known(simulator).make_env(task, width_px=width_px, height_px=height_px)
+                    env = simulator_named(simulator).make_env(task, width_px=width_px, height_px=height_px)
                 env.reset(seed)
                 steps = 0
             else:

@@ -100,7 +100,7 @@ def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) ->
 
 
 def _new_view(known: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The mean of those that are known, and as much apart from another new one as views are drawn."""
+    """The mean of the known views, plus noise as fresh views are drawn with: two new views differ."""
     return known.mean(dim=0) + (0.02 * torch.randn(known.shape[1], generator=generator)).to(known.dtype)
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xwam.config import Config
-from xwam.denoise.losses import Predicted, Term, loss_terms
+from xwam.denoise.losses import Term, loss_terms
+from xwam.denoise.noise import Velocity
 from xwam.encode import Batch
 from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
@@ -41,14 +42,14 @@ def compute_gradients(
     drawn: step.Draw,
     empty_prompt: Float[Tensor, "P Dt"],
     config: Config,
-    world: setup.World,
+    peers: setup.Peers,
     how: Setup,
     sources: Sources | None = None,
 ) -> Losses:
     """Add the gradients of this process's rows to the weights'."""
     device = batch.video.device
     has_depth = config.model.num_depth_blocks > 0
-    counts = setup.global_counts(step.count_terms(batch, drawn, has_depth=has_depth), world)
+    counts = setup.global_counts(step.count_terms(batch, drawn, has_depth=has_depth), peers)
     found = Losses({}, {})
     for part in range(how.accumulate):
         rows, draws = step.cut(batch, part, how.accumulate), step.share(drawn, part, how.accumulate)
@@ -65,13 +66,13 @@ def compute_gradients(
     return found
 
 
-def descend(trained: TrainingState, config: Config, world: setup.World, now: int) -> Tensor:
+def descend(trained: TrainingState, config: Config, peers: setup.Peers, now: int) -> Tensor:
     """Change weights and averages in place by the gradients of step ``now``; returns the gradient's norm.
 
     A gradient that is no finite number changes nothing: see check_gradient.
     """
     if not sharding.is_sharded(trained.model):
-        setup.add_gradients(trained.model, world)
+        setup.add_gradients(trained.model, peers)
     if config.train.depth_loss_weight == 0:  # nothing teaches the branch: weight decay shall not shrink it either
         for name, weight in trained.model.named_parameters():
             weight.grad = None if is_depth_name(name) else weight.grad
@@ -104,11 +105,11 @@ def check_gradient(
     return num_before + 1
 
 
-def global_losses(losses: Losses, world: setup.World) -> dict[str, float]:
+def global_losses(losses: Losses, peers: setup.Peers) -> dict[str, float]:
     """The losses of the whole batch, to be logged; all processes must ask."""
-    numbers = {f"loss/{name}": setup.add_up(loss, world).item() for name, loss in losses.by_modality.items()}
+    numbers = {f"loss/{name}": setup.add_up(loss, peers).item() for name, loss in losses.by_modality.items()}
     for name, term in losses.by_source.items():
-        total, count = setup.add_up(term.sum, world).item(), setup.add_up(term.count, world).item()
+        total, count = setup.add_up(term.sum, peers).item(), setup.add_up(term.count, peers).item()
         if count:
             numbers[f"loss/{name}"] = total / count
     return numbers
@@ -120,7 +121,7 @@ def _precision(model: XWAM, device: torch.device, how: Setup) -> AbstractContext
 
 
 @torch.no_grad()
-def _add_sources(found: dict[str, Term], output: Predicted, rows: Batch, draws: step.Draw, sources: Sources) -> None:
+def _add_sources(found: dict[str, Term], output: Velocity, rows: Batch, draws: step.Draw, sources: Sources) -> None:
     names, numbers = sources
     for number, source in enumerate(names):
         chosen = torch.from_numpy(numbers == number).to(rows.video.device)

@@ -1,9 +1,10 @@
 """A trained model in a larger one, which computes the same before it learns on.
 
-The stream becomes ``times`` copies of itself side by side (as Net2Net does it, arXiv 1511.05641): norms over the
-width do not notice, heads are repeated whole. A matrix that reads copies splits its weights among them unevenly, by
-random parts that add up to nothing, or copies would learn the same for ever. New blocks are copies of those before
-them whose last layers are zero (as LLaMA Pro adds them, arXiv 2401.02415), so they add nothing yet.
+The stream becomes ``times`` copies of itself side by side (as Net2Net does it, arXiv 1511.05641): a norm over the width
+gives the same result, and every head is repeated as it is. A matrix that reads the copies divides its weights among
+them, plus random parts that sum to zero; with equal parts the copies would get equal gradients and stay equal. A new
+block is a copy of the one before it with its last layers set to zero (as LLaMA Pro adds them, arXiv 2401.02415), so at
+first it adds nothing.
 """
 
 import re

@@ -98,44 +98,44 @@ def train(
     checkpoint in ``run.out``. Ctrl-C and SIGTERM save first. Raises ValueError when that run had another recipe.
     """
     target = setup.my_device(device)
-    world = setup.join_world(target)
-    setup.check_batch(config.train.batch_size, world, how)
+    peers = setup.join_peers(target)
+    setup.check_batch(config.train.batch_size, peers, how)
     newest = manifest.check_resume(run.out, config, run.manifest, how, start)
-    state = make_state(config, how, world, target, start)
+    state = make_state(config, how, peers, target, start)
     done = 0 if newest is None else load_state(newest, state)
-    facts = run.manifest | manifest.of_run(config, how, world, start)
-    if world.is_main:
+    facts = run.manifest | manifest.of_run(config, how, peers, start)
+    if peers.is_main:
         clear(run.out)
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
-    validates = setup.any_says(validate is not None and config.train.validate_every > 0, world, target)
+    validates = setup.any_says(validate is not None and config.train.validate_every > 0, peers, target)
 
-    bar = tqdm(total=config.train.num_steps, initial=done, disable=not world.is_main, desc="train", unit="step")
-    last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, world, target, newest), 0
-    with _log(run, facts, world) as log, StopSign(max_minutes, world, target) as stop, Saver(run.out, world) as saver:
+    bar = tqdm(total=config.train.num_steps, initial=done, disable=not peers.is_main, desc="train", unit="step")
+    last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, peers, target, newest), 0
+    with _log(run, facts, peers) as log, StopSign(max_minutes, peers, target) as stop, Saver(run.out, peers) as saver:
         for now in range(done, config.train.num_steps):
             finished = now + 1
             is_logged = finished % config.train.log_every == 0
             with meter.waiting():
-                batch, sources = _my_batch(config, data, world, now, target)
-            drawn = _my_draw(batch, config, world, now)
+                batch, sources = _my_batch(config, data, peers, now, target)
+            drawn = _my_draw(batch, config, peers, now)
             losses = compute_gradients(
-                _xwam(state), batch, drawn, empty_prompt, config, world, how, sources if is_logged else None
+                _xwam(state), batch, drawn, empty_prompt, config, peers, how, sources if is_logged else None
             )
-            norm = descend(state, config, world, now)
+            norm = descend(state, config, peers, now)
             num_idle = check_gradient(norm, finished, num_idle)
             bar.update()
             saver.poll()
             if is_logged:
-                numbers = _numbers(losses, norm, config, world, now, meter)
+                numbers = _numbers(losses, norm, config, peers, now, meter)
                 log(numbers, finished)
                 bar.set_postfix_str(_shown(numbers))
             ends = finished == config.train.num_steps or stop.is_up()
             if ends or finished % config.train.save_every == 0:
-                last = _save(config, run, state, finished, world, saver, facts | meter.hours())
+                last = _save(config, run, state, finished, peers, saver, facts | meter.hours())
             if validates and finished % config.train.validate_every == 0:
                 saver.finish()
-                log(_validated(state, world, validate, finished), finished)
+                log(_validated(state, peers, validate, finished), finished)
             if ends:
                 break
         saver.end(state)
@@ -145,31 +145,31 @@ def train(
     return last
 
 
-def _log(run: Run, facts: dict[str, Any], world: setup.World) -> AbstractContextManager[Log]:
+def _log(run: Run, facts: dict[str, Any], peers: setup.Peers) -> AbstractContextManager[Log]:
     """The log of the main process; the others say nothing."""
-    if world.is_main:
+    if peers.is_main:
         return open_log(run.out, wandb_project=run.wandb_project, settings=facts)
     return nullcontext(lambda numbers, finished: None)
 
 
 def _validated(
-    state: checkpoint.TrainingState, world: setup.World, validate: Validate | None, finished: int
+    state: checkpoint.TrainingState, peers: setup.Peers, validate: Validate | None, finished: int
 ) -> dict[str, float]:
     """All processes put the weights together; the main one looks at them."""
-    average = averaged_weights(state, world)
+    average = averaged_weights(state, peers)
     return {} if validate is None else {f"validation/{k}": v for k, v in validate(average, finished).items()}
 
 
 def _numbers(
-    losses: Losses, norm: Tensor, config: Config, world: setup.World, now: int, meter: Meter
+    losses: Losses, norm: Tensor, config: Config, peers: setup.Peers, now: int, meter: Meter
 ) -> dict[str, float]:
     rate = setup.learning_rate_at(now, config.train)
-    return global_losses(losses, world) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
+    return global_losses(losses, peers) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
 
 
-def _meter(config: Config, how: Setup, world: setup.World, device: torch.device, newest: Path | None) -> Meter:
+def _meter(config: Config, how: Setup, peers: setup.Peers, device: torch.device, newest: Path | None) -> Meter:
     in_bfloat16 = setup.is_bfloat16(device, how.precision)
-    parts = {"num_ranks": world.num_ranks, "accumulate": how.accumulate}
+    parts = {"num_ranks": peers.num_ranks, "accumulate": how.accumulate}
     limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, **parts)
     return Meter(config.train.batch_size, limit, manifest.hours_of(newest))
 
@@ -180,21 +180,21 @@ def _shown(numbers: dict[str, float]) -> str:
 
 
 def _my_batch(
-    config: Config, data: TrainingData, world: setup.World, now: int, device: torch.device
+    config: Config, data: TrainingData, peers: setup.Peers, now: int, device: torch.device
 ) -> tuple[Batch, Any]:
     indices, visits = batch_indices(len(data), config.train.batch_size, config.train.seed, now)
-    mine, passes = indices[world.rank :: world.num_ranks], visits[world.rank :: world.num_ranks]
+    mine, passes = indices[peers.rank :: peers.num_ranks], visits[peers.rank :: peers.num_ranks]
     parts = [data.batch(mine[passes == visit], visit) for visit in np.unique(passes).tolist()]  # in their order
     whole = parts[0] if len(parts) == 1 else Batch(*(torch.cat(column) for column in zip(*parts, strict=True)))
     batch = Batch(*(tensor.to(device, non_blocking=True) for tensor in whole))
     return batch, (data.source_names, data.sources(mine)) if len(data.source_names) > 1 else None
 
 
-def _my_draw(batch: Batch, config: Config, world: setup.World, now: int) -> step.Draw:
+def _my_draw(batch: Batch, config: Config, peers: setup.Peers, now: int) -> step.Draw:
     """Draw for the global batch, keep this process's rows: the same noise whatever the number of processes."""
     generator = step.generator_for(config.train.seed, now, batch.video.device)
     shapes = Batch(*(x[:1].expand(config.train.batch_size, *x.shape[1:]) for x in batch))  # no memory of their own
-    return step.only_taught(step.share(step.draw(shapes, config, generator), world.rank, world.num_ranks), batch)
+    return step.only_taught(step.share(step.draw(shapes, config, generator), peers.rank, peers.num_ranks), batch)
 
 
 def _xwam(state: checkpoint.TrainingState) -> XWAM:
@@ -207,7 +207,7 @@ def _save(
     run: Run,
     state: checkpoint.TrainingState,
     finished: int,
-    world: setup.World,
+    peers: setup.Peers,
     saver: Saver,
     facts: dict[str, Any],
 ) -> Path:

@@ -23,7 +23,7 @@ from xwam.files import write_text
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
-from xwam.train.setup import World, learning_rate_at
+from xwam.train.setup import Peers, learning_rate_at
 
 MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
 ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what
@@ -31,14 +31,14 @@ MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile
 MAY_BE_CORRECTED = {"learning_rate", "max_gradient_norm"}  # of the recipe, when a run goes on
 
 
-def of_run(config: Config, how: Setup, world: World, start: Path | None) -> dict[str, Any]:
+def of_run(config: Config, how: Setup, peers: Peers, start: Path | None) -> dict[str, Any]:
     """Recipe, machines and code of a run, in JSON's own types."""
     return {
         "recipe": recipe(config),
         "setup": dataclasses.asdict(how),
         "effective_batch": config.train.batch_size,
         "num_steps": config.train.num_steps,
-        "processes": world.num_ranks,
+        "processes": peers.num_ranks,
         "seed": config.train.seed,
         "start": None if start is None else _begun_from(start),
         "commit": commit(),

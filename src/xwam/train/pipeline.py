@@ -20,6 +20,7 @@ from xwam.config import Config
 from xwam.data.cache import LatentCache
 from xwam.data.held import HeldCache
 from xwam.encode import Batch
+from xwam.model.device import warn_of_idle_gpu
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
 from xwam.records import Camera
@@ -34,7 +35,7 @@ from xwam.train.possible import check_possible, with_known_depth
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
 from xwam.train.setup import (
     check_batch,
-    join_world,
+    join_peers,
     my_device,
     one_after_the_other,
     only_one_command,
@@ -43,6 +44,8 @@ from xwam.train.setup import (
 from xwam.train.sources import Mixture, Source, clips_of, fit, has_depth, open_sources
 from xwam.train.vae_recipe import VaeTraining
 from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
+
+VALIDATION_CLIPS = 4  # held-out ones of each data set
 
 
 def run_pipeline(
@@ -54,7 +57,6 @@ def run_pipeline(
     vae: VaeTraining,
     sources: Sources = Sources(),  # noqa: B008 (frozen)
     minutes: float | None = None,
-    num_validation_clips: int = 4,
     start: Path | None = None,
     how: Setup = Setup(),  # noqa: B008 (frozen)
     watch: Watch = Watch(),  # noqa: B008 (frozen)
@@ -71,37 +73,38 @@ def run_pipeline(
         raise ValueError("statistics='start': there is no checkpoint to take them from; give --start CHECKPOINT.")
     statistics_of = start if sources.statistics == "start" else None
     config = changed(preset(preset_name), changes)
+    warn_of_idle_gpu(device)
     target = my_device(device)
-    world = join_world(target)
+    peers = join_peers(target)
     opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
     config = fit(config if start is None else with_frozen_of(start, config), opened)
     config = with_known_depth(config, opened, start)
     check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of, device=target)
-    check_batch(config.train.batch_size, world, how)
+    check_batch(config.train.batch_size, peers, how)
     check_start(out, start)
     newest = check_resume(out, config, {}, how)  # the recipe, before hours of work; data and weights again in train()
-    if world.is_main:
+    if peers.is_main:
         warn_of_another_end(newest, config.train)
     encode = partial(
         make_latents, config, opened, folder=out / "latents", every=sources.every, num_variants=sources.variants,
         processes=sources.cache_processes, device=str(target), precision=how.precision, statistics_of=statistics_of,
     )  # fmt: skip
-    with only_one_command(out, world, target) as is_mine, peers_may_wait(world):
+    with only_one_command(out, peers, target) as is_mine, peers_may_wait(peers):
         if not is_mine:
             _help_to_encode(out, start or out / "frozen", encode)
-        with one_after_the_other(world):
+        with one_after_the_other(peers):
             given, start = start, None if start is None else adapted(start, config, out / "start")  # one that fits
             frozen = start or out / "frozen"
             if start is None:
                 make_frozen(config, opened, frozen, vae, how, str(target))
-            elif newest is None and world.is_main:
+            elif newest is None and peers.is_main:
                 warn_of_lost_pictures(config, opened, start, target)
             run, clips = _prepare(config, opened, out, frozen, given, encode, hold=sources.hold, device=str(target))
         run = run._replace(wandb_project=watch.wandb)
         validate = None
-        if world.is_main:
+        if peers.is_main:
             _show_first_batch(out / "first_batch.png", clips, config, run.frozen, target)
-            validate = _validation(config, opened, run, num_validation_clips, watch, str(target))
+            validate = _validation(config, opened, run, watch, str(target))
         return train(config, clips, run, device=device, start=start, validate=validate, how=how, max_minutes=minutes)
 
 
@@ -163,9 +166,7 @@ def _cameras_of(opened: Sequence[Source], config: Config, start: Path | None) ->
     return [tuple(ranged(c) for c in source.episodes.cameras if c.name in config.view_names) for source in opened]
 
 
-def _validation(
-    config: Config, opened: Sequence[Source], run: Run, num_clips: int, watch: Watch, device: str
-) -> Validate | None:
+def _validation(config: Config, opened: Sequence[Source], run: Run, watch: Watch, device: str) -> Validate | None:
     """What is looked at while the run learns: held-out clips and, when tasks are named, the closed loop."""
     if not config.train.validate_every:
         return None
@@ -176,7 +177,7 @@ def _validation(
     }
     looks = []
     if held_out:
-        looks.append(make_validate(config, held_out, run, num_clips=num_clips, device=device))
+        looks.append(make_validate(config, held_out, run, num_clips=VALIDATION_CLIPS, device=device))
     if watch.evaluate_tasks:
         looks.append(make_closed_loop(config, run, watch, device=device))
     return together(looks) if looks else None

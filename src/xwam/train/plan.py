@@ -30,7 +30,7 @@ from xwam.model.xwam import XWAM
 from xwam.train import setup, step
 from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, is_block_matrix, trained
 from xwam.train.options import Setup
-from xwam.train.setup import World
+from xwam.train.setup import Peers
 from xwam.train.state import lay_out, replace_weights, to_bfloat16
 
 
@@ -98,9 +98,9 @@ class Ledger(TorchDispatchMode):
 
 def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = "cpu") -> Plan:
     """Count one step. Raises ValueError unless the batch divides among processes and micro-batches."""
-    world = World(0, num_processes)
+    peers = Peers(0, num_processes)
     shards = how.shards or num_processes
-    rows = setup.check_batch(config.train.batch_size, world, how)
+    rows = setup.check_batch(config.train.batch_size, peers, how)
     in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and torch.device(device).type == "cuda")
     _remember_rotation(config)
     with torch.device("meta"):
@@ -150,7 +150,7 @@ def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "
         for recompute in (False, True)
     }
     plans = {name: make_plan(config, way, num_processes, device) for name, way in ways.items()}
-    rows = setup.check_batch(config.train.batch_size, World(0, num_processes), how)
+    rows = setup.check_batch(config.train.batch_size, Peers(0, num_processes), how)
     lines = [
         f"{config.name}: batch {config.train.batch_size} = {num_processes} processes x {how.accumulate} micro-batches "
         f"x {rows} clips; {how.optimizer}; weights shared by {how.shards or num_processes}. Per process:",

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +13,10 @@ from pathlib import Path
 import torch
 
 from xwam.config import Config, load
+from xwam.data.recorded import RecordedEpisodes
 from xwam.model.shards import weight_files
 from xwam.model.text import TOKENIZER_FOLDER
-from xwam.sim.simulators import check_robot, known
+from xwam.sim.simulators import check_robot, simulator_named
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
 from xwam.train.sources import Source, clips_of, has_depth
@@ -33,6 +35,8 @@ def check_possible(
     device: torch.device,
 ) -> None:
     """Raise ValueError, FileNotFoundError or ImportError for what cannot be trained, watched or gone on from."""
+    for source in sources:
+        _warn_of_several_tasks(source)
     if how.lora_rank and start is None:
         raise ValueError(f"lora_rank={how.lora_rank}: adapters need weights to start from; give --start CHECKPOINT.")
     _check_installed(how, watch)
@@ -54,6 +58,17 @@ def check_possible(
         _check_frozen(config, frozen)
         _check_acts(config, sources)
     _check_watch(config, watch, sources[0])
+
+
+def _warn_of_several_tasks(source: Source) -> None:
+    if isinstance(source.episodes, RecordedEpisodes):
+        several = [number for number, row in enumerate(source.episodes.rows) if row.num_tasks > 1]
+        if several:
+            warnings.warn(
+                f"{source.name}: {len(several)} episodes have several tasks, such as {several[0]}: all of it gets the "
+                "first one's words; cut such episodes into one per task.",
+                stacklevel=4,
+            )
 
 
 def _check_acts(config: Config, sources: Sequence[Source]) -> None:
@@ -94,6 +109,12 @@ def _check_compiler(device: torch.device) -> None:
     else:
         language, variable, names = "C++", "CXX", ("clang++",) if sys.platform == "darwin" else ("g++",)
     names = (os.environ[variable],) if variable in os.environ else names
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise FileNotFoundError(
+            f"compile=True: {header} is not there, and what is compiled needs it; install it (`apt-get install -y "
+            "python3-dev`), or train without (--no-compile): slower, the same numbers up to rounding."
+        )
     if not any(shutil.which(name) for name in names):
         raise FileNotFoundError(
             f"compile=True: no {language} compiler ({' or '.join(names)}) is there; install one (`apt-get install -y "
@@ -171,7 +192,7 @@ def _check_watch(config: Config, watch: Watch, source: Source) -> None:
 def _check_pictures(config: Config, watch: Watch) -> None:
     """Take one: a simulator may be installed without the OpenGL that draws. Raises what it says then."""
     size = {"width_px": config.clip.width_px, "height_px": config.clip.height_px}
-    env = known(watch.evaluate_simulator).make_env(watch.evaluate_tasks[0], **size)
+    env = simulator_named(watch.evaluate_simulator).make_env(watch.evaluate_tasks[0], **size)
     env.reset(0)
     env.observe()
     env.close()

@@ -59,7 +59,8 @@ def make_frozen(
 def wordings_of(sources: Sequence[Source], only: Sequence[Sequence[int]] | None = None) -> dict[str, list[str]]:
     """How each task is worded, both in alphabetical order; ``only``: in these episodes of each data set.
 
-    Where a data set names no task, its words stand for it: another's task of these words is the same one.
+    A data set without names of tasks has its instructions as tasks: a named task of another data set that is worded so
+    is the same task.
     """
     wordings: dict[str, set[str]] = {}
     numbers = [range(source.episodes.num_episodes) for source in sources] if only is None else only

@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from xwam.files import flush
 from xwam.train.checkpoint import TrainingState, keep_newest
 from xwam.train.optimizers import moments, num_updates, set_moments, trained
-from xwam.train.setup import LONGEST_WAIT, World, add_up
+from xwam.train.setup import LONGEST_WAIT, Peers, add_up
 
 KEPT = 2  # newest checkpoints of a run that stay, besides the one that did best in the closed loop
 
@@ -79,9 +79,9 @@ def clear(out: Path) -> None:
 class Saver:
     """Writes checkpoints of one run, one at a time, while training goes on."""
 
-    def __init__(self, out: Path, world: World) -> None:
-        self._out, self._world = out, world
-        self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if world.num_ranks > 1 else None
+    def __init__(self, out: Path, peers: Peers) -> None:
+        self._out, self._peers = out, peers
+        self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if peers.num_ranks > 1 else None
         self._pending: Pending | None = None
 
     def start(self, step: int, state: TrainingState, fill: Callable[[Path], None]) -> Path:
@@ -89,7 +89,7 @@ class Saver:
         self.finish()
         target = self._out / f"step-{step:07d}"
         temporary = target.with_name(f".tmp-{target.name}")
-        if self._world.is_main:
+        if self._peers.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             (temporary / "training").mkdir(parents=True)
             fill(temporary)
@@ -115,10 +115,10 @@ class Saver:
         try:
             pending.future.result()  # done on the main process only when all pieces of all processes are written
         except BaseException:
-            if self._world.is_main:  # a full disk must not stay full
+            if self._peers.is_main:  # a full disk must not stay full
                 shutil.rmtree(pending.temporary, ignore_errors=True)
             raise
-        if self._world.is_main:
+        if self._peers.is_main:
             (pending.temporary / "training" / "step.json").write_text(json.dumps(pending.counts) + "\n")
             shutil.rmtree(pending.target, ignore_errors=True)
             flush(pending.temporary)
@@ -142,7 +142,7 @@ class Saver:
 
     def _meet(self, state: TrainingState) -> None:
         """No process goes on before all are here."""
-        add_up(torch.zeros((), device=next(iter(state.average.values())).device), self._world).item()
+        add_up(torch.zeros((), device=next(iter(state.average.values())).device), self._peers).item()
 
 
 def _by_kind(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""What is done to a model from outside: device, precision, compilation, recomputation, several processes."""
+"""What is done to a model from outside: device, precision, recomputation, learning rate, several processes."""
 
 import atexit
 import contextlib
@@ -33,7 +33,7 @@ LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the ot
 LONGEST_PREPARATION = timedelta(days=30)  # autoencoder and latents, by the first process alone
 
 
-class World(NamedTuple):
+class Peers(NamedTuple):
     """This process among its peers."""
 
     rank: int
@@ -45,19 +45,19 @@ class World(NamedTuple):
         return self.rank == 0
 
 
-def join_world(device: torch.device) -> World:
+def join_peers(device: torch.device) -> Peers:
     """Join the processes that ``torchrun`` started; alone when it did not."""
     num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if num_ranks == 1:
-        return World(0, 1)
+        return Peers(0, 1)
     if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=LONGEST_WAIT)
-        atexit.register(_leave_world)
-    return World(dist.get_rank(), dist.get_world_size())
+        atexit.register(_leave_peers)
+    return Peers(dist.get_rank(), dist.get_world_size())
 
 
-def _leave_world() -> None:
+def _leave_peers() -> None:
     """Before the interpreter goes, or threads of the group may be destroyed while they run (exit code -6)."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -72,53 +72,53 @@ def my_device(device: str) -> torch.device:
     return target
 
 
-def check_batch(batch_size: int, world: World, how: Setup) -> int:
+def check_batch(batch_size: int, peers: Peers, how: Setup) -> int:
     """Clips of one micro-batch. Raises ValueError unless the global batch divides evenly and shards fit."""
-    pieces = world.num_ranks * how.accumulate
+    pieces = peers.num_ranks * how.accumulate
     if batch_size % pieces:
         raise ValueError(
-            f"batch_size={batch_size} (of all processes together) must be a multiple of {world.num_ranks} processes "
+            f"batch_size={batch_size} (of all processes together) must be a multiple of {peers.num_ranks} processes "
             f"times {how.accumulate} micro-batches: choose --accumulate or --batch-size so that it is."
         )
-    if how.shards and world.num_ranks % how.shards:
+    if how.shards and peers.num_ranks % how.shards:
         raise ValueError(
-            f"shards={how.shards}: must divide the number of processes ({world.num_ranks}); 0 means all of them."
+            f"shards={how.shards}: must divide the number of processes ({peers.num_ranks}); 0 means all of them."
         )
     return batch_size // pieces
 
 
 @contextlib.contextmanager
-def one_after_the_other(world: World) -> Iterator[None]:
+def one_after_the_other(peers: Peers) -> Iterator[None]:
     """The main process does what is inside first, so that the others find it done. It may take days."""
-    if world.num_ranks == 1:
+    if peers.num_ranks == 1:
         yield
         return
     group = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
     assert isinstance(group, dist.ProcessGroup)
-    if not world.is_main:
+    if not peers.is_main:
         dist.barrier(group)
     yield
-    if world.is_main:
+    if peers.is_main:
         dist.barrier(group)
 
 
 @contextlib.contextmanager
-def only_one_command(out: Path, world: World, device: torch.device) -> Iterator[bool]:
+def only_one_command(out: Path, peers: Peers, device: torch.device) -> Iterator[bool]:
     """True for the command (all its processes) that holds this run's folder, as long as it runs."""
     with contextlib.ExitStack() as stack:
-        is_taken = world.is_main and not stack.enter_context(claimed(out / ".claim-run"))
-        yield not any_says(is_taken, world, device)
+        is_taken = peers.is_main and not stack.enter_context(claimed(out / ".claim-run"))
+        yield not any_says(is_taken, peers, device)
 
 
 @contextlib.contextmanager
-def peers_may_wait(world: World) -> Iterator[None]:
+def peers_may_wait(peers: Peers) -> Iterator[None]:
     """An error inside ends this one of several processes at once, so that torchrun ends the others.
 
     They wait for an answer of this one; a good-bye (``destroy_process_group``) would wait for theirs in turn.
     """
 
     def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
-        if isinstance(error, Exception) and world.num_ranks > 1:
+        if isinstance(error, Exception) and peers.num_ranks > 1:
             traceback.print_exception(error)
             sys.stderr.flush()
             os._exit(1)
@@ -128,33 +128,33 @@ def peers_may_wait(world: World) -> Iterator[None]:
         yield
 
 
-def add_up(value: Tensor, world: World) -> Tensor:
+def add_up(value: Tensor, peers: Peers) -> Tensor:
     """The sum of every process's value."""
-    if world.num_ranks > 1:
+    if peers.num_ranks > 1:
         value = value.clone()
         dist.all_reduce(value)
     return value
 
 
-def any_says(statement: bool, world: World, device: torch.device) -> bool:
+def any_says(statement: bool, peers: Peers, device: torch.device) -> bool:
     """True on every process when it is true on one."""
-    return bool(add_up(torch.tensor(float(statement), device=device), world) > 0)
+    return bool(add_up(torch.tensor(float(statement), device=device), peers) > 0)
 
 
-def global_counts(terms: Mapping[str, Term], world: World) -> dict[str, Tensor]:
+def global_counts(terms: Mapping[str, Term], peers: Peers) -> dict[str, Tensor]:
     """How many elements of the global batch count, by modality; at least 1.
 
     Errors of any part of the batch over these numbers, and their gradients, add up to the loss of the whole batch.
     """
-    return {name: add_up(term.count, world).clamp(min=1) for name, term in terms.items()}
+    return {name: add_up(term.count, peers).clamp(min=1) for name, term in terms.items()}
 
 
-def add_gradients(model: nn.Module, world: World) -> None:
+def add_gradients(model: nn.Module, peers: Peers) -> None:
     """Make every process's gradient the sum over all processes (for models that are not sharded)."""
-    if world.num_ranks == 1:
+    if peers.num_ranks == 1:
         return
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = add_up(torch.cat([g.flatten() for g in gradients]), world)
+    flat = add_up(torch.cat([g.flatten() for g in gradients]), peers)
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
 

@@ -13,15 +13,15 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xwam.model.xwam import XWAM, all_blocks
-from xwam.train.setup import LONGEST_WAIT, World
+from xwam.train.setup import LONGEST_WAIT, Peers
 
 
-def num_shards(shards: int, world: World) -> int:
+def num_shards(shards: int, peers: Peers) -> int:
     """How many processes share one copy; 1: every process has its own."""
-    return shards or world.num_ranks
+    return shards or peers.num_ranks
 
 
-def shard(model: XWAM, world: World, shards: int, device: torch.device, *, in_bfloat16: bool) -> None:
+def shard(model: XWAM, peers: Peers, shards: int, device: torch.device, *, in_bfloat16: bool) -> None:
     """Spread the weights, in place, before they are filled; their names stay.
 
     In bf16 the float32 weights are rounded as they are gathered, and gradients are added up in float32.
@@ -29,7 +29,7 @@ def shard(model: XWAM, world: World, shards: int, device: torch.device, *, in_bf
     param, reduced = (torch.bfloat16, torch.float32) if in_bfloat16 else (None, None)
     as_it_comes = MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduced, cast_forward_inputs=False)
     cast = MixedPrecisionPolicy(param_dtype=param, reduce_dtype=reduced)  # gathered after the layer looked at its dtype
-    mesh = _mesh(world, shards, device)
+    mesh = _mesh(peers, shards, device)
     for block in all_blocks(model):
         of_prompt = [block.cross_attn.k, block.cross_attn.v, block.cross_attn.norm_k]
         fully_shard(of_prompt, mesh=mesh, mp_policy=cast, reshard_after_forward=True)
@@ -61,10 +61,10 @@ def put(target: Tensor, value: Tensor) -> None:
     target.copy_(value)
 
 
-def _mesh(world: World, shards: int, device: torch.device) -> DeviceMesh:
-    if shards == world.num_ranks:
+def _mesh(peers: Peers, shards: int, device: torch.device) -> DeviceMesh:
+    if shards == peers.num_ranks:
         return init_device_mesh(device.type, (shards,), mesh_dim_names=("shard",))
-    copies = world.num_ranks // shards
+    copies = peers.num_ranks // shards
     mesh = init_device_mesh(device.type, (copies, shards), mesh_dim_names=("copy", "shard"))
     for name in ("copy", "shard"):  # groups of a mesh wait for half an hour at most, unless told so
         distributed_c10d._set_pg_timeout(LONGEST_WAIT, mesh.get_group(name))

@@ -177,8 +177,8 @@ def clips_of(source: Source, config: Config, *, every: int = 1, split: Split = "
 class Mixture:
     """Cached clips of one or several data sets with their encoded prompts: the loop's TrainingData.
 
-    A pass over the mixture takes so many clips from each that the shares are those of the weights, and as many in all
-    as there are clips; the next pass goes on where the last one ended in each of them.
+    One pass has as many clips as all data sets together, divided among them by their weights. The next pass goes on in
+    each data set where this one stopped.
     """
 
     def __init__(

@@ -25,10 +25,10 @@ from xwam.train.options import Setup
 
 
 def make_state(
-    config: Config, how: Setup, world: setup.World, device: torch.device, start: Path | None
+    config: Config, how: Setup, peers: setup.Peers, device: torch.device, start: Path | None
 ) -> TrainingState:
     """A model filled from the checkpoint ``start``, or drawn anew. Raises ValueError for LoRA without a start."""
-    model = build_model(config, how, world, device)
+    model = build_model(config, how, peers, device)
     if start is not None:
         _read_weights(model, start / "model.safetensors")
     elif how.lora_rank:
@@ -40,16 +40,16 @@ def make_state(
     return TrainingState(model, average, make_optimizer(model, config.train, how.optimizer))
 
 
-def build_model(config: Config, how: Setup, world: setup.World, device: torch.device) -> XWAM:
+def build_model(config: Config, how: Setup, peers: setup.Peers, device: torch.device) -> XWAM:
     """The model with everything that is done to it from outside, its memory not yet filled."""
     in_bfloat16 = setup.is_bfloat16(device, how.precision)
-    shards = sharding.num_shards(how.shards, world)
+    shards = sharding.num_shards(how.shards, peers)
     with torch.device("meta"):
         model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
     if config.train.compile:
         compile_blocks(model)
     if shards > 1:
-        sharding.shard(model, world, shards, device, in_bfloat16=in_bfloat16)
+        sharding.shard(model, peers, shards, device, in_bfloat16=in_bfloat16)
     return model.to_empty(device=device)
 
 
@@ -90,7 +90,7 @@ def update_average(state: TrainingState, decay: float, now: int) -> None:
         state.average[name].lerp_(weight.detach().float(), 1 - decay)
 
 
-def averaged_weights(state: TrainingState, world: setup.World) -> dict[str, Tensor]:
+def averaged_weights(state: TrainingState, peers: setup.Peers) -> dict[str, Tensor]:
     """The averaged weights of the whole model, adapters merged; all processes must ask, the main one is answered.
 
     What is put together from shards lies on the CPU: on a GPU that holds a piece of the model there may be no room.
@@ -98,7 +98,7 @@ def averaged_weights(state: TrainingState, world: setup.World) -> dict[str, Tens
     is_sharded, named = sharding.is_sharded(state.model), {}
     for name, weight in state.model.named_parameters():
         value = sharding.whole(state.average.get(name, weight.detach()))
-        if world.is_main:
+        if peers.is_main:
             named[name] = value.cpu() if is_sharded else value
     return lora.merge(named)
 

@@ -4,18 +4,17 @@ Everything random in step ``n`` comes from ``generator_for(seed, n)``, drawn for
 run, or one spread over several processes, repeats exactly the same draws.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xwam.config import Config
-from xwam.denoise.losses import Predicted, Term, loss_terms, weighted_sum
+from xwam.denoise.losses import Term, loss_terms, weighted_sum
 from xwam.denoise.noise import (
-    Given,
+    Draw,
     NoiseLevels,
     Noisy,
+    Velocity,
     add_noise,
     draw_levels,
     draw_prefix,
@@ -27,24 +26,6 @@ from xwam.encode import Batch
 from xwam.model.xwam import XWAM
 
 CPU = torch.device("cpu")
-
-
-class Draw(NamedTuple):
-    """What is random in one step."""
-
-    levels: NoiseLevels
-    noise: Noisy
-    text_is_dropped: Bool[Tensor, " B"]
-    given: Given  # the observation, and the actions of a prefix: clean, never trained
-
-
-class _Anything(NamedTuple):
-    """Numbers in the shape of an answer."""
-
-    video: Tensor
-    depth: Tensor | None
-    state: Tensor
-    action: Tensor
 
 
 def generator_for(seed: int, step: int, device: torch.device = CPU) -> torch.Generator:
@@ -96,8 +77,8 @@ def compute_terms(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Te
     return loss_terms(predict(model, batch, drawn, empty_prompt), batch, drawn)
 
 
-def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Predicted:
-    """What the network answers to a batch with its noise mixed in.
+def mixed(batch: Batch, drawn: Draw) -> Noisy:
+    """What the network reads: a batch with its noise, but for what is given.
 
     Actions that are given (a prefix, or all of a sample's) are those that were executed: they led to the video.
     """
@@ -106,24 +87,23 @@ def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, 
     clean = Noisy(video=batch.video, state=batch.state, action=torch.where(is_clean, batch.executed, batch.action))
     sigmas = Noisy(video=levels.video, state=levels.action, action=levels.action)
     noisy = Noisy(*(add_noise(c, n, s) for c, n, s in zip(clean, drawn.noise, sigmas, strict=True)))
-    noisy = keep_given(noisy, clean._replace(action=batch.executed), drawn.given)
+    return keep_given(noisy, clean._replace(action=batch.executed), drawn.given)
 
+
+def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, "P Dt"]) -> Velocity:
+    """What the network answers to a batch with its noise mixed in."""
     context = torch.where(drawn.text_is_dropped[:, None, None], empty_prompt, batch.prompt)
-    has_depth = model.config.num_depth_blocks > 0
-    return model(
-        *noisy,
-        *levels,
-        model.prompt_keys_values(context),
-        given_frames=drawn.given.frames,
-        given_states=drawn.given.states,
-        given_actions=drawn.given.actions,
-        depth=has_depth,
-    )
+    given = drawn.given
+    output = model(
+        *mixed(batch, drawn), *drawn.levels, model.prompt_keys_values(context), given_frames=given.frames,
+        given_states=given.states, given_actions=given.actions, depth=model.config.num_depth_blocks > 0,
+    )  # fmt: skip
+    return Velocity(*output)
 
 
 def count_terms(batch: Batch, drawn: Draw, *, has_depth: bool) -> dict[str, Term]:
     """What compute_terms will count, known before the network runs (the sums mean nothing)."""
-    anything = _Anything(batch.video, batch.depth if has_depth else None, batch.state, batch.action)
+    anything = Velocity(batch.video, batch.depth if has_depth else None, batch.state, batch.action)
     return loss_terms(anything, batch, drawn)
 
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from xwam.train.setup import World, any_says
+from xwam.train.setup import Peers, any_says
 
 
 class StopSign:
     """Raised by the clock or by a signal, on every process at once; a second Ctrl-C interrupts at once."""
 
-    def __init__(self, max_minutes: float | None, world: World, device: torch.device) -> None:
+    def __init__(self, max_minutes: float | None, peers: Peers, device: torch.device) -> None:
         self.was_interrupted = False
         self._deadline = None if max_minutes is None else time.perf_counter() + 60 * max_minutes
-        self._world, self._device = world, device
+        self._peers, self._device = peers, device
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSign":
@@ -35,7 +35,7 @@ class StopSign:
     def is_up(self) -> bool:
         """True when the run should save and end. Every process must ask after every step."""
         is_late = self._deadline is not None and time.perf_counter() > self._deadline
-        return any_says(is_late or self.was_interrupted, self._world, self._device)
+        return any_says(is_late or self.was_interrupted, self._peers, self._device)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.was_interrupted and number == signal.SIGINT:  # schedulers say SIGTERM more than once

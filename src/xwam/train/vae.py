@@ -1,7 +1,7 @@
 """Training of the small video autoencoder: colour and depth pictures through the same weights.
 
-In: a data set (``Episodes``). Out: a folder ``vae/`` that ``VideoVae.load`` reads, with the measured mean and spread of
-its latents. Every step reconstructs random crops of random clips::
+In: films (pictures in memory). Out: a folder ``vae/`` that ``VideoVae.load`` reads, with the measured mean and spread
+of its latents. Every step reconstructs random crops of random clips::
 
     loss = |error| + 4 error^2 + kl_weight * latent^2 / 2
 
@@ -33,6 +33,7 @@ from xwam.train.descend import check_gradient
 from xwam.train.manifest import weights_hash
 from xwam.train.optimizers import Muon, is_convolution
 from xwam.train.setup import Precision, matrix_precision
+from xwam.train.step import generator_for
 from xwam.train.vae_recipe import ClipShape, Film, VaeTraining, draw_clips
 from xwam.train.vae_saving import films_hash, go_on, write_training
 
@@ -111,7 +112,7 @@ def film_step(films: Sequence[Film], training: VaeTraining, precision: Precision
     def step(state: checkpoint.TrainingState, now: int) -> dict[str, Tensor]:
         vae: Any = state.model
         video = draw_clips(films, training, np.random.default_rng((training.seed, now)), now)
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + now)
+        generator = generator_for(training.seed, now)
         with matrix_precision(video.device, precision):
             mean = vae.posterior(video)[0].float()
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)

@@ -24,7 +24,7 @@ from xwam.data.cache import cache_facts, differences
 from xwam.data.clips import Clips, spread
 from xwam.dynamics import latents_of_actions
 from xwam.encode import encode_clips, encode_views, video_to_tensor
-from xwam.evaluate.open_loop import check_robot
+from xwam.evaluate.clips import check_same_robot
 from xwam.files import Recent, whole_file, write_text
 from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
@@ -175,7 +175,7 @@ def draw_films(
 
 
 def _check(policy: Policy, clips: Clips, num_clips: int) -> None:
-    check_robot(policy, clips.episodes)
+    check_same_robot(policy, clips.episodes)
     if not 0 < num_clips <= len(clips):
         raise ValueError(f"num_clips={num_clips} of a data set whose training episodes hold {len(clips)} whole clips.")
 

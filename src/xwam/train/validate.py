@@ -13,13 +13,14 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
+from xwam.evaluate.clips import score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
-from xwam.evaluate.open_loop import score_clip, summarize
+from xwam.evaluate.compare import summarize
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
-from xwam.sim.simulators import known
+from xwam.sim.simulators import simulator_named
 from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
@@ -29,7 +30,8 @@ from xwam.train.prompts import encoded_prompts
 NUM_DRAWS = 4  # of noise, for every held-out clip
 Prompts = Mapping[str, Float[Tensor, "P Dt"]]
 
-SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel", "action_position_m", "action_joints_rad")
+SHOWN = ("psnr_db", "psnr_copy_db", "moving_psnr_db", "abs_rel")
+SHOWN += ("action_position_m", "action_position_copy_m", "action_joints_rad", "action_joints_copy_rad")
 SHOWN += ("path_left_position_m", "path_right_position_m")
 
 
@@ -101,7 +103,11 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
     cameras = {camera.name: camera for camera in run.robot.cameras}
     absent = set(config.view_names) - set(cameras)
     policy = Policy(config, run.robot.normalizer, cameras, networks, device=device, absent=absent)
-    limit = known(watch.evaluate_simulator).max_steps if watch.evaluate_max_steps is None else watch.evaluate_max_steps
+    limit = (
+        simulator_named(watch.evaluate_simulator).max_steps
+        if watch.evaluate_max_steps is None
+        else watch.evaluate_max_steps
+    )
     settings = ClosedLoopConfig(
         simulator=watch.evaluate_simulator,
         tasks=watch.evaluate_tasks,

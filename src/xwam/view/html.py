@@ -95,7 +95,7 @@ def _set_stage(clouds: list[PointCloud], prediction: Prediction, layout: Layout,
     low, high = np.quantile(points, [0.02, 0.98], axis=0)
     middle, size = (low + high) / 2, float(np.linalg.norm(high - low))
     views = [i for i, camera in enumerate(prediction.cameras) if camera.is_calibrated]
-    views = [i for i in views if prediction.cameras[i].hand_from_camera is None] or views
+    views = [i for i in views if prediction.cameras[i].is_static] or views
     poses = np.stack([camera_poses(prediction.cameras[i], prediction.state[0], layout) for i in views])
     backward = best_side(poses, [int((clouds[0].view == i).sum()) for i in views])
     right = np.cross([0, 0, 1.0], backward)

@@ -66,12 +66,10 @@ def known_pixels(depth_m: Float[np.ndarray, "*any"], camera: Camera) -> Bool[np.
     return np.isfinite(depth_m) & (depth_m > 0) & (depth_m >= camera.near_m) & (depth_m <= camera.far_m)
 
 
-def flying_pixels(
-    points: Float[np.ndarray, "*any H W 3"], min_angle_deg: float = MIN_ANGLE_DEG
-) -> Bool[np.ndarray, "*any H W"]:
+def flying_pixels(points: Float[np.ndarray, "*any H W 3"]) -> Bool[np.ndarray, "*any H W"]:
     """True for pixels that hang between two surfaces: camera-frame points on a slope too steep to be seen.
 
-    The segment to each neighbour makes an angle with the line of sight; below ``min_angle_deg`` on both sides of a
+    The segment to each neighbour makes an angle with the line of sight; below ``MIN_ANGLE_DEG`` on both sides of a
     row or column, with depth going the same way, the pixel mixes near and far. Unknown depth counts as far away: that
     is where an imagined edge fades to. The last pixel before a clean jump is steep on one side only, and a thin object
     is nearer than both sides: both stay.
@@ -83,16 +81,14 @@ def flying_pixels(
         segment, sight = second - first, first + second
         across = np.linalg.norm(np.cross(segment, sight), axis=-1)
         longest = np.linalg.norm(segment, axis=-1) * np.linalg.norm(sight, axis=-1)
-        is_steep = across < np.sin(np.radians(min_angle_deg)) * longest
+        is_steep = across < np.sin(np.radians(MIN_ANGLE_DEG)) * longest
         known, next_known = first[..., 2] > 0, second[..., 2] > 0
         slope = np.where(known & next_known, np.sign(segment[..., 2]) * is_steep, known.astype(int) - next_known)
         np.moveaxis(flying, axis, 0)[1:-1] |= (slope[:-1] != 0) & (slope[:-1] == slope[1:])
     return flying
 
 
-def base_points(
-    prediction: Prediction, layout: Layout, *, min_angle_deg: float = MIN_ANGLE_DEG
-) -> Float[np.ndarray, "V T H W 3"]:
+def base_points(prediction: Prediction, layout: Layout) -> Float[np.ndarray, "V T H W 3"]:
     """Every pixel of every view and time in the base frame (metres); NaN where unknown, flying or uncalibrated."""
     video, depth = world(prediction)
     points = np.full(video.shape, np.nan, dtype=np.float32)
@@ -100,20 +96,13 @@ def base_points(
         if camera.intrinsics is None or not camera.is_calibrated:
             continue
         in_camera = unproject(depth[view], camera.intrinsics, camera.depth_at)
-        keep = known_pixels(depth[view], camera) & ~flying_pixels(in_camera, min_angle_deg)
+        keep = known_pixels(depth[view], camera) & ~flying_pixels(in_camera)
         poses = camera_poses(camera, prediction.state, layout)
         points[view] = np.where(keep[..., None], transformed(in_camera, poses), np.nan)
     return points
 
 
-def fuse(
-    prediction: Prediction,
-    layout: Layout,
-    step: int,
-    *,
-    voxel_m: float | None = None,
-    min_angle_deg: float = MIN_ANGLE_DEG,
-) -> PointCloud:
+def fuse(prediction: Prediction, layout: Layout, step: int, *, voxel_m: float | None = None) -> PointCloud:
     """All calibrated views of one time step as one cloud; ``voxel_m`` keeps one point per cube of that size."""
     video, depth = world(prediction)
     if not 0 <= step < video.shape[1]:
@@ -123,7 +112,7 @@ def fuse(
         raise ValueError(f"cameras={names}: none is calibrated; give intrinsics and a pose to at least one.")
     now = slice(step, step + 1)
     moment = replace(prediction, video=video[:, now], depth=depth[:, now], state=prediction.state[now])
-    points = base_points(moment, layout, min_angle_deg=min_angle_deg)[:, 0]
+    points = base_points(moment, layout)[:, 0]
     keep = np.isfinite(points).all(axis=-1)
     cloud = PointCloud(points[keep], video[:, step][keep], np.nonzero(keep)[0])
     return cloud if voxel_m is None else thinned(cloud, voxel_m)

@@ -28,6 +28,7 @@ class XWAMConfig(PreTrainedConfig):
     action_steps: int | None = None  # denoising steps, instead of the checkpoint's
     precision: str = "float32"  # or bfloat16
     timeout_s: float = 10.0  # how long the robot may stand still for want of an answer
+    record: str | None = None  # a folder: keep what was seen, asked and told (xwam.serve.recorder)
     save_predicted_video: bool = False  # of lerobot-eval: imagine every chunk's world too, beside the real video
     normalization_mapping: dict[str, NormalizationMode] = field(default_factory=dict)  # the checkpoint has its own
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
-from xwam.cli.serving import read_key
 from xwam.records import Prediction
 from xwam.serve.player import ACTION_KEY, Answers, Player, answers_of_checkpoint, answers_of_server
+from xwam.serve.recorder import recorded
+from xwam.serve.wire import read_key
 from xwam.view.mosaic import mosaic_frames
 from xwam_client.client import Client
 
@@ -30,6 +31,11 @@ def open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None =
 
     Raises FileNotFoundError, ConnectionError or ValueError that says why not.
     """
+    answers = _open_answers(config, watch)
+    return answers if config.record is None else recorded(answers, Path(config.record))
+
+
+def _open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None) -> Answers:
     if config.server is not None:
         key = None if config.api_key_file is None else read_key(Path(config.api_key_file))
         return answers_of_server(Client(config.server, api_key=key, connect_seconds=config.timeout_s))

@@ -15,7 +15,7 @@ from lerobot.robots.config import RobotConfig
 from lerobot.robots.robot import Robot
 from xwam.robot.layout import Part
 from xwam.sim.env import Env
-from xwam.sim.simulators import known, robot_of
+from xwam.sim.simulators import robot_of, simulator_named
 
 LOG = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class XWAMSimulator(Robot):
     def connect(self, calibrate: bool = True) -> None:
         """Open the simulator at the placement ``seed``."""
         size = {"width_px": self.config.size_px, "height_px": self.config.size_px}
-        simulator = known(self.config.simulator)  # pyright: ignore[reportArgumentType]
+        simulator = simulator_named(self.config.simulator)  # pyright: ignore[reportArgumentType]
         self._env, self._is_told = simulator.make_env(self.config.task, **size), False
         self._env.reset(self.config.seed)
         LOG.info("xwam_simulator: %s, placement %d: %s", self.config.task, self.config.seed, self._env.instruction)

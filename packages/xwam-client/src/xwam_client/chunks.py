@@ -9,8 +9,8 @@ Every control period asks ``next_action`` once. Three ways to bridge the time th
                 it, by the delays measured so far), so that the answer goes on from there: real-time chunking.
 
 When a chunk is used up before the next is there, the robot holds: deltas are 0, everything else stays what it was.
-An answer that is far later than those of this server are, and than a chunk is long, is of a world that is gone: the
-question is put once more, and the robot stands still until then.
+An answer that took longer than a whole chunk, and much longer than this server usually needs, is about a scene that has
+changed since: it is thrown away, the robot asks again and stands still until the new answer comes.
 """
 
 from __future__ import annotations
