@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.other_robot import EPISODES, commands, make_env
-from xwam.data.check import check_data
+from xwam.check.data import check_data
 from xwam.data.hdf5_read import open_hdf5
 from xwam.robot.mapping import RobotConfig, load_robot
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.check import check_data
+from xwam.check.data import check_data
 from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.policy import load_policy

@@ -13,7 +13,7 @@ STAIRS = [
     {"records", "config", "files", "processes", "images", "colours", "robot"},
     {"encode"},
     {"data", "model", "denoise"},
-    {"presets", "policy", "dynamics", "compile", "quantize", "bench", "train", "sim", "evaluate", "view"},
+    {"presets", "policy", "dynamics", "compile", "quantize", "bench", "train", "sim", "evaluate", "view", "check"},
     {"serve", "cli", "demo", "imagine", "convert"},
 ]
 SEPARATE = {"data", "model", "denoise"}  # rooms of one stair that must not know each other

@@ -19,7 +19,7 @@ import numpy as np
 from tests.client.openpi_conformance import free_port, wait_until_healthy
 from tests.client_benchmarks.metadata import FILES, of_file
 from tests.examples import SHORT_VAE
-from xwam.data.check import check_data
+from xwam.check.data import check_data
 from xwam.data.hdf5_read import open_hdf5
 from xwam.robot.mapping import load_robot
 from xwam.train.options import Sources

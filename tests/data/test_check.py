@@ -13,7 +13,7 @@ import pytest
 from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures, video_of, write_foreign
 from scipy.spatial.transform import Rotation
 
-from xwam.data.check import check_data, is_wrong
+from xwam.check.data import check_data, is_wrong
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
 from xwam.robot.layout import two_arm_layout

@@ -11,8 +11,8 @@ from foreign import SIZE, STEPS, path_of, pictures
 from hdf5_sets import EPISODES, WORDS, joints, robot, write_aloha, write_robomimic, write_robotwin
 from PIL import Image
 
+from xwam.check.data import check_data
 from xwam.config import ClipConfig
-from xwam.data.check import check_data
 from xwam.data.clips import Clips
 from xwam.data.hdf5_index import hdf5_files
 from xwam.data.opening import open_data

@@ -12,7 +12,7 @@ import pytest
 from foreign import ARM, SIZE, STEPS, copy_of, write_foreign
 from hdf5_sets import EPISODES, WORDS, robot, write_aloha, write_robomimic, write_robotwin
 
-from xwam.data.check import check_data
+from xwam.check.data import check_data
 from xwam.data.hdf5_index import hdf5_files
 from xwam.data.hdf5_read import open_hdf5
 from xwam.data.lerobot import DatasetWriter

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from foreign import ARM, EPISODES, FPS, SIZE, STEPS, change_columns, copy_of, path_of, pictures, video_of, write_foreign
 
+from xwam.check.data import check_data
 from xwam.config import ClipConfig
 from xwam.data.augment import augment
-from xwam.data.check import check_data
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.images import GREY

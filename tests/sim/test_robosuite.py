@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("robosuite", reason="make robosuite")
 
 from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_known, assert_same, muj_pose, our_pose, play
-from xwam.data.check import check_data
+from xwam.check.data import check_data
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 from xwam.sim.collect import collect

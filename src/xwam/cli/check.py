@@ -33,7 +33,7 @@ def check(
         return _check_data(Path(target), robot, preset_name, out)
     if what == "golden":
         return _check_golden(target, device)
-    from xwam.evaluate.memory import markdown
+    from xwam.check.memory import markdown
     from xwam.presets import preset
 
     return print(markdown(preset(target)))
@@ -42,9 +42,9 @@ def check(
 def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> None:
     from dataclasses import replace
 
-    from xwam.data.check import check_data, is_wrong
+    from xwam.check.data import check_data, is_wrong
+    from xwam.check.data_report import write_data_report
     from xwam.data.opening import is_published, open_recorded
-    from xwam.evaluate.data_report import write_data_report
     from xwam.presets import preset
     from xwam.robot.mapping import load_robot
 
@@ -71,7 +71,7 @@ def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> 
 
 
 def _check_golden(folder: str, device: str) -> None:
-    from xwam.evaluate.golden import check_golden
+    from xwam.check.golden import check_golden
 
     failed = total = 0
     for case in check_golden(Path(folder), device=device):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from xwam.check.golden_data import check_data, layout_of, source_of
+from xwam.check.golden_policy import check_policy
 from xwam.data.xwam_json import open_xwam_json
-from xwam.evaluate.golden_data import check_data, layout_of, source_of
-from xwam.evaluate.golden_policy import check_policy
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "data"
 BOUND = 1e-5

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.config import ClipConfig
 from xwam.data.clips import Clips
 from xwam.data.stats import normalizer_from
 from xwam.data.xwam_json import METADATA_FILE, XwamJsonEpisodes, open_xwam_json, what_it_holds
 from xwam.encode import depth_to_image
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.published import flipped_gripper

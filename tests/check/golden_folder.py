@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from xwam.check.golden_model import golden_model, model_config
 from xwam.config import DenoiseConfig
 from xwam.denoise.losses import masked_losses
 from xwam.denoise.noise import Draw, Given, NoiseLevels, Noisy, Velocity, add_noise, keep_given
 from xwam.denoise.sampler import denoise
 from xwam.encode import Batch
-from xwam.evaluate.golden_model import golden_model, model_config
 from xwam.model.xwam import XWAM
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

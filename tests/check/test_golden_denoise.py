@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from xwam.evaluate.golden_denoise import (
+from xwam.check.golden_denoise import (
     STATISTICS_BOUND,
     check_levels,
     check_sampler,
     check_schedules,
 )
-from xwam.evaluate.golden_recipe import read_json, read_tensors
-from xwam.evaluate.golden_training import check_training
+from xwam.check.golden_recipe import read_json, read_tensors
+from xwam.check.golden_training import check_training
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 BOUND = 1e-5

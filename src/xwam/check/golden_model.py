@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.config import ModelConfig
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.model import rope, tokens
 from xwam.model.xwam import XWAM, Output
 

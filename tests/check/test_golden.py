@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.evaluate.golden_folder import GOLDENS, write_model, write_sampler, write_training
+from tests.check.golden_folder import GOLDENS, write_model, write_sampler, write_training
+from xwam.check.golden import check_golden
 from xwam.cli import main
-from xwam.evaluate.golden import check_golden
 
 SETS = {"other": (2, 1), "more": (4, 2)}  # views, modalities
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from xwam.check.data import is_wrong
+from xwam.check.data_files import Finding
 from xwam.config import ClipConfig
 from xwam.data.augment import centre_crop
-from xwam.data.check import is_wrong
-from xwam.data.checks import Finding
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes
 from xwam.encode import depth_to_image

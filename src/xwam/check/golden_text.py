@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.config import TextConfig
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.model.text import TextEncoder, transformers_name
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from transformers import ByT5Tokenizer
 
-from xwam.evaluate.golden_text import check_text
-from xwam.evaluate.golden_vae import check_vae
+from xwam.check.golden_text import check_text
+from xwam.check.golden_vae import check_vae
 from xwam.model.text import TextEncoder, transformers_name
 from xwam.model.vae import WAN22_LATENT_MEAN, WAN22_LATENT_STD, VideoVae, diffusers_name
 from xwam.presets import preset

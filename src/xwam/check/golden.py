@@ -11,14 +11,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from xwam.evaluate.golden_data import check_data
-from xwam.evaluate.golden_denoise import STATISTICS_BOUND, check_levels, check_sampler, check_schedules
-from xwam.evaluate.golden_model import check_model
-from xwam.evaluate.golden_policy import check_policy
-from xwam.evaluate.golden_recipe import read_json, relative_error
-from xwam.evaluate.golden_text import check_text
-from xwam.evaluate.golden_training import check_training
-from xwam.evaluate.golden_vae import check_vae
+from xwam.check.golden_data import check_data
+from xwam.check.golden_denoise import STATISTICS_BOUND, check_levels, check_sampler, check_schedules
+from xwam.check.golden_model import check_model
+from xwam.check.golden_policy import check_policy
+from xwam.check.golden_recipe import read_json, relative_error
+from xwam.check.golden_text import check_text
+from xwam.check.golden_training import check_training
+from xwam.check.golden_vae import check_vae
 from xwam.model.vae import WAN22_LATENT_MEAN, WAN22_LATENT_STD
 
 Verdict = Literal["ok", "FAIL", "differs on purpose", "not compared"]

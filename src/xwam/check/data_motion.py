@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.checks import LISTED, OTHER_ORDER, Finding, Subject
+from xwam.check.data_files import LISTED, OTHER_ORDER, Finding, Subject
 from xwam.robot.layout import layout_slices
 from xwam.robot.mapping import layout_of
 from xwam.robot.parts import ANGLES, PartSource

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xwam.check.golden_denoise import GIVEN, settings_of_model
+from xwam.check.golden_model import golden_model
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.denoise.losses import masked_losses, weighted_sum
 from xwam.denoise.noise import Draw, NoiseLevels, Noisy, Velocity
 from xwam.encode import Batch
-from xwam.evaluate.golden_denoise import GIVEN, settings_of_model
-from xwam.evaluate.golden_model import golden_model
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.model.xwam import XWAM
 from xwam.train import step
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.config import VaeConfig
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.model.vae import VideoVae, diffusers_name
 
 

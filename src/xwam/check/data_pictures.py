@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.checks import LISTED, Finding, Subject
-from xwam.data.checks_motion import moving_arms
+from xwam.check.data_files import LISTED, Finding, Subject
+from xwam.check.data_motion import moving_arms
 from xwam.data.clips import spread
 from xwam.images import resize
 from xwam.robot.layout import layout_slices

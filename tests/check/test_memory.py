@@ -2,7 +2,7 @@
 
 import pytest
 
-from xwam.evaluate.memory import count, markdown, memory_table
+from xwam.check.memory import count, markdown, memory_table
 from xwam.presets import preset
 
 

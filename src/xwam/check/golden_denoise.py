@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from xwam.check.golden_model import golden_model
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.config import DenoiseConfig, NoiseConfig, NoiseDraw
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, draw_levels, keep_given
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
 from xwam.denoise.solvers import schedule
-from xwam.evaluate.golden_model import golden_model
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.model.prompt import PromptKeysValues
 from xwam.model.xwam import XWAM
 

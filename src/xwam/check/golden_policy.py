@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.data.augment import Colours, change_colours, crop_depth, crop_images
-from xwam.evaluate.golden_recipe import read_json, read_tensors, relative_error
 from xwam.images import Window, centre_window, crop_size, cut, resize
 from xwam.robot.actions import integrate
 from xwam.robot.layout import Layout, two_arm_layout

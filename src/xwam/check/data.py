@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from xwam.data.checks import Finding, check_files, open_subject
-from xwam.data.checks_actions import check_actions
-from xwam.data.checks_motion import check_motion
-from xwam.data.checks_pictures import check_pictures
+from xwam.check.data_actions import check_actions
+from xwam.check.data_files import Finding, check_files, open_subject
+from xwam.check.data_motion import check_motion
+from xwam.check.data_pictures import check_pictures
 from xwam.robot.mapping import RobotConfig
 
 MOST_EPISODES = 200  # numbers are compared in so many episodes

@@ -3,8 +3,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from tests.evaluate.golden_folder import GOLDENS, write_model
-from xwam.evaluate.golden_model import check_model
+from tests.check.golden_folder import GOLDENS, write_model
+from xwam.check.golden_model import check_model
 
 BOUND = 1e-5
 
