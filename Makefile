@@ -12,7 +12,7 @@ MT10 := reach-v3 push-v3 pick-place-v3 door-open-v3 drawer-open-v3 drawer-close-
 FINETUNING := --demonstrations 10 25 50 --steps 80 --full-rate 5e-4 --lora-rate 5e-3 --every 8 --clips 4 --max-steps 64 --workers 1
 MINI_TASKS := button-press-topdown-v3 door-close-v3 window-open-v3
 # the autoencoder sees more in three minutes of a GPU than in an hour of two cores
-TINY_VAE = $(if $(filter cpu,$(DEVICE)),--episodes 400 --steps $(call n,8000),--episodes 2300 --steps $(call n,1380) \
+TINY_VAE = $(if $(filter cpu,$(DEVICE)),--episodes 400 --steps $(call n,8000) --image-steps $(call n,1200),--episodes 2300 --steps $(call n,1380) \
 	--image-steps $(call n,276) --batch-factor 8 --crop-px 128)
 TINY_DATA = --data runs/tiny/data runs/tiny/wander --precision bfloat16 --device $(DEVICE)
 MT10_TRAINING = --statistics start --every 8 --cache-processes 2 --batch-size 32 --optimizer muon --learning-rate 8e-4 \

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.other_robot import EPISODES, commands, make_env
 from xwam.check.data import check_data
 from xwam.data.hdf5_read import open_hdf5
-from xwam.robot.mapping import RobotConfig, load_robot
+from xwam.robot.robot_json import RobotConfig, load_robot
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 ROBOTS = Path(__file__).parents[1] / "robots"

@@ -21,8 +21,8 @@ from xwam.policy import load_policy
 from xwam.records import Camera, Observation
 from xwam.robot.columns import follow, write_action
 from xwam.robot.layout import Layout, Part
-from xwam.robot.mapping import RobotConfig, load_robot, save_robot
 from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.robot_json import RobotConfig, load_robot, save_robot
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 from xwam.train.vae_recipe import ClipShape, VaeTraining

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from xwam.config import Config, TextConfig, VaeConfig, to_json
 from xwam.files import fingerprint, write_text
-from xwam.model import convert as names
+from xwam.model import published_names as names
 from xwam.model import sizes
 from xwam.model.shards import MAX_SHARD_BYTES, Drawn, Shard, Source, plan_shards, write_index
 from xwam.model.stored import Stored, safetensors_contents, torch_contents
@@ -39,7 +39,7 @@ NOT_IN_THE_RELEASE = (
     "the release has no calibration: pass cameras with each observation, or fill in cameras.json: width and height of "
     "your images, intrinsics, a pose; leave every camera in it.",
     "the release does not say which metres its depth covers: 0.1 to 10 are assumed; set the cameras' near_m and far_m.",
-    "RoboCasa's actions are its controller's commands, and its hand is turned by 90 degrees about z (robot/frames.py); "
+    "RoboCasa's actions are its controller's commands, and its hand is turned by 90 degrees about z (robot/axes.py); "
     "RoboTwin's gripper action is a change of the opening.",
 )
 

@@ -36,7 +36,7 @@ from xwam.records import Camera, Observation, Prediction
 from xwam.robot.calibration import load_cameras
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
-from xwam.robot.stored import absent_views, robot_folder
+from xwam.robot.of_checkpoint import absent_views, robot_folder
 
 PROMPTS_FILE = "prompts.safetensors"
 

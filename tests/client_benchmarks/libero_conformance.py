@@ -21,7 +21,7 @@ from tests.client_benchmarks.metadata import FILES, of_file
 from tests.examples import SHORT_VAE
 from xwam.check.data import check_data
 from xwam.data.hdf5_read import open_hdf5
-from xwam.robot.mapping import load_robot
+from xwam.robot.robot_json import load_robot
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from xwam.config import to_json
 from xwam.robot.layout import Layout
-from xwam.robot.mapping import RobotConfig, layout_of, load_robot
 from xwam.robot.published import ROBOTS, RobotName
+from xwam.robot.robot_json import RobotConfig, layout_of, load_robot
 
 FILES = Path(__file__).parents[2] / "robots"
 

@@ -7,7 +7,7 @@ pytest.importorskip("robosuite", reason="make robosuite")
 
 from tests.client_benchmarks.metadata import of_file, of_published
 from tests.client_benchmarks.simulators import SIZE, open_fixed, open_mobile
-from xwam.robot.frames import ROBOCASA
+from xwam.robot.axes import ROBOCASA
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 VIEWS = {

@@ -10,8 +10,8 @@ from xwam_benchmarks.slots import Axes, names_of_cameras
 from xwam_client.client import MismatchError
 
 from tests.client_benchmarks.metadata import of_file, of_published
+from xwam.robot.axes import ROBOCASA, ROBOTWIN
 from xwam.robot.columns import read_action, read_state, write_action
-from xwam.robot.frames import ROBOCASA, ROBOTWIN
 from xwam.robot.rotations import matrix_from_quat as their_matrix
 from xwam.robot.rotations import quat_from_matrix as their_quat
 from xwam.robot.rotations import vector_from_matrix

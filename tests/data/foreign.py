@@ -13,8 +13,8 @@ from xwam.data.episodes import Episode
 from xwam.data.lerobot import DatasetWriter
 from xwam.records import Camera
 from xwam.robot.layout import Layout, Part
-from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.robot_json import RobotConfig
 
 SIZE, STEPS, EPISODES, FPS = 32, 36, 4, 20
 NAMES = {"observation.state": ["x", "y", "z", "qx", "qy", "qz", "qw", "grip"]}

@@ -13,7 +13,7 @@ from foreign import SIZE, STEPS, path_of, pictures
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from xwam.robot.mapping import RobotConfig, load_robot
+from xwam.robot.robot_json import RobotConfig, load_robot
 
 ROBOTS = Path(__file__).parents[2] / "robots"
 EPISODES = 3

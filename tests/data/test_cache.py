@@ -22,8 +22,8 @@ from xwam.config import ClipConfig
 from xwam.data import cache as cache_module
 from xwam.data.augment import augment, centre_crop
 from xwam.data.cache import LatentCache, build_cache
+from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips
-from xwam.data.held import HeldCache
 from xwam.data.lerobot import DatasetWriter, LeRobotEpisodes, open_lerobot
 from xwam.data.stats import normalizer_from
 from xwam.encode import encode_clips, encode_views
@@ -101,7 +101,7 @@ def test_older_files_had_the_actions_alone(tmp_path: Path, clips: Clips, normali
     tensors["action"] = tensors.pop("executed")
     save_file(tensors, file, metadata=metadata)
     cache = LatentCache(tmp_path, normalizer)
-    for data in (cache, HeldCache.of(cache, CPU)):
+    for data in (cache, CacheInMemory.of(cache, CPU)):
         batch = data.batch(np.arange(3), PROMPTS)
         assert torch.equal(batch.executed, batch.action)
 
@@ -243,7 +243,7 @@ def cache(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> LatentCache:
 
 @pytest.mark.parametrize("visit", [0, 1, 2])
 def test_every_clip_and_variant_is_the_same(cache: LatentCache, visit: int) -> None:
-    held, order = HeldCache.of(cache, CPU), np.array([11, 0, 7, 7, 3])
+    held, order = CacheInMemory.of(cache, CPU), np.array([11, 0, 7, 7, 3])
     assert len(held) == len(cache) == 12
     for found, expected in zip(held.batch(order, PROMPTS, visit), cache.batch(order, PROMPTS, visit), strict=True):
         assert found.dtype == expected.dtype
@@ -251,12 +251,12 @@ def test_every_clip_and_variant_is_the_same(cache: LatentCache, visit: int) -> N
 
 
 def test_it_is_known_by_the_same_facts(cache: LatentCache) -> None:
-    held = HeldCache.of(cache, CPU)
+    held = CacheInMemory.of(cache, CPU)
     assert (held.fingerprint, held.facts, held.instructions()) == (cache.fingerprint, cache.facts, cache.instructions())
 
 
 def test_other_prompts_are_taken(cache: LatentCache) -> None:
-    held, some = HeldCache.of(cache, CPU), np.array([0, 9])
+    held, some = CacheInMemory.of(cache, CPU), np.array([0, 9])
     first = held.batch(some, PROMPTS).prompt
     assert torch.equal(held.batch(some, {text: prompt + 5 for text, prompt in PROMPTS.items()}).prompt, first + 5)
 
@@ -265,7 +265,7 @@ def test_a_mixture_of_held_latents_is_the_mixture(cache: LatentCache) -> None:
     """Rows come in the order that was asked for, whatever data set each is from."""
     prompts = {"": torch.zeros(2, 3)} | PROMPTS
     files = Mixture(["a", "b"], [cache, cache], [3.0, 1.0], prompts)
-    held = Mixture(["a", "b"], [HeldCache.of(cache, CPU)] * 2, [3.0, 1.0], prompts)
+    held = Mixture(["a", "b"], [CacheInMemory.of(cache, CPU)] * 2, [3.0, 1.0], prompts)
     order = np.random.default_rng(0).permutation(len(files))[:9]
     assert len(set(files.sources(order).tolist())) == 2
     whole = files.batch(order, 1)

@@ -17,8 +17,8 @@ from xwam.check.data import check_data, is_wrong
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
 from xwam.robot.layout import two_arm_layout
-from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import PartSource
+from xwam.robot.robot_json import RobotConfig
 
 POSITION, TURN, GRIP = ARM.action
 STATE_KEY = "observation.state"

@@ -11,7 +11,7 @@ from xwam.cli import main
 from xwam.config import from_json
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.columns import read_action, read_state, write_action
-from xwam.robot.mapping import RobotConfig, load_robot
+from xwam.robot.robot_json import RobotConfig, load_robot
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
 

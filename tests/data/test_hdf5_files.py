@@ -17,7 +17,7 @@ from xwam.data.hdf5_index import hdf5_files
 from xwam.data.hdf5_read import open_hdf5
 from xwam.data.lerobot import DatasetWriter
 from xwam.data.opening import open_data
-from xwam.robot.mapping import robot_fingerprint
+from xwam.robot.robot_json import robot_fingerprint
 from xwam.train.prepare import wordings_of
 from xwam.train.sources import Source
 from xwam.train.text import list_texts

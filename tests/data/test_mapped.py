@@ -17,7 +17,7 @@ from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.images import GREY
 from xwam.robot.actions import apply_deltas
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.robot_json import RobotConfig
 
 CLIP = ClipConfig(
     num_frames=5, height_px=SIZE, width_px=SIZE, action_horizon=16, actions_per_frame=4, action_hz=float(FPS), crop=0.9

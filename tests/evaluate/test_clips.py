@@ -6,8 +6,8 @@ from tests.examples import make_clip
 from xwam.evaluate.clips import standing_still
 from xwam.presets import preset
 from xwam.robot.layout import layout_slices
-from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.robot_json import RobotConfig, layout_of
 
 ROBOT = RobotConfig(
     name="both",

@@ -26,7 +26,7 @@ from xwam.evaluate.metrics import (
 )
 from xwam.records import Camera
 from xwam.robot.layout import two_arm_layout
-from xwam.robot.mapping import layout_of, load_robot
+from xwam.robot.robot_json import layout_of, load_robot
 
 ROBOTS = Path(__file__).parents[2] / "robots"
 

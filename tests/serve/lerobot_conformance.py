@@ -28,8 +28,8 @@ from tests.client.openpi_conformance import free_port, wait_until_healthy
 from tests.examples import make_cameras
 from tests.train.encoded import write_checkpoint
 from xwam.presets import preset
-from xwam.robot.mapping import layout_of, load_robot
 from xwam.robot.normalizer import Normalizer
+from xwam.robot.robot_json import layout_of, load_robot
 from xwam.train.checkpoint import Robot
 
 ROBOT_FILE = Path(__file__).parents[2] / "benchmarks" / "lerobot_metaworld.json"

@@ -16,9 +16,9 @@ from tests.train.encoded import write_checkpoint
 from xwam.data.lerobot_format import video_key
 from xwam.policy import load_policy
 from xwam.robot.columns import read_action
-from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.parts import PartSource
+from xwam.robot.robot_json import RobotConfig, layout_of
 from xwam.serve.player import Answers, Player, answers_of_checkpoint, answers_of_server
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.train.checkpoint import Robot

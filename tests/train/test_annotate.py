@@ -17,7 +17,7 @@ from xwam.data.depth import DepthCoding
 from xwam.data.lerobot import open_lerobot
 from xwam.data.opening import open_data
 from xwam.records import Camera
-from xwam.robot.mapping import save_robot
+from xwam.robot.robot_json import save_robot
 from xwam.train.annotate import annotate_depth, seen_from
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))

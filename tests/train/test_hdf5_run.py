@@ -15,7 +15,7 @@ from hdf5_sets import robot, write_robomimic, write_robotwin
 from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.opening import open_data
-from xwam.robot.mapping import load_robot, save_robot
+from xwam.robot.robot_json import load_robot, save_robot
 from xwam.serve.player import Player, answers_of_checkpoint
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline

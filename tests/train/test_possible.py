@@ -25,7 +25,7 @@ from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
-from xwam.robot.mapping import save_robot
+from xwam.robot.robot_json import save_robot
 from xwam.sim.collect import collect
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
 from xwam.train.pipeline import _cameras_of, run_pipeline

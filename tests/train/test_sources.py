@@ -29,8 +29,8 @@ from xwam.policy import load_policy
 from xwam.presets import PRESETS, preset
 from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
-from xwam.robot.mapping import RobotConfig, load_robot, save_robot
 from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.robot_json import RobotConfig, load_robot, save_robot
 from xwam.train.adapt import adapted
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline

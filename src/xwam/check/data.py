@@ -6,7 +6,7 @@ from xwam.check.data_actions import check_actions
 from xwam.check.data_files import Finding, check_files, open_subject
 from xwam.check.data_motion import check_motion
 from xwam.check.data_pictures import check_pictures
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.robot_json import RobotConfig
 
 MOST_EPISODES = 200  # numbers are compared in so many episodes
 

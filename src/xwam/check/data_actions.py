@@ -14,8 +14,8 @@ from jaxtyping import Float
 from xwam.check.data_files import OTHER_ORDER, Finding, Motion, Subject
 from xwam.check.data_motion import between, steps_of
 from xwam.robot.columns import read_action, read_state
-from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.parts import PartSource, Reference
+from xwam.robot.robot_json import RobotConfig, layout_of
 
 MOST_DELAY = 4  # steps between a command and what it does
 WINDOW = 8  # steps whose changes are added up to compare sizes

@@ -22,8 +22,8 @@ from xwam.data.recorded import RecordedEpisodes
 from xwam.data.videos import num_frames
 from xwam.files import Recent
 from xwam.robot.layout import Layout, layout_slices, same_rate
-from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.robot_json import RobotConfig
 
 Level = Literal["wrong", "look", "fine"]  # fix it; a person should look; nothing found
 SLACK = 0.01  # share by which a rate or a time may be off

@@ -7,8 +7,8 @@ from jaxtyping import Float
 
 from xwam.check.data_files import LISTED, OTHER_ORDER, Finding, Subject
 from xwam.robot.layout import layout_slices
-from xwam.robot.mapping import layout_of
 from xwam.robot.parts import ANGLES, PartSource
+from xwam.robot.robot_json import layout_of
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 
 FAST = {"position": 0.15, "rotation": 0.6, "joints": 0.6}  # a jump in one step is at least this long

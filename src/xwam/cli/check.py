@@ -46,7 +46,7 @@ def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> 
     from xwam.check.data_report import write_data_report
     from xwam.data.opening import is_published, open_recorded
     from xwam.presets import preset
-    from xwam.robot.mapping import load_robot
+    from xwam.robot.robot_json import load_robot
 
     if is_published(root):
         raise ValueError(

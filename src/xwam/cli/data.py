@@ -67,7 +67,7 @@ def annotate(
     """
     from xwam.data.opening import open_recorded
     from xwam.model.depth_teacher import MonocularDepth
-    from xwam.robot.mapping import load_robot
+    from xwam.robot.robot_json import load_robot
     from xwam.train.annotate import annotate_depth, weights_hash
 
     mapping = None if robot is None else load_robot(robot).frame_by_frame  # every frame gets its depth
@@ -97,7 +97,7 @@ def stats(
     from xwam.data.opening import open_data
     from xwam.data.stats import normalizer_from
     from xwam.files import folder_of
-    from xwam.robot.mapping import load_robot
+    from xwam.robot.robot_json import load_robot
 
     episodes = open_data(data, robot=None if robot is None else load_robot(robot))
     training, _ = split_episodes(episodes.num_episodes)

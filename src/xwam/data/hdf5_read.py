@@ -21,8 +21,8 @@ from xwam.data.recorded import Reading, RecordedEpisodes, View, reading_of
 from xwam.data.videos import read_all, read_depth_picture
 from xwam.files import Recent, fingerprint
 from xwam.robot.columns import check_columns
-from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource
+from xwam.robot.robot_json import RobotConfig
 
 MILLIMETRES = 1000  # in a metre
 

@@ -22,8 +22,8 @@ from xwam.files import Recent, fingerprint
 from xwam.records import Camera
 from xwam.robot.columns import check_columns
 from xwam.robot.layout import Layout, load_layout, same_rate
-from xwam.robot.mapping import RobotConfig
 from xwam.robot.parts import CameraSource
+from xwam.robot.robot_json import RobotConfig
 
 
 class LeRobotEpisodes(RecordedEpisodes[VideoRow]):

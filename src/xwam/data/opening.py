@@ -8,8 +8,8 @@ from xwam.data.hdf5_read import open_hdf5
 from xwam.data.lerobot import open_lerobot
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.xwam_json import METADATA_FILE, open_published
-from xwam.robot.mapping import ROBOTS_FOLDER, RobotConfig
-from xwam.robot.stored import own_robot
+from xwam.robot.of_checkpoint import own_robot
+from xwam.robot.robot_json import ROBOTS_FOLDER, RobotConfig
 
 INFO_FILE = "meta/info.json"  # of LeRobot's
 

@@ -20,8 +20,8 @@ from xwam.files import folder_of
 from xwam.records import Camera
 from xwam.robot.columns import read_action, read_state
 from xwam.robot.layout import Layout
-from xwam.robot.mapping import RobotConfig, camera_of, layout_of, robot_fingerprint
 from xwam.robot.parts import CameraSource
+from xwam.robot.robot_json import RobotConfig, camera_of, layout_of, robot_fingerprint
 
 Columns = Mapping[str, Float32[np.ndarray, "_N _n"]]
 

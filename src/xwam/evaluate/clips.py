@@ -21,7 +21,7 @@ from xwam.evaluate.compare import Scores, compare_worlds, ended, only_views
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
 from xwam.robot.layout import Layout, differences, layout_slices
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.robot_json import RobotConfig
 
 
 def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, absent: Collection[str] = ()) -> Clips:

@@ -26,7 +26,7 @@ from xwam.evaluate.report_episode import best_median_worst, latencies, page_of
 from xwam.files import write_json
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.robot_json import RobotConfig
 
 RANKED_BY = "psnr_db"  # what makes a clip the best one
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Shaped
 
 from xwam.config import suggest
 from xwam.robot import conventions as written
-from xwam.robot.mapping import RobotConfig, layout_of
 from xwam.robot.parts import PartSource
+from xwam.robot.robot_json import RobotConfig, layout_of
 from xwam.robot.rotations import matrix_from_quat, matrix_from_vector, quat_from_matrix, vector_from_matrix
 
 Columns = Mapping[str, Shaped[np.ndarray, "_N _n"]]

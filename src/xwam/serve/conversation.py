@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from xwam_client.protocol import RefusedError
 
-from xwam.serve.answers import acknowledgement, actions_message, refusal, world_message
+from xwam.serve.messages import acknowledgement, actions_message, refusal, world_message
 from xwam.serve.request import Request, RequestId, read_id, read_request, read_session
 from xwam.serve.ticket import Answer, Part, Refused, Ticket
 from xwam.serve.wire import read_message

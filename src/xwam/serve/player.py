@@ -33,8 +33,8 @@ from xwam.policy import load_policy
 from xwam.records import Observation, Prediction
 from xwam.robot.columns import column_widths, read_state, write_action
 from xwam.robot.layout import Layout, differences
-from xwam.robot.mapping import RobotConfig, layout_of
-from xwam.robot.stored import own_robot
+from xwam.robot.of_checkpoint import own_robot
+from xwam.robot.robot_json import RobotConfig, layout_of
 
 STATE_KEY, ACTION_KEY = "observation.state", "action"  # of a robot without a robot.json
 FACTS = ("checkpoint", "layout", "robot", "action_hz", "action_horizon")  # of a server; they must stay what they were

@@ -21,11 +21,11 @@ from xwam_client.protocol import packb
 
 from xwam.compile import compiled, made_up_observation, warm_up
 from xwam.policy import Policy, load_policy
-from xwam.robot.mapping import RobotConfig
-from xwam.robot.stored import own_robot
-from xwam.serve.answers import checkpoint_hash, metadata
+from xwam.robot.of_checkpoint import own_robot
+from xwam.robot.robot_json import RobotConfig
 from xwam.serve.batching import Worker
 from xwam.serve.conversation import Conversation
+from xwam.serve.messages import checkpoint_hash, metadata
 from xwam.serve.metrics import Metrics
 from xwam.serve.wire import RULES
 

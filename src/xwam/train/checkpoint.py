@@ -22,8 +22,8 @@ from xwam.files import flush
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout
-from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, save_robot
 from xwam.robot.normalizer import Normalizer
+from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, save_robot
 
 
 class Robot(NamedTuple):

@@ -18,7 +18,7 @@ import torch
 
 from xwam.config import Config
 from xwam.data.cache import LatentCache
-from xwam.data.held import HeldCache
+from xwam.data.cache_in_memory import CacheInMemory
 from xwam.encode import Batch
 from xwam.model.device import warn_of_idle_gpu
 from xwam.model.vae import VideoVae
@@ -121,7 +121,7 @@ def _prepare(
 ) -> tuple[Run, Mixture]:
     """Statistics and latents: made, or found where they were made before."""
     caches = encode(frozen)
-    mixed = [HeldCache.of(cache, torch.device(device)) for cache in caches] if hold else caches
+    mixed = [CacheInMemory.of(cache, torch.device(device)) for cache in caches] if hold else caches
     data = mixture_of(config, opened, mixed, frozen, out / "prompts.safetensors", device)
     robots = [
         Robot(cache.normalizer, cameras, source.robot)

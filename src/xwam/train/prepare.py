@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from xwam.config import ClipConfig, Config, VaeConfig, load
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
+from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips, spread
 from xwam.data.episodes import Episodes, camera_named
-from xwam.data.held import HeldCache
 from xwam.data.stats import normalizer_from
 from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
@@ -248,7 +248,7 @@ def statistics_for(source: Source, checkpoint: Path) -> Normalizer:
 def mixture_of(
     config: Config,
     sources: Sequence[Source],
-    caches: Sequence[LatentCache | HeldCache],
+    caches: Sequence[LatentCache | CacheInMemory],
     frozen: Path,
     at: Path,
     device: str,

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.data.cache import LatentCache
+from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips, Split
 from xwam.data.episodes import Episodes
-from xwam.data.held import HeldCache
 from xwam.data.opening import is_published, open_data
 from xwam.encode import Batch
 from xwam.records import Camera
 from xwam.robot.layout import same_rate
-from xwam.robot.mapping import RobotConfig, load_robot
+from xwam.robot.robot_json import RobotConfig, load_robot
 
 OWN = "own"  # in place of a robot.json: a data set that needs none, of ours or published
 
@@ -184,7 +184,7 @@ class Mixture:
     def __init__(
         self,
         names: Sequence[str],
-        caches: Sequence[LatentCache | HeldCache],
+        caches: Sequence[LatentCache | CacheInMemory],
         weights: Sequence[float | None],
         prompts: Mapping[str, Float[Tensor, "P Dt"]],
     ) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xwam.config import suggest
 from xwam.robot.calibration import load_cameras
-from xwam.robot.mapping import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, load_robot
+from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, load_robot
 
 
 def robot_folder(checkpoint: Path, robot: str | None) -> Path:

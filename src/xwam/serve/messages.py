@@ -19,7 +19,7 @@ from xwam.evaluate.compare import without_views
 from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
-from xwam.robot.mapping import RobotConfig
+from xwam.robot.robot_json import RobotConfig
 from xwam.serve.request import GENEROUS, MAX_SIDE_PX, MAX_TEXT, Request, RequestId
 from xwam.serve.ticket import Answer, Part
 from xwam.serve.wire import LIMITS, pack_array, pack_images

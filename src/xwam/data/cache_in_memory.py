@@ -30,7 +30,7 @@ class Latents(NamedTuple):
     action_mask: Bool[Tensor, "N Ta"]
 
 
-class HeldCache:
+class CacheInMemory:
     """Answers as a LatentCache does, from memory; its batches lie on the device."""
 
     def __init__(
@@ -61,7 +61,7 @@ class HeldCache:
         self._prompts: tuple[Mapping[str, Tensor] | None, Tensor] = (None, torch.empty(0))
 
     @classmethod
-    def of(cls, cache: LatentCache, device: torch.device) -> "HeldCache":
+    def of(cls, cache: LatentCache, device: torch.device) -> "CacheInMemory":
         """All of a cache, read once."""
         columns, instructions = cache.columns()
         return cls(

@@ -20,8 +20,8 @@ import numpy as np
 from xwam.config import load, to_json
 from xwam.files import write_text
 from xwam.records import Camera, is_rotation
+from xwam.robot.axes import Axes
 from xwam.robot.conventions import ANGLES, LENGTHS
-from xwam.robot.frames import Axes
 from xwam.robot.layout import Kind, Layout, Part, Scaling
 from xwam.robot.parts import CameraSource, PartSource, Rows
 
@@ -45,7 +45,7 @@ class RobotConfig:
     state_width: int = 16  # those of the model; slots after the last part stay empty
     action_width: int = 14
     instruction: str | None = None  # for data sets without words
-    base_turn: Rows | None = None  # 3 x 3; turns the base's axes to those of the model (frames.py)
+    base_turn: Rows | None = None  # 3 x 3; turns the base's axes to those of the model (axes.py)
     hand_turn: Rows | None = None
 
     def __post_init__(self) -> None:

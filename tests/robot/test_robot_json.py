@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from xwam.robot import conventions as written
 from xwam.robot.actions import apply_deltas, integrate
 from xwam.robot.columns import check_columns, follow, read_action, read_state, write_action, write_state
-from xwam.robot.mapping import (
+from xwam.robot.published import ROBOTS
+from xwam.robot.robot_json import (
     CameraSource,
     PartSource,
     RobotConfig,
@@ -21,7 +22,6 @@ from xwam.robot.mapping import (
     robot_fingerprint,
     save_robot,
 )
-from xwam.robot.published import ROBOTS
 
 STEPS = 13
 QUARTER = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0))

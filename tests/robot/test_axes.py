@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from xwam.robot.actions import apply_deltas, deltas_between
-from xwam.robot.frames import ROBOCASA, ROBOTWIN, Axes
+from xwam.robot.axes import ROBOCASA, ROBOTWIN, Axes
 from xwam.robot.rotations import matrix_from_quat, positive_w, quat_from_matrix
 
 PUBLISHED = Path(__file__).parents[1] / "goldens" / "data" / "policy.safetensors"
