@@ -374,7 +374,7 @@ def chunk_of(policy):
 def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
     pytest.importorskip("metaworld")
     _, last = world
-    words = ["--env", "metaworld", "--tasks", "reach-v3", "--episodes", "1", "--max-steps", "4", "--envs", "1"]
+    words = ["--env", "metaworld", "--tasks", "reach-v3", "--episodes", "1", "--max-steps", "4", "--processes", "1"]
     words += ["--replan-every", "4", "--no-report"]
     main(["evaluate", str(last), *words, "--out", str(tmp_path / "closed.json")])
     report = json.loads((tmp_path / "closed.json").read_text())

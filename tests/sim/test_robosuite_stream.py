@@ -27,7 +27,7 @@ VIEWS = ("front", "wrist", "right_wrist")
 def pair(tmp_path_factory):
     root = tmp_path_factory.mktemp("pair")
     words = ["collect", "robosuite", "--tasks", "TwoArmLift", "--episodes", "2", "--out", str(root / "data")]
-    main([*words, "--workers", "1", "--size-px", "48"])
+    main([*words, "--processes", "1", "--size-px", "48"])
     with pytest.warns(UserWarning, match="fitted to data: cameras front, wrist, right_wrist instead of"):
         last = run_pipeline(
             "debug", root / "data", root / "run", {"num_steps": 2, "validate_every": 0}, vae=SHORT_VAE,
@@ -66,7 +66,7 @@ def test_the_table_lies_flat_in_the_cloud_of_every_camera(pair):
 def test_it_is_played_and_counted(pair, tmp_path, capsys):
     _, last = pair
     out = tmp_path / "closed.json"
-    words = ["evaluate", str(last), "--env", "robosuite", "--episodes", "1", "--envs", "1", "--out", str(out)]
+    words = ["evaluate", str(last), "--env", "robosuite", "--episodes", "1", "--processes", "1", "--out", str(out)]
     main([*words, "--tasks", "TwoArmLift", "--max-steps", "6", "--replan-every", "6"])
     assert "TwoArmLift" in capsys.readouterr().out
     assert out.with_suffix(".html").stat().st_size > 100_000

@@ -398,3 +398,19 @@ def test_the_verb_trains_from_a_checkpoint(runs, tmp_path):
     main([*common, "--steps", "1", "--every", "6", "--validate-every", "0", "--out", str(tmp_path / "held"), "--hold"])
     files, held = (load_file(tmp_path / name / "step-0000001/model.safetensors") for name in ("tuned", "held"))
     assert all(torch.equal(held[name], value) for name, value in files.items()), "from memory as from files"
+
+
+def test_nothing_is_held_out_where_it_is_asked_for(runs, tmp_path, capsys):
+    """Few demonstrations are the usual case; a checkpoint that has seen everything says so when it is evaluated."""
+    root, _, arguments = runs
+    sources = replace(arguments["sources"], robot=(str(root / "arm.json"),), weights=(), train_on_all=True)
+    last = run_pipeline("debug", root / "arm", tmp_path / "run", QUICK, vae=SHORT_VAE, sources=sources)
+    manifest = json.loads((last / "manifest.json").read_text())
+    assert (manifest["episodes"], manifest["train_on_all"]) == (3, True)
+    words = ["evaluate", str(last), "--data", str(root / "arm"), "--clips", "1", "--no-report"]
+    with pytest.warns(UserWarning, match="was trained with --train-on-all"):
+        main([*words, "--out", str(tmp_path / "open.json")])
+    assert "psnr_db" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="was made of something else"):  # it cannot go on with others
+        run_pipeline("debug", root / "arm", tmp_path / "run", QUICK | {"num_steps": 3}, vae=SHORT_VAE,
+                     sources=replace(sources, train_on_all=False))  # fmt: skip

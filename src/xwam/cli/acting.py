@@ -1,5 +1,7 @@
 """Verbs that use a policy: demo, evaluate, imagine, view."""
 
+import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
@@ -67,7 +69,7 @@ class ClosedLoop:
     """Actions played of each chunk before the next decision."""
     max_steps: int | None = None
     """Actions per episode; by default the simulator's own (metaworld 125, robosuite 150)."""
-    envs: int = 2
+    processes: int = 2
     """Simulators in parallel."""
     blind: bool = False
     """Baseline that sees grey images."""
@@ -110,6 +112,7 @@ def evaluate(
     _check_way(env, data, open_loop, closed_loop)
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
+        _warn_of_known_clips(checkpoint)
         explained = robot_for(checkpoint, robot, data)
         asked = {"seed": seed, "has_report": report, "robot": explained}
         run = partial(_compare, policy, data, open_loop, **asked)
@@ -121,6 +124,17 @@ def evaluate(
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
     if report and not closed_loop.random:
         print(f"Open {out.with_suffix('.html')} in a browser.")
+
+
+def _warn_of_known_clips(checkpoint: Path) -> None:
+    """Which data a checkpoint was trained on only its manifest says; not which of them it is asked about now."""
+    path = checkpoint / "manifest.json"
+    if path.is_file() and json.loads(path.read_text()).get("train_on_all"):
+        warnings.warn(
+            f"checkpoint={checkpoint} was trained with --train-on-all: of its own data it has seen every clip, the "
+            "held-out ones too; record others to know how it does on what is new.",
+            stacklevel=2,
+        )
 
 
 def _into(out: Path, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
@@ -189,7 +203,7 @@ def _play(
         seed=seed,
         replan_every=how.replan_every,
         max_steps=its_own.max_steps if how.max_steps is None else how.max_steps,
-        num_envs=how.envs,
+        num_envs=how.processes,
         is_blind=how.blind,
         is_random=how.random,
     )

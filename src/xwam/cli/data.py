@@ -16,7 +16,7 @@ def collect(
     seed: int | None = None,
     noise: float = 0.3,
     wander: bool = False,
-    workers: int = 2,
+    processes: int = 2,
     size_px: int = 128,
 ) -> None:
     """Record scripted experts as a LeRobot v3 data set. Interrupt and repeat at will: it continues.
@@ -30,7 +30,7 @@ def collect(
             less the episodes.
         noise: how strongly executed actions are disturbed (the clean action is what is stored).
         wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
-        workers: processes.
+        processes: how many simulators at the same time.
         size_px: height and width of the images.
     """
     from xwam.sim.collect import collect as run
@@ -38,7 +38,7 @@ def collect(
 
     tasks = tasks or (simulator_named(simulator).first_task,)
     run(
-        out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=workers,
+        out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=processes,
         width_px=size_px, height_px=size_px, simulator=simulator,
     )  # fmt: skip
 

@@ -62,6 +62,9 @@ class Sources:
     """Keep all latents in the training device's memory: a small model on a GPU is faster than files can be read."""
     variants: int = 1
     """Random crops and colourings of each clip."""
+    train_on_all: bool = False
+    """Hold no episode out: for few demonstrations. Then nothing is validated, and `evaluate --data` of this data says
+    how well it is remembered."""
     statistics: Literal["data", "start"] = "data"
     """What numbers are divided by: measured on these data sets, or those of the --start checkpoint, whose outputs then
     keep their meaning (same robot, few or narrow demonstrations)."""

@@ -76,7 +76,8 @@ def run_pipeline(
     warn_of_idle_gpu(device)
     target = my_device(device)
     peers = join_peers(target)
-    opened = open_sources([data] if isinstance(data, Path) else list(data), sources.robot, sources.weights)
+    sets = [data] if isinstance(data, Path) else list(data)
+    opened = open_sources(sets, sources.robot, sources.weights, is_whole=sources.train_on_all)
     config = fit(config if start is None else with_frozen_of(start, config), opened)
     config = with_known_depth(config, opened, start)
     check_possible(config, opened, how, watch, start, frozen=out / "frozen", statistics_of=statistics_of, device=target)
@@ -135,6 +136,7 @@ def _prepare(
         "demonstrations": sum(clips.num_demonstrations for clips in train),
         "clips": sum(len(cache) for cache in caches),
         "preset": config.name,
+        **({"train_on_all": True} if opened[0].is_whole else {}),
     }
     others = {source.name: robot for source, robot in zip(opened, robots, strict=True)} if len(opened) > 1 else {}
     return Run(out, robots[0]._replace(others=others), frozen, facts), data

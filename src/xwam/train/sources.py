@@ -20,7 +20,7 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.data.cache import LatentCache
 from xwam.data.cache_in_memory import CacheInMemory
-from xwam.data.clips import Clips, Split
+from xwam.data.clips import VALIDATION_SHARE, Clips, Split
 from xwam.data.episodes import Episodes
 from xwam.data.opening import is_published, open_data
 from xwam.encode import Batch
@@ -39,10 +39,16 @@ class Source(NamedTuple):
     robot: RobotConfig | None
     weight: float | None  # share of the samples, in any unit; None: as many as it has clips
     is_foreign: bool = False  # not recorded here: its cameras and rate decide, not the preset's
+    is_whole: bool = False  # no episode is held out
 
 
-def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[float]) -> list[Source]:
-    """Open all data sets. ``robots``: none, one for all, or one for each (``own`` for those that need none)."""
+def open_sources(
+    data: Sequence[Path], robots: Sequence[str], weights: Sequence[float], *, is_whole: bool = False
+) -> list[Source]:
+    """Open all data sets. ``robots``: none, one for all, or one for each (``own`` for those that need none).
+
+    ``is_whole``: of none of them an episode is held out.
+    """
     if len(robots) not in (0, 1, len(data)) or len(weights) not in (0, len(data)):
         raise ValueError(
             f"{len(data)} data sets, {len(robots)} robots, {len(weights)} weights: give one robot for all or one for "
@@ -57,7 +63,7 @@ def open_sources(data: Sequence[Path], robots: Sequence[str], weights: Sequence[
             raise ValueError(f"weight={weight} of {path}: must be positive; leave the data set out.")
         name = path.name if [other.name for other in data].count(path.name) == 1 else f"{path.name}-{place}"
         is_foreign = mapping is not None or is_published(path)
-        sources.append(Source(name, open_data(path, robot=mapping), mapping, weight, is_foreign))
+        sources.append(Source(name, open_data(path, robot=mapping), mapping, weight, is_foreign, is_whole))
     return sources
 
 
@@ -170,8 +176,9 @@ def clips_of(source: Source, config: Config, *, every: int = 1, split: Split = "
     """A data set's clips with all views of the model; those it lacks are grey."""
     absent = set(config.view_names) - {camera.name for camera in source.episodes.cameras}
     return Clips(
-        source.episodes, config.clip, config.view_names, split=split, padded=padded, every=every, absent=sorted(absent)
-    )
+        source.episodes, config.clip, config.view_names, split=split, padded=padded, every=every,
+        absent=sorted(absent), validation_share=0.0 if source.is_whole else VALIDATION_SHARE,
+    )  # fmt: skip
 
 
 class Mixture:
