@@ -23,6 +23,7 @@ from xwam.presets import preset
 from xwam.train import checkpoint, loop, manifest, setup
 from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
+from xwam.train.rates import learning_rate_at
 from xwam.train.saving import load_state
 from xwam.train.state import build_model, make_state
 
@@ -138,7 +139,7 @@ def test_a_batch_that_spans_two_passes_takes_each_clip_from_its_own(tmp_path):
 
 def test_learning_rate_warms_up_and_falls():
     config = replace(CONFIG.train, num_steps=100, num_warmup_steps=10, learning_rate=1.0)
-    rates = [setup.learning_rate_at(s, config) for s in range(101)]
+    rates = [learning_rate_at(s, config) for s in range(101)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == pytest.approx(1.0)
     assert rates[100] == pytest.approx(0.01)
@@ -149,11 +150,11 @@ def test_learning_rate_warms_up_and_falls():
 def test_a_short_run_reaches_its_learning_rate(steps, warmup):
     """A preset's warm-up may be longer than the run that is asked for."""
     config = changed(preset("small"), Changes(steps=steps).given()).train
-    rates = [setup.learning_rate_at(step, config) for step in range(min(steps, 2000))]
+    rates = [learning_rate_at(step, config) for step in range(min(steps, 2000))]
     assert max(rates) == pytest.approx(config.learning_rate)
     assert rates.index(max(rates)) == max(0, warmup - 1)
     sooner = changed(preset("small"), Changes(steps=steps, warmup_steps=10).given()).train
-    assert setup.learning_rate_at(min(9, steps // 4), sooner) == pytest.approx(config.learning_rate)
+    assert learning_rate_at(min(9, steps // 4), sooner) == pytest.approx(config.learning_rate)
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
@@ -326,7 +327,7 @@ def test_another_last_step_changes_the_learning_rate_and_says_so(tmp_path):
     loop.train(CONFIG, EncodedClips(CONFIG, size=7), run)
     steps = CONFIG.train.num_steps
     longer = replace(CONFIG, train=replace(CONFIG.train, num_steps=2 * steps))
-    rates = [setup.learning_rate_at(steps, config.train) for config in (longer, CONFIG)]
+    rates = [learning_rate_at(steps, config.train) for config in (longer, CONFIG)]
     newest = checkpoint.newest_checkpoint(run.out)
     with pytest.warns(UserWarning, match=f"instead of {steps}: .* {rates[0]:.3g} instead of {rates[1]:.3g}\\.$"):
         manifest.warn_of_another_end(newest, longer.train)

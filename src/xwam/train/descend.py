@@ -23,6 +23,7 @@ from xwam.train import setup, sharding, state, step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import take_step
 from xwam.train.options import Setup
+from xwam.train.rates import learning_rate_at
 
 MOST_IDLE = 10  # steps in a row without a finite gradient
 Sources = tuple[tuple[str, ...], Int[np.ndarray, " B"]]
@@ -79,7 +80,7 @@ def descend(trained: TrainingState, config: Config, peers: setup.Peers, now: int
     norm = torch.nn.utils.clip_grad_norm_(trained.model.parameters(), config.train.max_gradient_norm)
     norm = sharding.whole(norm)
     if torch.isfinite(norm):  # the same number in all processes
-        take_step(trained.model, trained.optimizer, setup.learning_rate_at(now, config.train))
+        take_step(trained.model, trained.optimizer, learning_rate_at(now, config.train))
         state.update_average(trained, config.train.ema_decay, now)
     else:
         trained.model.zero_grad(set_to_none=True)

@@ -25,6 +25,7 @@ from xwam.train import checkpoint, manifest, setup, sharding, step
 from xwam.train.descend import Losses, check_gradient, compute_gradients, descend, global_losses
 from xwam.train.log import Log, Meter, open_log
 from xwam.train.options import Setup
+from xwam.train.rates import learning_rate_at
 from xwam.train.saving import Saver, clear, load_state
 from xwam.train.sources import shuffled
 from xwam.train.state import averaged_weights, make_state
@@ -163,7 +164,7 @@ def _validated(
 def _numbers(
     losses: Losses, norm: Tensor, config: Config, peers: setup.Peers, now: int, meter: Meter
 ) -> dict[str, float]:
-    rate = setup.learning_rate_at(now, config.train)
+    rate = learning_rate_at(now, config.train)
     return global_losses(losses, peers) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
 
 

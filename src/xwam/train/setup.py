@@ -1,9 +1,8 @@
-"""What is done to a model from outside: device, precision, recomputation, learning rate, several processes."""
+"""What is done to a model from outside: device, precision, recomputation, several processes."""
 
 import atexit
 import contextlib
 import functools
-import math
 import os
 import sys
 import traceback
@@ -19,7 +18,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xwam.config import TrainConfig
 from xwam.denoise.losses import Term
 from xwam.encode import Encoder
 from xwam.files import claimed
@@ -182,15 +180,6 @@ def recompute_blocks(model: XWAM) -> None:
     """Keep each block's inputs alone for the way back and compute the rest again: a third more work, less memory."""
     for block in all_blocks(model):
         block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, a quarter of the run at most, then a cosine down to a hundredth of the peak at ``num_steps``."""
-    warmup = min(config.num_warmup_steps, config.num_steps // 4)  # or a short run would end before its peak
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    done = (step - warmup) / max(1, config.num_steps - warmup)
-    return config.learning_rate * (0.01 + 0.99 * (1 + math.cos(math.pi * min(1.0, done))) / 2)
 
 
 def encoder_of(vae: VideoVae, device: torch.device, precision: Precision) -> Encoder:

@@ -22,6 +22,7 @@ from xwam.train import lora, setup, sharding
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import make_optimizer, trained
 from xwam.train.options import Setup
+from xwam.train.rates import ema_decay_at
 
 
 def make_state(
@@ -84,8 +85,8 @@ def replace_weights(model: nn.Module, make: Callable[[str, nn.Parameter], Tensor
 
 @torch.no_grad()
 def update_average(state: TrainingState, decay: float, now: int) -> None:
-    """EMA of the weights; young runs forget faster, so that the random start does not linger."""
-    decay = min(decay, (1 + now) / (10 + now))
+    """EMA of the weights."""
+    decay = ema_decay_at(now, decay)
     for name, weight in trained(state.model):
         state.average[name].lerp_(weight.detach().float(), 1 - decay)
 

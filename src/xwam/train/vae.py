@@ -12,7 +12,6 @@ Noise is a function of (seed, step), as batches are: an interrupted run continue
 """
 
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -32,6 +31,7 @@ from xwam.train import checkpoint
 from xwam.train.descend import check_gradient
 from xwam.train.manifest import weights_hash
 from xwam.train.optimizers import Muon, is_convolution
+from xwam.train.rates import ema_decay_at, warm_then_cosine
 from xwam.train.setup import Precision, matrix_precision
 from xwam.train.step import generator_for
 from xwam.train.vae_recipe import ClipShape, Film, VaeTraining, draw_clips
@@ -134,14 +134,17 @@ def optimizer_of(vae: VideoVae, training: VaeTraining) -> Muon:
 def update(
     state: checkpoint.TrainingState, loss: Float[Tensor, ""], training: VaeTraining, now: int
 ) -> Float[Tensor, ""]:
-    """Weights and their average, one step down the loss; returns the gradient's norm. One without changes nothing."""
+    """Weights and their average, one step down the loss; returns the gradient's norm.
+
+    A gradient that is not finite changes nothing.
+    """
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), training.max_gradient_norm)
     if torch.isfinite(norm):
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate_at(now, training)
         state.optimizer.step()
-        decay = min(training.ema_decay, (1 + now) / (10 + now))
+        decay = ema_decay_at(now, training.ema_decay)
         for name, value in state.model.state_dict().items():
             state.average[name].lerp_(value.detach(), 1 - decay)
     state.optimizer.zero_grad(set_to_none=True)
@@ -161,10 +164,8 @@ def psnr(rebuilt: Float[Tensor, "*any"], video: Float[Tensor, "*any"]) -> Float[
 
 def learning_rate_at(now: int, training: VaeTraining) -> float:
     """Warm up in a straight line, then half a cosine to a fiftieth."""
-    if now < training.num_warmup_steps:
-        return training.learning_rate * (now + 1) / training.num_warmup_steps
-    done = (now - training.num_warmup_steps) / max(1, training.num_steps - training.num_warmup_steps)
-    return training.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    share = warm_then_cosine(now, training.num_warmup_steps, training.num_steps, floor=0.02)
+    return training.learning_rate * share
 
 
 @torch.no_grad()
