@@ -26,7 +26,7 @@ from xwam.records import Camera
 from xwam.robot.calibration import load_cameras, save_cameras
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
-from xwam.robot.published import ROBOTS, RobotName, flipped_gripper, normalizer_from_published, robot_of
+from xwam.robot.published import ON_HAND, ROBOTS, RobotName, flipped_gripper, normalizer_from_published, robot_of
 
 CHECKPOINT = "mp_rank_00_model_states.pt"
 CHECKPOINT_ENTRY = "module"
@@ -94,7 +94,9 @@ def plan_release(
             "text": names.text_tensors(release.text, config.text),
         },
         tokenizer=tokenizer or _find_above(path, str(WAN_TOKENIZER)),
-        cameras=tuple(Camera(name=name, width=clip.width_px, height=clip.height_px) for name in views),
+        cameras=tuple(
+            Camera(name=name, width=clip.width_px, height=clip.height_px, on_hand=name in ON_HAND) for name in views
+        ),
         notes=tuple(notes),
     )
 

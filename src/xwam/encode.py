@@ -264,16 +264,22 @@ def cameras_seen(
         camera = centre_cropped(camera, clip)
         if name in known:  # imagined as in the pictures it learned from
             learned = centre_cropped(known[name], clip)
-            camera = replace(camera, near_m=learned.near_m, far_m=learned.far_m, depth_at=learned.depth_at)
+            ranged = {"near_m": learned.near_m, "far_m": learned.far_m, "depth_at": learned.depth_at}
+            camera = replace(camera, **ranged, on_hand=camera.on_hand or learned.on_hand)
         seen.append(camera)
     return tuple(seen)
 
 
 def _fits(camera: Camera, image: UInt8[np.ndarray, "H W 3"], clip: ClipConfig) -> bool:
-    """True for images of the camera's proportions (to within a pixel), or of the clip's size: resized by the robot."""
+    """True for images of the camera's proportions (to within a pixel), or of the clip's size: resized by the robot.
+
+    Also where nobody said what the pictures were: of its cameras a converted checkpoint knows the clip's size alone.
+    """
     height, width = image.shape[:2]
-    is_resized = (width, height) == (clip.width_px, clip.height_px)
-    return is_resized or abs(camera.width * height - camera.height * width) <= max(camera.width, camera.height)
+    size = (clip.width_px, clip.height_px)
+    if (width, height) == size or (not camera.is_calibrated and (camera.width, camera.height) == size):
+        return True
+    return abs(camera.width * height - camera.height * width) <= max(camera.width, camera.height)
 
 
 def centre_cropped(camera: Camera, clip: ClipConfig) -> Camera:

@@ -223,6 +223,14 @@ def test_a_wrong_session_is_refused_under_the_id_of_the_message(running):
         assert (answer["type"], answer["request_id"], answer["rule"]) == ("refusal", 7, "wrong_type")
 
 
+def test_the_cameras_that_a_server_tells_may_be_sent_back(running):
+    with running.dial() as robot:
+        told = {camera["name"]: camera for camera in hear(robot)["cameras"]}
+        assert ask(robot, request_id=1, cameras=told)["type"] == "actions"
+        wrong = {"left": {**told["left"], "on_hand": "yes"}}
+        assert ask(robot, request_id=1, cameras=wrong)["rule"] == "wrong_type"
+
+
 @pytest.mark.parametrize("name", [np.zeros(2), "right", 5])
 def test_a_calibration_that_names_another_camera_is_refused(running, name):
     calibration = {"name": name, "width": 32, "height": 32}

@@ -81,6 +81,8 @@ def wandb_records(data: bytes) -> Iterator[bytes]:
         if kind == 0 or 32768 - at % 32768 < 7:  # the rest of a block that no header fits in
             at += 32768 - at % 32768
             continue
+        if at + 7 + size > len(data):  # still being written
+            return
         joined += data[at + 7 : at + 7 + size]
         at += 7 + size
         if kind in (1, 4):  # whole, or the last piece
@@ -104,6 +106,7 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
     records, deadline = [], time.monotonic() + 60
     while not any(record.HasField("exit") for record in records):  # W&B's own process writes, maybe a little later
         assert time.monotonic() < deadline, [record.WhichOneof("record_type") for record in records]
+        time.sleep(0.05)
         records = [wandb_internal_pb2.Record.FromString(data) for data in wandb_records(path.read_bytes())]
     history, settings, exit_code = [], {}, None
     for record in records:

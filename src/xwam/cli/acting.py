@@ -107,9 +107,11 @@ def evaluate(
         device: cpu, cuda, …
     """
     from xwam.data.opening import robot_for
+    from xwam.model.device import warn_of_idle_gpu
     from xwam.policy import load_policy
 
     _check_way(env, data, open_loop, closed_loop)
+    warn_of_idle_gpu(device)
     policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
     if data is not None:
         _warn_of_known_clips(checkpoint)

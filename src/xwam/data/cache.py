@@ -41,7 +41,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
     return {
         "format": _FORMAT,
         "data": clips.episodes.fingerprint,
-        "clip": {name: x for name, x in vars(clips.config).items() if x is not False},  # as before there was antialias
+        "clip": _clip_facts(clips),
         "views": list(clips.view_names),
         "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
         "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],
@@ -55,6 +55,13 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
         **({"after_the_end": "commands stay"} if clips.stays.any() else {}),
         **({"executed": "told apart"} if clips.knows_executed else {}),
     }
+
+
+def _clip_facts(clips: Clips) -> dict[str, Any]:
+    """The clip's settings; antialias only where some picture becomes smaller: caches from before it stay good."""
+    config = clips.config
+    shrinks = any(camera.width > config.width_px or camera.height > config.height_px for camera in clips.cameras)
+    return {name: x for name, x in vars(config).items() if name != "antialias" or (x and shrinks)}
 
 
 def build_cache(

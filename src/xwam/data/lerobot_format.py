@@ -157,7 +157,8 @@ def calibration(camera: Camera) -> dict[str, Any]:
     poses = {key: getattr(camera, key) for key in ("intrinsics", "base_from_camera", "hand_from_camera")}
     numbers = {key: None if pose is None else np.asarray(pose, float).tolist() for key, pose in poses.items()}
     place = {} if camera.depth_at == Camera.depth_at else {"depth_at": camera.depth_at}  # of depth in its pixel
-    return numbers | {"hand": camera.hand, "near_m": camera.near_m, "far_m": camera.far_m} | place
+    rides = {"on_hand": True} if camera.on_hand else {}
+    return numbers | {"hand": camera.hand, "near_m": camera.near_m, "far_m": camera.far_m} | place | rides
 
 
 def is_depth(feature: dict[str, Any]) -> bool:
@@ -175,8 +176,8 @@ def camera_from_feature(name: str, feature: dict[str, Any]) -> Camera:
         return Camera(name=name, width=width, height=height)
     poses = {key: _matrix(stored[key]) for key in ("intrinsics", "base_from_camera", "hand_from_camera")}
     rest = {key: stored[key] for key in ("hand", "near_m", "far_m")}
-    depth_at = stored.get("depth_at", Camera.depth_at)
-    return Camera(name=name, width=width, height=height, depth_at=depth_at, **poses, **rest)
+    rest |= {"depth_at": stored.get("depth_at", Camera.depth_at), "on_hand": stored.get("on_hand", False)}
+    return Camera(name=name, width=width, height=height, **poses, **rest)
 
 
 def _columns(layout: Layout, cameras: Sequence[Camera]) -> dict[str, tuple[str, tuple[int], Any]]:

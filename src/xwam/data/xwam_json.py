@@ -23,7 +23,7 @@ from xwam.records import Camera
 from xwam.robot.actions import deltas_between
 from xwam.robot.calibration import load_cameras
 from xwam.robot.layout import Layout, two_arm_layout
-from xwam.robot.published import ROBOTS
+from xwam.robot.published import ON_HAND, ROBOTS
 from xwam.robot.rotations import quat_from_matrix, quat_from_vector
 
 ARMS = ("left", "right")
@@ -145,7 +145,7 @@ class XwamJsonEpisodes:
 
     def _camera(self, name: str, view: dict[str, Any]) -> Camera:
         image = read_frames(self.root / view["rgb_path"], np.array([view["start"]]), self._fps)[0]
-        return Camera(name=name, width=image.shape[1], height=image.shape[0])
+        return Camera(name=name, width=image.shape[1], height=image.shape[0], on_hand=name in ON_HAND)
 
     def _action(self, content: dict[str, Any], path: Path) -> Float64[np.ndarray, "M Da"]:
         """One action per step of this reading; none after the last steps when a skip would leave the episode."""

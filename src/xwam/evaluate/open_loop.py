@@ -68,6 +68,7 @@ def evaluate_open_loop(
     why_not = metrics.lpips_missing()
     settings = {
         "mode": mode,
+        **({"actions_beside": "standing still"} if mode == "joint" else {}),
         "seed": seed,
         "data": clips.episodes.fingerprint,
         "action_steps": policy.config.denoise.num_action_steps,

@@ -1,5 +1,6 @@
 """Where networks run."""
 
+import os
 import warnings
 
 import torch
@@ -7,7 +8,7 @@ import torch
 
 def warn_of_idle_gpu(device: str) -> None:
     """For work of minutes and more: who has a GPU may not know that it must be named."""
-    if device == "cpu" and torch.cuda.is_available():
+    if device == "cpu" and torch.cuda.is_available() and os.environ.get("RANK", "0") == "0":
         found = torch.cuda.get_device_name()
         warnings.warn(f"device='cpu' while a GPU is there ({found}): --device cuda uses it.", stacklevel=2)
 

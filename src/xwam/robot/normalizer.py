@@ -50,15 +50,25 @@ class Normalizer:
     def check_plausible(self, state: Float[np.ndarray, " Ds"]) -> None:
         """Raise ValueError for a state far from all that training has seen: a wrong unit or frame."""
         self.layout.check_quaternions(state)
-        for text in self._beyond(state, GENEROUS, 1.0).values():
-            raise ValueError(text)
+        for what, bounds, _, frame in self._beyond(state, GENEROUS, 1.0).values():
+            raise ValueError(
+                f"state {what}: this checkpoint has seen nothing outside {bounds} by far; check units and frame "
+                f"({frame})."
+            )
 
     def unusual(self, state: Float[np.ndarray, " Ds"]) -> dict[str, str]:
         """What lies well beyond what training has seen, though nobody could call it absurd: texts, by part."""
-        return self._beyond(state, UNUSUAL, 0.1)
+        return {
+            part: f"state {what} is unusual: 98 % of what this checkpoint learned from lies in {seen}; check units and "
+            f"frame ({frame})."
+            for part, (what, _, seen, frame) in self._beyond(state, UNUSUAL, 0.1).items()
+        }
 
-    def _beyond(self, state: np.ndarray, half_spans: float, least: float) -> dict[str, str]:
-        """Parts farther from the middle of the statistics than so many half spans, and than ``least`` of their unit."""
+    def _beyond(self, state: np.ndarray, half_spans: float, least: float) -> dict[str, tuple[str, str, str, str]]:
+        """Parts farther from the middle of the statistics than so many half spans, and than ``least`` of their unit.
+
+        In words: the slot and its value; those bounds; the statistics; the part's frame.
+        """
         found, middle = {}, (self.state_q01 + self.state_q99) / 2
         reach = np.maximum(half_spans * (self.state_q99 - self.state_q01) / 2, least)
         for part, where in layout_slices(self.layout.state):
@@ -66,10 +76,9 @@ class Normalizer:
             if part.is_used and part.kind != "quat_wxyz" and far.any():
                 slot = int(np.argmax(far))
                 low, high = (middle[where] - reach[where])[slot], (middle[where] + reach[where])[slot]
-                found[part.name] = (
-                    f"state {part.name}[{slot}]={state[where][slot]:.4g} {part.unit}: this checkpoint has seen nothing "
-                    f"outside {low:.4g}..{high:.4g} by far; check units and frame ({part.frame})."
-                )
+                what = f"{part.name}[{slot}]={state[where][slot]:.4g} {part.unit}"
+                seen = f"{self.state_q01[where][slot]:.4g}..{self.state_q99[where][slot]:.4g}"
+                found[part.name] = (what, f"{low:.4g}..{high:.4g}", seen, part.frame)
         return found
 
     def save(self, path: Path) -> None:

@@ -14,6 +14,7 @@ from xwam.robot.layout import GRIPPER_ACTIONS, Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
 
 RobotName = Literal["robocasa", "robotwin"]
+ON_HAND = ("robot0_eye_in_hand", "left_camera", "right_camera")  # of their cameras: they ride on a hand
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,19 @@ from xwam.records import Observation
 from xwam.serve.player import Answers
 
 LOG = logging.getLogger("xwam.serve")
+LAST_S = 10.0  # for the answer that is on its way when all is closed
 
 
 def recorded(answers: Answers, folder: Path) -> Answers:
     """The same answers; every question and answer is written to ``folder`` by a thread of its own.
 
     Three pictures of 640 x 480 take about 2 MB. What cannot be written is logged, and the robot plays on. Numbers go on
-    behind those that are in the folder. ``close`` waits for the last file.
+    behind those that are in the folder; two robots need two folders. ``close`` waits for the last answer and file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = [int(path.name.split("-")[0]) for path in folder.glob("[0-9]*-seen.npz")]
     numbers, writer = itertools.count(max(before, default=-1) + 1), ThreadPoolExecutor(1, "xwam-recorder")
+    coming: set[Future[dict[str, Any]]] = set()
 
     def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:
         answer, asked_at, name = answers.ask(observation, **asked), time.monotonic(), f"{next(numbers):06d}"
@@ -43,15 +45,18 @@ def recorded(answers: Answers, folder: Path) -> Answers:
         writer.submit(_logged, save_observation, folder / f"{name}-seen.npz", kept)
 
         def answered(done: Future[dict[str, Any]]) -> None:
+            told = (done, asked, time.monotonic() - asked_at)
             with contextlib.suppress(RuntimeError):  # closed meanwhile
-                told = (done, asked, time.monotonic() - asked_at)
                 writer.submit(_logged, _save_answer, folder / f"{name}-told.npz", *told)
+            coming.discard(done)
 
+        coming.add(answer)
         answer.add_done_callback(answered)
         return answer
 
     def close() -> None:
         answers.close()
+        wait([answer for answer in coming if not answer.cancelled()], LAST_S)
         writer.shutdown()
 
     return answers._replace(ask=ask, close=close)
@@ -73,5 +78,5 @@ def _save_answer(path: Path, done: Future[dict[str, Any]], asked: dict[str, Any]
 def _logged(write: Any, path: Path, *what: Any) -> None:
     try:
         write(path, *what)
-    except OSError:
+    except Exception:
         LOG.exception("%s could not be written", path)

@@ -99,7 +99,7 @@ def run_pipeline(
             if start is None:
                 make_frozen(config, opened, frozen, vae, how, str(target))
             elif newest is None and peers.is_main:
-                warn_of_lost_pictures(config, opened, start, target)
+                warn_of_lost_pictures(config, opened, given or start, target)
             run, clips = _prepare(config, opened, out, frozen, given, encode, hold=sources.hold, device=str(target))
         run = run._replace(wandb_project=watch.wandb)
         validate = None

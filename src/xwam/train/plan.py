@@ -101,7 +101,11 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     peers = Peers(0, num_processes)
     shards = how.shards or num_processes
     rows = setup.check_batch(config.train.batch_size, peers, how)
-    in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and torch.device(device).type == "cuda")
+    target = torch.device(device)
+    if torch.cuda.is_available():
+        in_bfloat16 = setup.is_bfloat16(target, how.precision)
+    else:  # planned for a GPU that is elsewhere: one that has it
+        in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and target.type == "cuda")
     _remember_rotation(config)
     with torch.device("meta"):
         model = lay_out(config, replace(how, recompute=False), rest_in_bfloat16=in_bfloat16 and shards == 1)

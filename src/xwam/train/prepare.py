@@ -23,6 +23,7 @@ from xwam.data.episodes import Episodes, camera_named
 from xwam.data.stats import normalizer_from
 from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
+from xwam.model.device import warn_of_idle_gpu
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.policy import load_policy
 from xwam.processes import end_with_parent
@@ -99,6 +100,11 @@ def train_vae_alone(
     decoder without a start.
     """
     first = None if start is None else start / "vae"
+    if decoder_only and start is not None:  # it must fit that checkpoint as it is
+        config = replace(
+            config, clip=replace(config.clip, antialias=load(Config, start / "config.json").clip.antialias)
+        )
+    warn_of_idle_gpu(device)
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
     recipe = fitting(recipe if first is None else replace(recipe, num_image_steps=0), config.clip)
     if decoder_only and first is None:

@@ -26,13 +26,13 @@ PERIODS_MEASURED = 40  # before the rate of the loop is compared with the checkp
 CHUNKS = "use select_action (lerobot-rollout --inference.type=sync); --policy.play=realtime is this policy's own."
 
 
-def open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None = None) -> Answers:
-    """Whoever the configuration names; ``watch`` sees what is imagined.
+def open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None = None, *, row: int = 0) -> Answers:
+    """Whoever the configuration names; ``watch`` sees what is imagined. ``row``: which robot's record it keeps.
 
     Raises FileNotFoundError, ConnectionError or ValueError that says why not.
     """
     answers = _open_answers(config, watch)
-    return answers if config.record is None else recorded(answers, Path(config.record))
+    return answers if config.record is None else recorded(answers, Path(config.record) / f"robot-{row}")
 
 
 def _open_answers(config: XWAMConfig, watch: Callable[[Prediction], Any] | None) -> Answers:
@@ -99,7 +99,7 @@ class XWAMPolicy(PreTrainedPolicy):
         while len(self.players) <= row:
             is_shared = self.players and config.server is None
             watch = self._keep if config.save_predicted_video else None
-            answers = self.players[0].answers if is_shared else open_answers(config, watch)
+            answers = self.players[0].answers if is_shared else open_answers(config, watch, row=len(self.players))
             rest = {"play": config.play, "replan_every": config.replan_every, "timeout_s": config.timeout_s}
             self.players.append(Player(answers, **rest))
         return self.players[row]

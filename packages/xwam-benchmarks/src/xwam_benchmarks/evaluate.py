@@ -7,6 +7,7 @@ evaluation goes on where it stopped. The file has the shape of those of ``xwam e
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
@@ -26,6 +27,7 @@ from xwam_client.rollout import rollout
 
 MAY_DIFFER = ("tasks", "num_episodes")  # between two parts of one evaluation
 # Of the server: they stand beside the result, and stay what they were from the first episode to the last.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a file system: nobody is kept out then
 FACTS = ("checkpoint", "layout", "action_hz", "versions", "denoise", "precision")
 
 
@@ -118,8 +120,11 @@ def _alone(out: Path) -> Iterator[None]:
     with out.with_name(f".{out.name}.claim").open("w") as claim:
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except (BlockingIOError, PermissionError) as error:
             raise ValueError(f"out={out}: another command is writing it; choose another file.") from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, TimeoutError
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -67,8 +67,8 @@ class Chunks:
         # Control periods since the observation of the question on its way: so late its answer will be; and those of
         # them in which an action was played: so many rows of the answer are past.
         self._waited = self._played = 0
-        self._is_new = False  # nothing of this chunk was played yet
-        self._ask_at = 0.0  # not before: a question that failed is not put again at once
+        # Nothing of this chunk was played yet; when to ask again: a question that failed is not put again at once.
+        self._is_new, self._ask_at = False, 0.0
 
     @property
     def is_waiting(self) -> bool:
@@ -112,8 +112,10 @@ class Chunks:
                 return
             now = time.monotonic()
             if self._answer is not None:
-                if not wait([self._answer], max(0.0, deadline - now)).done:
-                    raise self.trouble or ConnectionError(f"no answer has come for {timeout_s:g} s.")
+                try:
+                    self._answer.exception(max(0.0, deadline - now))
+                except TimeoutError as error:
+                    raise self.trouble or ConnectionError(f"no answer has come for {timeout_s:g} s.") from error
                 self._waited += math.ceil((time.monotonic() - now) * (self.action_hz or 0))
             elif self.trouble is not None:  # a pause
                 if now >= deadline:

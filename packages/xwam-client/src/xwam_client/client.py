@@ -162,8 +162,7 @@ class Client(contextlib.AbstractContextManager):
     def infer(self, observation: Any, **asked: Any) -> np.ndarray:
         """The next actions ``Ta Da``, in the robot's units. Connects again and asks again when it must.
 
-        Raises RefusedError, or after ``connect_seconds`` ConnectionError, or concurrent.futures.TimeoutError when no
-        answer comes.
+        Raises RefusedError, or after ``connect_seconds`` ConnectionError.
         """
         return self._answer_to(lambda: self.ask(observation, **asked))["actions"]
 
@@ -194,7 +193,7 @@ class Client(contextlib.AbstractContextManager):
             try:
                 return ask().actions.result(deadline - time.monotonic())
             except TimeoutError as error:
-                raise type(error)(f"no answer from {self.uri} within {self.connect_seconds:g} s.") from error
+                raise ConnectionError(f"no answer from {self.uri} within {self.connect_seconds:g} s.") from error
             except (ConnectionError, RefusedError) as error:
                 if not may_pass(error) or time.monotonic() + PAUSE_S > deadline:
                     raise

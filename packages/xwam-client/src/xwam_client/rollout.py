@@ -45,7 +45,6 @@ def rollout(
         seed=None if keeps_time else 1000 * seed, action_hz=env.action_hz if keeps_time else None,
     )  # fmt: skip
     commands: list[Any] = []
-    period = 1 / env.action_hz
     while len(commands) < (env.max_steps if max_steps is None else max_steps) and not env.success:
         if not (keeps_time and commands):
             chunks.settle(env.observe, client.connect_seconds)
@@ -61,7 +60,7 @@ def rollout(
         moved_at = moved_at if command.is_held else now
         if now - moved_at > client.connect_seconds:
             raise chunks.trouble or ConnectionError(f"{client.uri} has not answered for {client.connect_seconds:g} s")
-        due = max(due + period, now + period / 2)  # what was late is made up for, but never in a burst
+        due = max(due + 1 / env.action_hz, now + 0.5 / env.action_hz)
         if keeps_time:
             time.sleep(max(0.0, due - time.monotonic()))
     width = sum(part["size"] for part in client.metadata["layout"]["action"])  # there may be no commands
