@@ -129,6 +129,7 @@ class DenoiseConfig:
     guidance: float  # 1: the plain conditional pass
     depth_at_zero: bool = False  # True: one more call, at level 0, for the depth alone; False: that of the last call
     reuse_every: int = 1  # after the actions, one step in so many runs the network, the others reuse its answer
+    hold_lacking: bool = False  # what a robot lacks stays as in training; False: left to the network, as published
     far_share: float = 0.01  # far end of a camera's range (share of its inverse depths) imagined as "unknown or beyond"
 
     def __post_init__(self) -> None:

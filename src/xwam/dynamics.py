@@ -97,10 +97,10 @@ def latents_of_actions(
     video = start.video.to(device)
     video[:, :, :1, : first.shape[3]] = first
     given = observed(config, device)._replace(states=state.shape[1], actions=action.shape[1])
-    model = policy.denoiser(instructions, given)
-    steps = steps or config.denoise
-    unconditional = None if steps.guidance == 1 else policy.denoiser([""] * len(instructions), given)
     known = Noisy(video=video, state=state.to(device), action=action.to(device))
+    model = policy.denoiser(instructions, given, known)
+    steps = steps or config.denoise
+    unconditional = None if steps.guidance == 1 else policy.denoiser([""] * len(instructions), given, known)
     *_, world = denoise(model, known, config=steps, given=given, unconditional=unconditional)
     assert isinstance(world, WorldReady)
     return depth_apart(world.video, world.depth, config)

@@ -25,6 +25,7 @@ from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart,
 from xwam.denoise.prefix import begin
 from xwam.denoise.sampler import ActionsReady, StepDone, WorldReady, denoise_stepwise
 from xwam.denoise.start import start_noise
+from xwam.denoise.untaught import Lacking, kept_on_line, lacking_of
 from xwam.model.clock import Clock
 from xwam.model.device import device_of
 from xwam.model.prompt import EncodedPrompts, PromptMemory
@@ -142,8 +143,8 @@ class Policy:
         first, start = self._start(observations, seeds)
         start, given, steered_by = self._go_on(start, prefixes, num_committed)
         clock.mark("encode")
-        model = self.denoiser([o.instruction for o in observations], given)
-        unconditional = None if steps.guidance == 1 else self.denoiser([""] * len(observations), given)
+        model = self.denoiser([o.instruction for o in observations], given, start)
+        unconditional = None if steps.guidance == 1 else self.denoiser([""] * len(observations), given, start)
         clock.mark("text")
         events = denoise_stepwise(
             model, start, config=steps, given=given, actions_only=actions_only, unconditional=unconditional,
@@ -205,8 +206,8 @@ class Policy:
         return begin(start, self._observed, prefix, max_prefix=max_prefix, can_steer=can_steer)
 
     @torch.no_grad()
-    def denoiser(self, instructions: Sequence[str], given: Given) -> Denoiser:
-        """The transformer with its prompts and what is given filled in: what the sampler calls."""
+    def denoiser(self, instructions: Sequence[str], given: Given, start: Noisy) -> Denoiser:
+        """The transformer with its prompts and what is given filled in: what the sampler calls from ``start`` on."""
         transformer = self.networks.transformer
         prompt = self._prepared.prepare(transformer, instructions, self.encode_prompts)
 
@@ -218,7 +219,11 @@ class Policy:
             )  # fmt: skip
             return Velocity(*output)
 
-        return denoiser
+        return denoiser if self._lacking is None else kept_on_line(denoiser, start, self._lacking)
+
+    @cached_property
+    def _lacking(self) -> Lacking | None:
+        return lacking_of(self.config, self.layout, self.absent, self.networks.vae.encode, self.device)
 
     def encode_prompts(self, instructions: Sequence[str]) -> Float[Tensor, "B P Dt"]:
         """Encoded instructions; each distinct one is encoded once and remembered."""
@@ -248,20 +253,13 @@ class Policy:
             cameras = encode.cameras_seen(observation, names, clip, self.cameras)
             state, action = encode.to_robot_units(event.state[row], event.action[row], self.normalizer)
             state[0] = observation.state
-            answers.append(
-                Prediction(
-                    action=action,
-                    state=state,
-                    video=None if video is None else encode.tensor_to_video(video[row]),
-                    depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras, steps.far_share),
-                    cameras=cameras,
-                    instruction=observation.instruction,
-                    frame_hz=clip.frame_hz,
-                    action_hz=clip.action_hz,
-                    seed=seed,
-                    seconds=dict(seconds),
-                )
-            )
+            answer = Prediction(
+                action=action, state=state, video=None if video is None else encode.tensor_to_video(video[row]),
+                depth=None if depth is None else encode.tensor_to_depth(depth[row], cameras, steps.far_share),
+                cameras=cameras, instruction=observation.instruction, frame_hz=clip.frame_hz,
+                action_hz=clip.action_hz, seed=seed, seconds=dict(seconds),
+            )  # fmt: skip
+            answers.append(answer)
         return answers
 
 

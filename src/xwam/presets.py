@@ -74,7 +74,7 @@ _TINY = Config(
     ),
     noise=replace(_ANS, max_prefix=8),
     denoise=replace(  # a small model is done after few steps; what lies at the far end is imagined too coarsely
-        _DENOISE, num_video_steps=10, num_action_steps=5, far_share=0.04
+        _DENOISE, num_video_steps=10, num_action_steps=5, far_share=0.04, hold_lacking=True
     ),
     train=TrainConfig(
         num_steps=20_000,
