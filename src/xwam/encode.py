@@ -101,10 +101,10 @@ def depth_to_tensor(depth_m: Float[np.ndarray, "V T H W"], cameras: Sequence[Cam
 def tensor_to_depth(
     depth: Float[Tensor, "V 3 T H W"], cameras: Sequence[Camera], far_share: float = DenoiseConfig.far_share
 ) -> Float[np.ndarray, "V T H W"]:
-    """The inverse of depth_to_tensor (mean over the channels), in metres, 0 where far away."""
+    """The inverse of depth_to_tensor (mean over the channels), in metres, 0 where far away or never taught."""
     images = depth.float().mean(dim=1).cpu().numpy()
     return np.stack(
-        [image_to_depth(view, c.near_m, c.far_m, far_share) for view, c in zip(images, cameras, strict=True)]
+        [image_to_depth(x, c.near_m, c.far_m, far_share) * c.has_depth for x, c in zip(images, cameras, strict=True)]
     )
 
 
@@ -264,7 +264,7 @@ def cameras_seen(
         camera = centre_cropped(camera, clip)
         if name in known:  # imagined as in the pictures it learned from
             learned = centre_cropped(known[name], clip)
-            ranged = {"near_m": learned.near_m, "far_m": learned.far_m, "depth_at": learned.depth_at}
+            ranged = {name: vars(learned)[name] for name in ("near_m", "far_m", "depth_at", "has_depth")}
             camera = replace(camera, **ranged, on_hand=camera.on_hand or learned.on_hand)
         seen.append(camera)
     return tuple(seen)

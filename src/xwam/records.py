@@ -37,6 +37,7 @@ class Camera:
     on_hand: bool = False  # it rides on a hand though nobody knows where (hand_from_camera says so by itself)
     near_m: float = 0.1  # metres; what is nearer is coded as near_m, what is farther as unknown; neither gives points
     far_m: float = 10.0
+    has_depth: bool = True  # False: nothing ever taught its depth, so what is imagined of it counts as unknown
     depth_at: float = 0.5  # where in a pixel its depth was taken, on average: 0.5 its centre, 0 its first corner
 
     def __post_init__(self) -> None:

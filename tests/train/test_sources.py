@@ -128,6 +128,8 @@ def test_a_world_shows_no_camera_that_the_robot_lacks(runs, tmp_path):
     imagined = load_prediction(tmp_path / "world/world.npz").prediction
     assert [camera.name for camera in imagined.cameras] == ["front", "wrist"]
     assert len(imagined.video) == 2
+    assert [camera.has_depth for camera in imagined.cameras] == [True, False]
+    assert not imagined.depth[1].any(), "nothing taught it: unknown, not metres"
 
 
 def test_when_all_is_cached_neither_vae_nor_text_encoder_is_loaded(runs, monkeypatch):

@@ -29,7 +29,7 @@ OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format",
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
 FLAT = "observation/"
 CAMERA_KEYS = ("name", "width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand", "on_hand")
-CAMERA_KEYS += ("near_m", "far_m", "depth_at")
+CAMERA_KEYS += ("near_m", "far_m", "depth_at", "has_depth")
 RequestId = int | str | None
 
 
@@ -214,9 +214,11 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
     width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
     if not (width and height):
         raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")
-    known["hand"], known["on_hand"] = _choice(row, "hand", ("left", "right")), row.get("on_hand", False)
-    if not isinstance(known["on_hand"], bool):
-        raise RefusedError("wrong_type", f"cameras[{name!r}].on_hand: must be true or false.")
+    known["hand"] = _choice(row, "hand", ("left", "right"))
+    for key, default in (("on_hand", False), ("has_depth", True)):
+        known[key] = row.get(key, default)
+        if not isinstance(known[key], bool):
+            raise RefusedError("wrong_type", f"cameras[{name!r}].{key}: must be true or false.")
     try:
         return Camera(name=name, width=width, height=height, near_m=near, far_m=far, **known)
     except ValueError as error:

@@ -156,14 +156,19 @@ def _help_to_encode(out: Path, frozen: Path, encode: Callable[[Path], object]) -
 
 
 def _cameras_of(opened: Sequence[Source], config: Config, start: Path | None) -> list[tuple[Camera, ...]]:
-    """Those of each data set that the model looks through; where no data set has depth, the start's range stays."""
+    """Those of each data set that the model looks through; where no data set has depth, the start's range stays.
+
+    A camera whose depth neither the data nor the start's have taught is marked so.
+    """
     path = None if start is None else start / "cameras.json"
     learned = load_cameras(path) if path is not None and path.is_file() else ()
-    unmeasured = {c.name: c for c in learned if not any(has_depth(source, [c.name]) for source in opened)}
+    measured = {name for name in config.view_names if any(has_depth(source, [name]) for source in opened)}
+    unmeasured = {camera.name: camera for camera in learned if camera.name not in measured}
 
     def ranged(camera: Camera) -> Camera:
         known = unmeasured.get(camera.name, camera)
-        return replace(camera, near_m=known.near_m, far_m=known.far_m)
+        is_taught = camera.name in measured or (camera.name in unmeasured and known.has_depth)
+        return replace(camera, near_m=known.near_m, far_m=known.far_m, has_depth=is_taught)
 
     return [tuple(ranged(c) for c in source.episodes.cameras if c.name in config.view_names) for source in opened]
 
