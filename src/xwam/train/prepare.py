@@ -100,10 +100,9 @@ def train_vae_alone(
     decoder without a start.
     """
     first = None if start is None else start / "vae"
-    if decoder_only and start is not None:  # it must fit that checkpoint as it is
-        config = replace(
-            config, clip=replace(config.clip, antialias=load(Config, start / "config.json").clip.antialias)
-        )
+    if decoder_only and start is not None and (start / "config.json").is_file():  # it must fit that checkpoint as it is
+        clip = replace(config.clip, antialias=load(Config, start / "config.json").clip.antialias)
+        config = replace(config, clip=clip)
     warn_of_idle_gpu(device)
     rest: dict[str, Any] = {"precision": precision, "max_minutes": max_minutes, "device": device}
     recipe = fitting(recipe if first is None else replace(recipe, num_image_steps=0), config.clip)
