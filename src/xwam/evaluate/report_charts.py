@@ -21,7 +21,7 @@ DECAYS = {
 """Curves over the horizon: (name of the axis, factor, explanation)."""
 ENDINGS = {
     "": "imagined",
-    "_copy": "last frame copied, hand stays",
+    "_copy": "last frame copied",
     "_vae": "reality through the autoencoder",
     "_aligned": "imagined, scale aligned",
     "_teacher": "estimator on imagined pictures",
@@ -99,7 +99,8 @@ def table(numbers: Mapping[str, object]) -> str:
     columns = [e for e in ENDINGS if any(ended(name, e) in numbers for name in ROWS)]
     if len(columns) < 2:
         return ""
-    head = "".join(f"<th>{ENDINGS[ending]}</th>" for ending in columns)
+    names = ENDINGS | {"_copy": f"{ENDINGS['_copy']}; actions: standing still"}
+    head = "".join(f"<th>{names[ending]}</th>" for ending in columns)
     body = []
     for name, (label, factor, form, unit) in ROWS.items():
         found = [numbers.get(ended(name, ending)) for ending in columns]
