@@ -264,8 +264,8 @@ def cameras_seen(
         camera = centre_cropped(camera, clip)
         if name in known:  # imagined as in the pictures it learned from
             learned = centre_cropped(known[name], clip)
-            ranged = {name: vars(learned)[name] for name in ("near_m", "far_m", "depth_at", "has_depth")}
-            camera = replace(camera, **ranged, on_hand=camera.on_hand or learned.on_hand)
+            taught = {key: vars(learned)[key] for key in ("near_m", "far_m", "depth_at", "has_depth")}
+            camera = replace(camera, **taught, on_hand=camera.on_hand or learned.on_hand)
         seen.append(camera)
     return tuple(seen)
 

@@ -139,8 +139,7 @@ def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Fin
     yield _finding("frame counts", short, "every episode has its rows", "copy the data set again or leave them out")
     yield _finding("gaps", gaps, "frames follow without gaps", "cut the episodes there, or record again")
     rate = float(np.median(times)) if times else 1.0
-    several = [number for number in range(episodes.num_episodes) if episodes.row(number).num_tasks > 1]
-    if several:
+    if several := episodes.with_several_tasks:
         text = f"{len(several)} episodes have several tasks, such as {several[0]}: all of it gets the first one's words"
         yield Finding("look", "words", f"{text}; cut such episodes into one per task")
     slow = [f"frames are {rate / info['fps']:.4g} s apart: {info['fps'] / rate:.4g} per second, not {info['fps']}"]

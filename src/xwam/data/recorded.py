@@ -135,6 +135,11 @@ class RecordedEpisodes(ABC, Generic[R]):
         """Episodes in the set."""
         return len(self.rows)
 
+    @property
+    def with_several_tasks(self) -> list[int]:
+        """Episodes that hold several tasks: all of such a one gets the first task's words."""
+        return [number for number, row in enumerate(self.rows) if row.num_tasks > 1]
+
     def has_pictures(self, episode: int, camera: str) -> bool:
         """True when the episode has this camera."""
         camera_named(self.cameras, camera)

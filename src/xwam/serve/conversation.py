@@ -31,8 +31,7 @@ class Conversation:
         self.service, self.number, self._send = service, number, send
         self._loop = asyncio.get_running_loop()
         self._pending: dict[RequestId, Ticket] = {}
-        self._being_packed: set[Ticket] = set()  # worlds, which count until they are packed
-        self._leaving: set[Ticket] = set()  # those of them whose session was reset meanwhile
+        self._being_packed: set[Ticket] = set()  # worlds count until they are packed, also when a reset freed their ids
         self._unsent: asyncio.PriorityQueue[tuple[int, int, bytes | str, float | None]] = asyncio.PriorityQueue()
         self._order = itertools.count()
         self._taken = asyncio.Event()
@@ -106,7 +105,7 @@ class Conversation:
         if key in self._pending:
             reason = "is pending already" if key is not None else "several requests at once need one each"
             raise RefusedError("out_of_range", f"request_id={key!r}: {reason}.")
-        if len(self._pending) + len(self._leaving) >= config.per_connection:
+        if len({*self._pending.values(), *self._being_packed}) >= config.per_connection:
             raise RefusedError("busy", f"per_connection={config.per_connection} requests are unfinished: wait for one.")
         ticket = Ticket(request, session, lambda event: self._tell(ticket, event))
         self._pending[key] = ticket
@@ -132,10 +131,7 @@ class Conversation:
 
     def _drop(self, session: str) -> None:
         self.service.worker.drop(lambda ticket: ticket.session == session, "cancelled", "the session was reset.")
-        mine = {key: ticket for key, ticket in self._pending.items() if ticket.session == session}
-        self._leaving |= {ticket for ticket in mine.values() if ticket in self._being_packed}  # their ids are free
-        for key in mine:
-            del self._pending[key]
+        self._pending = {key: ticket for key, ticket in self._pending.items() if ticket.session != session}
 
     def _session(self, session_id: str | None) -> str:
         return f"connection {self.number}" if session_id is None else f"session {session_id}"
@@ -162,7 +158,6 @@ class Conversation:
 
     def _settled(self, ticket: Ticket) -> None:
         """Its id is free again, unless a reset has freed it and somebody else has it now."""
-        self._leaving.discard(ticket)
         self._being_packed.discard(ticket)
         if self._pending.get(ticket.request.request_id) is ticket:
             del self._pending[ticket.request.request_id]

@@ -61,14 +61,12 @@ def check_possible(
 
 
 def _warn_of_several_tasks(source: Source) -> None:
-    if isinstance(source.episodes, RecordedEpisodes):
-        several = [number for number, row in enumerate(source.episodes.rows) if row.num_tasks > 1]
-        if several:
-            warnings.warn(
-                f"{source.name}: {len(several)} episodes have several tasks, such as {several[0]}: all of it gets the "
-                "first one's words; cut such episodes into one per task.",
-                stacklevel=4,
-            )
+    if isinstance(source.episodes, RecordedEpisodes) and (several := source.episodes.with_several_tasks):
+        warnings.warn(
+            f"{source.name}: {len(several)} episodes have several tasks, such as {several[0]}: all of it gets the "
+            "first one's words; cut such episodes into one per task.",
+            stacklevel=4,
+        )
 
 
 def _check_acts(config: Config, sources: Sequence[Source]) -> None:
