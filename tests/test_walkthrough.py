@@ -26,7 +26,7 @@ from xwam.evaluate.clips import held_out, imagine_clip, observation_of, score_cl
 from xwam.evaluate.closed_loop import ClosedLoopConfig, Running, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop
-from xwam.evaluate.played import first_frames, real_world
+from xwam.evaluate.played import real_world
 from xwam.evaluate.report import Decision, EpisodeReport, write_report
 from xwam.evaluate.study import with_steps
 from xwam.files import claimed
@@ -85,7 +85,7 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
         (centre_window(real.video.shape[2], real.video.shape[3], policy.config.clip.crop),) * len(real.cameras),
     )
     np.testing.assert_array_equal(real.depth[:, :1], recorded, "the pixels that a clip of a data set has")
-    scores = compare_worlds(first_frames(imagined, len(real.state)), real, policy.layout)
+    scores = compare_worlds(imagined.first_frames(len(real.state)), real, policy.layout)
     assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_m"} <= set(scores)
     page = tmp_path / "world.html"
     write_page(page, imagined, policy.layout, real=real)

@@ -15,7 +15,7 @@ import xwam
 from xwam.evaluate.closed_loop import placements
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
-from xwam.evaluate.played import episode_report, first_frames
+from xwam.evaluate.played import episode_report
 from xwam.evaluate.report import Decision, write_report
 from xwam.files import write_json
 from xwam.policy import Policy, load_policy
@@ -81,7 +81,7 @@ def _play(env: Env, policy: Policy, seed: int, bar: tqdm) -> Rollout:
 def _scores(decision: Decision, policy: Policy) -> Scores:
     assert decision.real is not None
     real = decision.real
-    return compare_worlds(first_frames(decision.imagined, len(real.state)), real, policy.layout)
+    return compare_worlds(decision.imagined.first_frames(len(real.state)), real, policy.layout)
 
 
 def _result(

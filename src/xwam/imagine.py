@@ -13,8 +13,6 @@ from xwam.data.clips import Clips
 from xwam.data.observations import load_observation
 from xwam.data.opening import open_data, robot_for
 from xwam.evaluate.clips import check_same_robot, imagine_clip
-from xwam.evaluate.compare import without_views
-from xwam.evaluate.played import first_frames
 from xwam.policy import load_policy
 from xwam.records import Prediction
 from xwam.robot.layout import Layout
@@ -58,7 +56,7 @@ def imagine_recording(
     if mode == "forward_dynamics" and not clip.state_mask.all():
         raise ValueError(f"frame={frame}: the episode ends within its {len(clip.action)} actions; begin earlier.")
     imagined, real = imagine_clip(policy, clip, seed=seed, mode=mode)
-    real = first_frames(real, int(clip.state_mask.sum()))  # beyond its end an episode's last frame stands still
+    real = real.first_frames(int(clip.state_mask.sum()))  # beyond its end an episode's last frame stands still
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 
@@ -78,7 +76,7 @@ def imagine_saved(
     observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
     policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     *_, imagined = policy.predict(observation, seed=seed)
-    return write_world(out, without_views(imagined, policy.absent), policy.layout, has_rerun=has_rerun)
+    return write_world(out, imagined.without_views(policy.absent), policy.layout, has_rerun=has_rerun)
 
 
 def view_saved(prediction: Path, out: Path, *, has_rerun: bool = False) -> Path:

@@ -10,7 +10,7 @@ Letters (docs/glossary.md): ``V`` views, ``T`` frames, ``H W`` pixels, ``Ta Da``
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -161,3 +161,19 @@ class Prediction:
     action_hz: float
     seed: int
     seconds: Mapping[str, float]  # time spent in each stage: encode, text, actions, world, decode
+
+    def only_views(self, views: Sequence[int]) -> "Prediction":
+        """The same answer with the pictures of these cameras alone, by number."""
+        if len(views) == len(self.cameras):
+            return self
+        video, depth = (None if pictures is None else pictures[list(views)] for pictures in (self.video, self.depth))
+        return replace(self, video=video, depth=depth, cameras=tuple(self.cameras[view] for view in views))
+
+    def without_views(self, names: Collection[str]) -> "Prediction":
+        """The same answer without the pictures of these cameras: those that the robot lacks (``policy.absent``)."""
+        return self.only_views([view for view, camera in enumerate(self.cameras) if camera.name not in names])
+
+    def first_frames(self, count: int) -> "Prediction":
+        """The beginning: ``count`` frames and states, and all actions."""
+        video, depth = (None if pictures is None else pictures[:, :count] for pictures in (self.video, self.depth))
+        return replace(self, state=self.state[:count], video=video, depth=depth)

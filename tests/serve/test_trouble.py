@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 from xwam_client.protocol import packb
 
 from tests.serve.conftest import CONFIG, Running, ask, hear, message
-from xwam.serve.conversation import MAX_UNSENT
+from xwam.serve.conversation import MAX_UNSENT, converse
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.serve.wire import LIMITS
 
@@ -311,7 +311,7 @@ def test_a_robot_that_does_not_listen_is_left_alone(policy):
             await asyncio.Event().wait()  # its buffers are full, for ever
 
     with pytest.raises(TimeoutError):
-        asyncio.run(service.converse(endless(), send))
+        asyncio.run(converse(service, endless(), send))
     assert len(sent) == 4
     assert len(read) < 2 * MAX_UNSENT
     assert service.worker.robots == 0

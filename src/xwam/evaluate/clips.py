@@ -17,7 +17,7 @@ from xwam.data.episodes import Episodes
 from xwam.data.opening import open_data
 from xwam.dynamics import imagine_actions
 from xwam.evaluate import metrics
-from xwam.evaluate.compare import Scores, compare_worlds, ended, only_views
+from xwam.evaluate.compare import Scores, compare_worlds, ended
 from xwam.policy import Policy
 from xwam.records import Clip, Observation, Prediction
 from xwam.robot.layout import Layout, differences, layout_slices
@@ -65,7 +65,7 @@ def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "jo
         imagined = imagine_actions(policy, observation_of(clip), clip.executed, clip.state, seed=seed)
     real = reality(clip, imagined, policy.config.clip.crop)
     seen = np.flatnonzero(clip.video_mask[:, 0]).tolist()
-    return only_views(imagined, seen), only_views(real, seen)
+    return imagined.only_views(seen), real.only_views(seen)
 
 
 def observation_of(clip: Clip) -> Observation:

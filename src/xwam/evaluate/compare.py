@@ -13,7 +13,7 @@ clouds are fused from the views that are calibrated. Names end in what they are 
   a relative one has no metres of its own, so it only appears aligned, in scale and shift.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -179,7 +179,7 @@ def _scaled(depth_m: np.ndarray, truth_m: np.ndarray) -> np.ndarray:
 
 def _consistency(world: Prediction, layout: Layout) -> Scores:
     """Do the calibrated views agree with each other? One number per future frame; nothing real is needed for it."""
-    world = only_views(world, [v for v, camera in enumerate(world.cameras) if camera.is_calibrated])
+    world = world.only_views([v for v, camera in enumerate(world.cameras) if camera.is_calibrated])
     if len(world.cameras) < 2:
         return {}
     assert world.depth is not None
@@ -220,19 +220,6 @@ def _teacher_scores(teacher: DepthTeacher, imagined: Prediction, truth: _Truth) 
 def _by_name(rows: Sequence[Any], ending: str) -> Scores:
     """Equal NamedTuples, one per step, to one curve per field."""
     return {ended(name, ending): np.array([row._asdict()[name] for row in rows]) for name in rows[0]._fields}
-
-
-def only_views(world: Prediction, views: Sequence[int]) -> Prediction:
-    """A prediction's pictures of some cameras."""
-    if len(views) == len(world.cameras):
-        return world
-    video, depth = (None if pictures is None else pictures[list(views)] for pictures in (world.video, world.depth))
-    return replace(world, video=video, depth=depth, cameras=tuple(world.cameras[view] for view in views))
-
-
-def without_views(world: Prediction, names: Collection[str]) -> Prediction:
-    """A prediction without the pictures of these cameras: those that the robot lacks (``policy.absent``), say."""
-    return only_views(world, [view for view, camera in enumerate(world.cameras) if camera.name not in names])
 
 
 def ended(name: str, ending: str) -> str:

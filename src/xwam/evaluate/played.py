@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from xwam.data.augment import crop_depth
-from xwam.evaluate.compare import only_views
 from xwam.evaluate.report_episode import Decision, EpisodeReport, page_of
 from xwam.images import centre_window, resize_and_centre_crop, resize_nearest
 from xwam.policy import Policy
@@ -18,7 +17,7 @@ from xwam.sim.rollout import Rollout
 def imagined_world(episode: Rollout, decision: int) -> Prediction:
     """What was imagined at a decision, of the cameras that this robot has."""
     imagined = episode.predictions[decision]
-    return only_views(imagined, [v for v, camera in enumerate(imagined.cameras) if camera.name in episode.video])
+    return imagined.only_views([v for v, camera in enumerate(imagined.cameras) if camera.name in episode.video])
 
 
 def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
@@ -35,17 +34,6 @@ def real_world(episode: Rollout, decision: int, policy: Policy) -> Prediction:
         video=np.stack(video),
         depth=crop_depth(depth, (window,) * len(names)),  # the pixels that a clip of a data set has
         seconds={},
-    )
-
-
-def first_frames(prediction: Prediction, count: int) -> Prediction:
-    """The beginning of a prediction: ``count`` frames and states."""
-    video, depth = prediction.video, prediction.depth
-    return replace(
-        prediction,
-        state=prediction.state[:count],
-        video=None if video is None else video[:, :count],
-        depth=None if depth is None else depth[:, :count],
     )
 
 

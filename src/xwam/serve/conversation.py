@@ -1,27 +1,42 @@
-"""What one robot and the server say to each other: hear, queue, answer; actions before worlds here too."""
+"""What one robot and the server say to each other: hear, queue, answer; actions before worlds here too.
 
-from __future__ import annotations
+``converse`` takes an iterator of incoming messages and a function that sends one: ``server.py`` gives it websockets,
+``ray_serve.py`` what Ray Serve has.
+"""
 
 import asyncio
 import itertools
 import logging
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from xwam_client.protocol import RefusedError
+from xwam_client.protocol import RefusedError, packb
 
 from xwam.serve.messages import acknowledgement, actions_message, refusal, world_message
 from xwam.serve.request import Request, RequestId, read_id, read_request, read_session
+from xwam.serve.service import Service
 from xwam.serve.ticket import Answer, Part, Refused, Ticket
 from xwam.serve.wire import read_message
-
-if TYPE_CHECKING:
-    from xwam.serve.service import Service
 
 LOG = logging.getLogger("xwam.serve")
 MAX_UNSENT = 16  # messages; beyond it nothing more is read from a robot that does not listen
 SOON, LATER = 0, 1  # worlds wait for actions in the sending queue as well
+NUMBERS = itertools.count()  # one for each connection while the process runs
+
+
+async def converse(
+    service: Service, messages: AsyncIterable[bytes | str], send: Callable[[bytes | str], Awaitable[Any]]
+) -> None:
+    """One robot, from metadata to good-bye. Errors of the transport end it and are raised."""
+    conversation = Conversation(service, next(NUMBERS), send)
+    service.worker.robots += 1
+    try:
+        await send(packb(service.metadata))
+        await conversation.hold(messages)
+    finally:
+        service.worker.robots -= 1
+        conversation.close()
 
 
 class Conversation:

@@ -15,7 +15,6 @@ from xwam_client.protocol import PROTOCOL, RefusedError, packb
 
 import xwam
 from xwam.config import to_json
-from xwam.evaluate.compare import without_views
 from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
@@ -95,7 +94,7 @@ def actions_message(request: Request, answer: Answer, previous_ms: float | None)
 
 def world_message(request: Request, answer: Answer, layout: Layout, absent: Collection[str] = ()) -> bytes:
     """The second answer: pictures, depth, states and, where cameras are calibrated, clouds; without ``absent`` ones."""
-    prediction = without_views(answer.prediction, absent)
+    prediction = answer.prediction.without_views(absent)
     assert prediction.video is not None, "a world has a video"
     cameras = prediction.cameras
     message: dict[str, Any] = {

@@ -28,7 +28,6 @@ from xwam_client.client import Client
 from xwam.compile import made_up_observation
 from xwam.config import from_json, suggest
 from xwam.data.lerobot_format import video_key
-from xwam.evaluate.compare import without_views
 from xwam.policy import load_policy
 from xwam.records import Observation, Prediction
 from xwam.robot.columns import column_widths, read_state, write_action
@@ -70,7 +69,7 @@ def answers_of_checkpoint(
     def answer(observation: Observation, **asked: Any) -> dict[str, Any]:
         *_, prediction = policy.predict(observation, actions_only=not has_world, **asked)
         if watch is not None:
-            watch(without_views(prediction, policy.absent))
+            watch(prediction.without_views(policy.absent))
         return {"actions": prediction.action}
 
     def ask(observation: Observation, **asked: Any) -> Future[dict[str, Any]]:

@@ -8,7 +8,6 @@ replicas, and a connection stays with its replica: that is the session's affinit
 none; when one dies, its robots connect again and land on another (a session holds nothing but unfinished work).
 """
 
-import hmac
 import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xwam.config import suggest
-from xwam.serve.service import ServeConfig, load_service
-from xwam.serve.wire import read_key
+from xwam.serve.conversation import converse
+from xwam.serve.service import ServeConfig, Service, load_service
+from xwam.serve.wire import knows_key, read_key
 
 if TYPE_CHECKING:
     from ray.serve import Application  # pyright: ignore[reportMissingImports]
@@ -62,8 +62,8 @@ def read_arguments(arguments: Mapping[str, Any]) -> RayConfig:
         raise ValueError(f"argument {unknown[0]!r}: {suggest(unknown[0], kinds)}")
     if "checkpoint" not in arguments:
         raise ValueError("checkpoint=… is missing: name a checkpoint folder that every node can read.")
-    read = {"str": str, "int": int, "float": float, "bool": _bool}
-    return RayConfig(**{key: read[_name(kinds[key])](value) for key, value in arguments.items()})
+    read = {str: str, int: int, float: float, bool: _bool}
+    return RayConfig(**{key: read[kinds[key]](value) for key, value in arguments.items()})
 
 
 def _bool(word: Any) -> bool:
@@ -115,12 +115,12 @@ def build(arguments: Mapping[str, Any]) -> "Application":
             return Response(self.service.metrics.text(), media_type="text/plain")
 
         @app.websocket("/")
-        async def converse(self, socket: WebSocket) -> None:
+        async def answer(self, socket: WebSocket) -> None:
             if not _may_enter(socket.headers, self.key):
                 await socket.close(POLICY_VIOLATION)
                 return
             await socket.accept()
-            await _converse(self.service, socket)
+            await _answer(self.service, socket)
 
     return Robots.bind()  # pyright: ignore[reportAttributeAccessIssue] (serve.deployment made it one)
 
@@ -145,11 +145,10 @@ def _scaling(config: RayConfig) -> dict[str, Any]:
 
 def _may_enter(headers: Mapping[str, str], key: str | None) -> bool:
     """As the plain server's door: web pages (they send an Origin) stay out, and whoever lacks the key."""
-    given = headers.get("authorization", "")
-    return "origin" not in headers and (key is None or hmac.compare_digest(given.encode(), f"Api-Key {key}".encode()))
+    return "origin" not in headers and (key is None or knows_key([headers.get("authorization", "")], key))
 
 
-async def _converse(service: Any, socket: Any) -> None:
+async def _answer(service: Service, socket: Any) -> None:
     """A conversation over an ASGI websocket."""
     from starlette.websockets import WebSocketDisconnect  # pyright: ignore[reportMissingImports]
 
@@ -164,10 +163,6 @@ async def _converse(service: Any, socket: Any) -> None:
         await (socket.send_text(data) if isinstance(data, str) else socket.send_bytes(data))
 
     try:
-        await service.converse(messages(), send)
+        await converse(service, messages(), send)
     except (WebSocketDisconnect, TimeoutError, RuntimeError) as error:  # starlette: sending after the other has left
         LOG.info("connection lost: %s", error)
-
-
-def _name(kind: Any) -> str:
-    return kind if isinstance(kind, str) else kind.__name__

@@ -1,7 +1,6 @@
 """The service on a websocket, with its health and metrics over plain HTTP on the same port."""
 
 import asyncio
-import hmac
 import logging
 import signal
 from http import HTTPStatus
@@ -11,8 +10,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from xwam.serve.conversation import converse
 from xwam.serve.service import Service
-from xwam.serve.wire import LIMITS
+from xwam.serve.wire import LIMITS, knows_key
 
 LOG = logging.getLogger("xwam.serve")
 LOOK_S = 1.0  # how often the worker is looked at
@@ -30,9 +30,9 @@ async def open_server(
 ) -> Server:
     """Listen. Half-open connections end within ``open_timeout_s``, dead ones within twice ``ping_s``."""
 
-    async def converse(connection: ServerConnection) -> None:
+    async def answer(connection: ServerConnection) -> None:
         try:
-            await service.converse(connection, connection.send)
+            await converse(service, connection, connection.send)
         except ConnectionClosed as error:
             LOG.info("connection lost: %s", error)
         except TimeoutError:
@@ -42,7 +42,7 @@ async def open_server(
         return _door(service, api_key, connection, request)
 
     return await serve(
-        converse,
+        answer,
         host,
         port,
         process_request=door,
@@ -109,7 +109,7 @@ def _door(service: Service, api_key: str | None, connection: ServerConnection, r
         is_well = service.health == "ok"
         status = HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
         return connection.respond(status, "OK\n" if is_well else f"{service.health}\n")
-    if api_key is not None and not _knows(api_key, request):
+    if api_key is not None and not knows_key(request.headers.get_all("Authorization"), api_key):
         return connection.respond(HTTPStatus.UNAUTHORIZED, "send the header Authorization: Api-Key KEY\n")
     if path == "/metrics":
         return connection.respond(HTTPStatus.OK, service.metrics.text())
@@ -120,10 +120,3 @@ def _door(service: Service, api_key: str | None, connection: ServerConnection, r
     if service.worker.robots >= service.config.max_connections:
         return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections: try again later\n")
     return None
-
-
-def _knows(api_key: str, request: Request) -> bool:
-    """True when the header holds the key; takes equally long wherever they differ."""
-    given = request.headers.get_all("Authorization")
-    expected = f"Api-Key {api_key}"
-    return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), expected.encode())

@@ -1,30 +1,24 @@
-"""One policy for many robots, whatever carries the messages: warm up, then hold one conversation per connection.
+"""One policy for many robots, whatever carries the messages: warm up, answer, end.
 
-``Service.converse`` takes an iterator of incoming messages and a function that sends one; ``server.py`` gives it
-websockets. Everything here runs in one asyncio loop; the policy runs in the worker's thread (batching.py), so a long
-computation never stops a keepalive.
+Each connection is a conversation of its own (conversation.py). All of them run in one asyncio loop; the policy runs in
+the worker's thread (batching.py), so a long computation never stops a keepalive.
 """
 
 import asyncio
-import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from xwam_client.protocol import packb
 
 from xwam.compile import compiled, made_up_observation, warm_up
 from xwam.policy import Policy, load_policy
 from xwam.robot.of_checkpoint import own_robot
 from xwam.robot.robot_json import RobotConfig
 from xwam.serve.batching import Worker
-from xwam.serve.conversation import Conversation
 from xwam.serve.messages import checkpoint_hash, metadata
 from xwam.serve.metrics import Metrics
 from xwam.serve.wire import RULES
@@ -81,7 +75,6 @@ class Service:
         self.metadata = metadata(policy, name=name, checkpoint_hash=hash_, robot=robot, precision=precision, **limits)
         self._health = "warming up"
         self.packing = ThreadPoolExecutor(1, "xwam-packing")  # pictures and clouds; the worker must not wait for them
-        self._numbers = itertools.count()
         gauges = {
             "xwam_connections": ("Robots connected.", lambda: self.worker.robots),
             "xwam_queue_bytes": ("Bytes of images of requests not finished.", lambda: self.worker.num_bytes),
@@ -105,19 +98,6 @@ class Service:
         self._health = "closing"
         await asyncio.to_thread(self.worker.stop)
         self.packing.shutdown(wait=False, cancel_futures=True)
-
-    async def converse(
-        self, messages: AsyncIterable[bytes | str], send: Callable[[bytes | str], Awaitable[Any]]
-    ) -> None:
-        """One robot, from metadata to good-bye. Errors of the transport end it and are raised."""
-        conversation = Conversation(self, next(self._numbers), send)
-        self.worker.robots += 1
-        try:
-            await send(packb(self.metadata))
-            await conversation.hold(messages)
-        finally:
-            self.worker.robots -= 1
-            conversation.close()
 
     def _warm_up(self) -> None:
         """The whole way once with the world, and the largest batch of actions: memory errors show now."""

@@ -3,8 +3,10 @@
 Arrays are written and read by ``xwam_client.protocol``; what only a server needs stands here.
 """
 
+import hmac
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,3 +130,9 @@ def read_key(path: Path) -> str:
     if not key or not key.isascii() or not key.isprintable():
         raise ValueError(f"api_key_file={path}: must hold one line of printable ASCII characters.")
     return key
+
+
+def knows_key(given: Sequence[str], key: str) -> bool:
+    """True when the one header Authorization holds the key; takes equally long wherever they differ."""
+    expected = f"Api-Key {key}"
+    return len(given) == 1 and hmac.compare_digest(given[0].encode(errors="surrogateescape"), expected.encode())
