@@ -88,6 +88,28 @@ def test_their_marks_say_which_actions_count(foreign, tmp_path):
     np.testing.assert_array_equal(slow.demonstrated(1), np.arange(STEPS // 2) % 3 != 2)
 
 
+def test_a_person_who_corrects_a_policy_is_imitated_and_the_policy_is_not(foreign, tmp_path):
+    """LeRobot's own column of such recordings; where both are there, is_demonstration says more."""
+    root = copy_of(foreign, tmp_path / "corrected")
+    change_columns(root, lambda _, columns: columns.update(is_demonstration=columns["frame_index"] >= 5))
+    for path in (root / "data").rglob("*.parquet"):
+        table = pq.read_table(path)
+        names = ["intervention" if name == "is_demonstration" else name for name in table.column_names]
+        pq.write_table(table.rename_columns(names), path)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["intervention"] = mark = info["features"].pop("is_demonstration")
+    (root / "meta/info.json").write_text(json.dumps(info))
+    corrected = open_lerobot(root, robot=ARM)
+    np.testing.assert_array_equal(corrected.demonstrated(1), np.arange(STEPS) >= 5)
+    del info["features"]["intervention"]
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert open_lerobot(root, robot=ARM).demonstrated(1) is None
+    assert open_lerobot(root, robot=ARM).fingerprint != corrected.fingerprint
+    info["features"] |= {"intervention": mark, "is_demonstration": mark}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert open_lerobot(root, robot=ARM).marked_by == "is_demonstration"
+
+
 def test_cameras_get_our_names_and_may_be_turned(foreign):
     plain = open_lerobot(foreign, robot=ARM)
     head = replace(ARM.cameras[0], upside_down=True)

@@ -87,6 +87,17 @@ def test_pictures_are_turned_as_the_data_were():
     np.testing.assert_array_equal(recorded.seen[0].images["wrist"], picture)
 
 
+def test_a_robot_that_tells_nothing_of_itself_is_moved_by_changes():
+    wheels = PartSource(what="joints", key="action", size=2, reference="delta")
+    robot = replace(ARM, state=(), action=(wheels,), state_width=4, action_width=4)
+    speeds = np.random.default_rng(0).normal(size=(STEPS, 2))
+    recorded = Recorded(robot, read_action(robot, {"action": speeds}))
+    player = Player(recorded.answers, play="wait", replan_every=HORIZON)
+    for speed in speeds[:HORIZON]:
+        np.testing.assert_allclose(player.command({}, BLACK, "go")["action"], speed, atol=1e-6)
+    assert recorded.seen[0].state.tolist() == [0, 0, 0, 0]
+
+
 def test_what_is_missing_is_named():
     state, target = written(0)
     recorded = Recorded(ARM, read_action(ARM, {"observation.state": state, "action": target}))

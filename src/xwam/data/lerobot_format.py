@@ -29,6 +29,7 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 OLD_EPISODES = "meta/episodes.jsonl"
 EXECUTED = "executed_action"  # a column of ours: what the robot really did
 DEMONSTRATED = "is_demonstration"  # a column of any data set: is this action worth repeating?
+INTERVENTION = "intervention"  # LeRobot's, where a person corrected a policy: True for the person's actions
 _AXES = ["height", "width", "channels"]
 DEPTH_CODING = ("video.depth_min", "video.depth_max", "video.shift", "video.use_log")  # of a depth video's info
 

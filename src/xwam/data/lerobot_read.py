@@ -52,9 +52,15 @@ class LeRobotEpisodes(RecordedEpisodes[VideoRow]):
             cameras = [form.calibration(camera) for camera in self.cameras]
             depths = [view.source.depth_key for view in self.reading.views if view.source.depth_key]
             facts = (self.layout, cameras, self.num_episodes, self.action_hz, *self.reading.facts)
-            facts += ([self._features[key].get("info") for key in depths], form.DEMONSTRATED in self._features)
+            facts += ([self._features[key].get("info") for key in depths], self.marked_by == form.DEMONSTRATED)
+            facts += (form.INTERVENTION,) if self.marked_by == form.INTERVENTION else ()
             self._fingerprint = fingerprint(self.root, paths, *facts)
         return self._fingerprint
+
+    @property
+    def marked_by(self) -> str | None:
+        """The column that says which actions are worth repeating: ours, or LeRobot's of a person who corrected."""
+        return next((name for name in (form.DEMONSTRATED, form.INTERVENTION) if name in self._features), None)
 
     def columns(self, episode: int) -> dict[str, Float32[np.ndarray, "_N _n"]]:
         """The columns as they are stored, frame by frame; empty when the file lacks the episode."""
@@ -94,11 +100,11 @@ class LeRobotEpisodes(RecordedEpisodes[VideoRow]):
         return codes_to_depth(read_codes(place.path, numbers, self.fps, first_s=place.first_s), coding)
 
     def _marks(self, episode: int) -> Bool[np.ndarray, " _N"] | None:
-        if form.DEMONSTRATED not in self._features:
+        if (name := self.marked_by) is None:
             return None
         row = self.row(episode)
-        marks = self._flags.get(row.data, lambda path: read_columns(path, [form.DEMONSTRATED]))
-        return marks[episode][form.DEMONSTRATED][:, 0] > 0 if episode in marks else np.zeros(row.length, dtype=bool)
+        marks = self._flags.get(row.data, lambda path: read_columns(path, [name]))
+        return marks[episode][name][:, 0] > 0 if episode in marks else np.zeros(row.length, dtype=bool)
 
 
 def open_lerobot(

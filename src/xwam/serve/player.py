@@ -210,7 +210,9 @@ class Player:
                 raise ValueError(f"column={key!r} is missing: {suggest(key, columns)}")
             if columns[key].ndim != 1 or len(columns[key]) < width:
                 raise ValueError(f"column {key!r} has shape {columns[key].shape}: must be one row of {width} or more.")
-        if self.robot is None:
+        if not self.state_widths:  # a robot that tells nothing of itself
+            state = np.zeros(self.answers.layout.state_width)
+        elif self.robot is None:
             state = columns[STATE_KEY].astype(np.float64)
         else:
             state = read_state(self.robot, {key: columns[key][None] for key in self.state_widths})[0]

@@ -82,7 +82,7 @@ class XWAMPolicy(PreTrainedPolicy):
             self._pace.tick()
         states = {key: _found(batch, key) for key in self.players[0].state_widths}
         images = {key: _found(batch, key) for key in self.players[0].image_keys.values()}
-        number, task = len(next(iter(states.values()))), batch.get("task", "")
+        number, task = len(next(iter({**states, **images}.values()))), batch.get("task", "")
         if number > 1 and self.config.save_predicted_video:
             raise ValueError(f"save_predicted_video with a batch of {number}: give --eval.batch_size=1.")
         words = [task] * number if isinstance(task, str) else task
