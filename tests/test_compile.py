@@ -6,13 +6,17 @@ In processes of their own: here every function is wrapped by the shape checker, 
 import contextlib
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from tests.examples import make_observation
 from tests.model.test_xwam import make_inputs, make_model
 from tests.test_policy import folder  # noqa: F401
-from xwam.compile import Replayed, record_cuda_graph
+from xwam.compile import CudaGraphs, Replayed, warm_up
+from xwam.policy import load_policy
 
 WARM = """
 import sys
@@ -140,6 +144,33 @@ def test_replayed_notices_tensors_that_were_changed_in_place():
         assert [t[0].tolist() for t in (first, again, replayed(x))] == [[2] * 3, [2] * 3, [4] * 3]
 
 
+def test_kinds_of_calls_share_the_places_of_their_inputs():
+    """A large input is held once, however many kinds of call read it, and each call reads its own."""
+    replayed = Replayed(lambda x, prompt, depth: (x * prompt.sum(), *([prompt] if depth else [])), record_plainly)
+    prompts, x = [torch.ones(1000), torch.ones(1000) / 2], torch.ones(2)
+    with torch.no_grad():
+        for prompt in prompts * 2:
+            for depth in (False, True):
+                assert replayed(x, prompt, depth=depth)[0].tolist() == [prompt.sum().item()] * 2
+    held = {place.tensor.data_ptr() for kind in replayed._recordings.values() for place in kind.inputs}
+    assert (len(replayed._recordings), len(held)) == (2, 2)
+
+
+@pytest.mark.parametrize("max_prefix", [0, 2])
+def test_nothing_is_recorded_after_the_warm_up(folder, max_prefix):  # noqa: F811
+    """Also of a request whose actions are steered (max_prefix 0): its world has calls of their own kind."""
+    policy = load_policy(folder)
+    policy.config = replace(policy.config, noise=replace(policy.config.noise, max_prefix=max_prefix))
+    replayed = Replayed(policy.networks.transformer.forward, record_plainly)
+    policy.networks.transformer.forward = replayed
+    warm_up(policy, with_prefix=True)
+    before, played = len(replayed._recordings), np.zeros((1, policy.config.model.action_width), np.float32)
+    assert before > 4
+    for prefix in (None, played):
+        assert len(list(policy.predict(make_observation(policy.config, 1), prefix=prefix))) == 2
+    assert len(replayed._recordings) == before
+
+
 def test_gradients_go_through_the_function_itself():
     """A steered call differentiates; a recording only goes forwards."""
     replayed = Replayed(lambda x: (x * x,), record_plainly)
@@ -156,7 +187,7 @@ class PretendedCuda:
 
     def __init__(self, monkeypatch) -> None:
         self.current, self.used = torch.device("cuda", 0), []
-        for name in ("Stream", "current_stream", "CUDAGraph"):
+        for name in ("Stream", "current_stream", "CUDAGraph", "graph_pool_handle"):
             monkeypatch.setattr(torch.cuda, name, lambda name=name: self.use(name))
         monkeypatch.setattr(torch.cuda, "device", self.device)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -178,7 +209,7 @@ class PretendedCuda:
         yield
         self.current = before
 
-    def graph(self, graph, *, stream):
+    def graph(self, graph, *, pool, stream):
         self.use("graph")
         return contextlib.nullcontext()
 
@@ -186,11 +217,12 @@ class PretendedCuda:
 def test_a_graph_is_recorded_and_replayed_on_the_device_of_its_tensors(monkeypatch):
     """A stream of another device would record nothing, and every replay give the warm-up's answer again."""
     cuda, ran_on = PretendedCuda(monkeypatch), []
-    outputs, replay = record_cuda_graph(lambda: ran_on.append(cuda.current.index), torch.device("cuda", 1))
+    outputs, replay = CudaGraphs(torch.device("cuda", 1)).record(lambda: ran_on.append(cuda.current.index))
     replay()
     assert ran_on == [1] * 4
     assert outputs is None
-    assert {name for name, _ in cuda.used} == {"Stream", "current_stream", "CUDAGraph", "graph", "replay"}
+    of_all, of_each = {"Stream", "graph_pool_handle"}, {"current_stream", "CUDAGraph", "graph", "replay"}
+    assert {name for name, _ in cuda.used} == of_all | of_each
     assert {index for _, index in cuda.used} == {1}
     assert cuda.current.index == 0
 
@@ -198,6 +230,6 @@ def test_a_graph_is_recorded_and_replayed_on_the_device_of_its_tensors(monkeypat
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_graph_of_the_second_gpu_follows_its_inputs():
     x = torch.ones(3, device="cuda:1")
-    replayed = Replayed(lambda x: 2 * x, lambda function: record_cuda_graph(function, x.device))
+    replayed = Replayed(lambda x: 2 * x, CudaGraphs(x.device).record)
     with torch.no_grad():
         assert [replayed(x * n).tolist() for n in (1, 2, 3)] == [[2] * 3, [4] * 3, [6] * 3]

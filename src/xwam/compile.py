@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -49,7 +48,7 @@ def compiled(policy: Policy, *, decoder: bool = False, backend: str = "inductor"
     if decoder and vae.decoder is not None:
         vae.decoder.compile(dynamic=False, backend=backend)
     if policy.device.type == "cuda":
-        transformer.forward = Replayed(transformer.forward, partial(record_cuda_graph, device=policy.device))
+        transformer.forward = Replayed(transformer.forward, CudaGraphs(policy.device).record)
     return policy
 
 
@@ -71,10 +70,10 @@ def warm_up(policy: Policy, *, batch_sizes: Sequence[int] = (1,), with_prefix: b
     ``with_prefix``: requests that go on from a robot's last chunk too; they are calls of another kind.
     """
     began, before = time.perf_counter(), num_programs()
-    steps = replace(policy.config.denoise, num_video_steps=3, num_action_steps=2)
+    steps = replace(policy.config.denoise, num_video_steps=4, num_action_steps=2)  # every kind of call is among these
     one_action = np.zeros((1, policy.config.model.action_width), np.float32)
     for batch_size, instruction, prefix in product(
-        batch_sizes, _instructions(policy), [None, one_action] if with_prefix else [None]
+        sorted(batch_sizes, reverse=True), _instructions(policy), [None, one_action] if with_prefix else [None]
     ):
         requests = [made_up_observation(policy, instruction)] * batch_size
         for actions_only in (True, not policy.has_world):
@@ -121,7 +120,7 @@ def made_up_observation(policy: Policy, instruction: str | None = None) -> Obser
 class Recording(NamedTuple):
     """One kind of call: fill ``inputs``, call ``replay``, read ``outputs``; all of them keep their places."""
 
-    inputs: list[Tensor]
+    inputs: "list[Place]"
     outputs: Any
     replay: Callable[[], None]
 
@@ -130,12 +129,31 @@ Record = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
 """Runs a function of fixed tensors once; returns what it gave and how to give it again, in place."""
 
 
+class Place:
+    """Where recordings find an input; it is copied there when it is another tensor than last time, or has changed."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.clone()
+        self._last, self._version = self.tensor, -1
+
+    def fill(self, tensor: Tensor) -> None:
+        """Copy, where needed."""
+        if self._last is not tensor or self._version != tensor._version:
+            self.tensor.copy_(tensor)
+            self._last, self._version = tensor, tensor._version
+
+
 class Replayed:
-    """A function of tensors whose every kind of call (shapes and settings) is recorded once and then replayed."""
+    """A function of tensors whose every kind of call (shapes and settings) is recorded once and then replayed.
+
+    Recordings are replayed one after another, so they share the places of inputs of one shape: the prompt's keys and
+    values of the published model are 0.7 GB for each robot of a batch, and kinds of call are many.
+    """
 
     def __init__(self, function: Callable[..., Any], record: Record) -> None:
         self._function, self._record = function, record
-        self._recordings: dict[Any, tuple[Recording, list[tuple[Tensor, int]]]] = {}
+        self._places: dict[Any, Place] = {}
+        self._recordings: dict[Any, Recording] = {}
 
     def __call__(self, *inputs: Any, **settings: Any) -> Any:
         """As the function itself, which is what is called where gradients are wanted.
@@ -149,44 +167,61 @@ class Replayed:
         kind = str(tree), tuple(_kind(leaf) for leaf in leaves)
         if kind not in self._recordings:
             self._recordings[kind] = self._recorded(leaves, tree)
-        recording, last = self._recordings[kind]
-        for index, (place, tensor) in enumerate(zip(recording.inputs, tensors, strict=True)):
-            if last[index][0] is not tensor or last[index][1] != tensor._version:
-                place.copy_(tensor)
-                last[index] = (tensor, tensor._version)
+        recording = self._recordings[kind]
+        for place, tensor in zip(recording.inputs, tensors, strict=True):
+            place.fill(tensor)
         recording.replay()
         return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, recording.outputs)
 
-    def _recorded(self, leaves: list[Any], tree: Any) -> tuple[Recording, list[tuple[Tensor, int]]]:
-        places = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        inputs, settings = tree.unflatten(places)
+    def _recorded(self, leaves: list[Any], tree: Any) -> Recording:
+        places: list[Place] = []
+        held = list(leaves)
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor):
+                where = len(places), _kind(leaf)
+                if where not in self._places:
+                    self._places[where] = Place(leaf)
+                self._places[where].fill(leaf)
+                places.append(self._places[where])
+                held[index] = places[-1].tensor
+        inputs, settings = tree.unflatten(held)
         outputs, replay = self._record(lambda: self._function(*inputs, **settings))
-        tensors = [place for place in places if isinstance(place, Tensor)]
-        return Recording(tensors, outputs, replay), [(place, -1) for place in tensors]
+        return Recording(places, outputs, replay)
 
 
 def _kind(leaf: Any) -> Any:
     return (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
 
-def record_cuda_graph(function: Callable[[], Any], device: torch.device) -> tuple[Any, Callable[[], None]]:
-    """Record a function's kernels into a CUDA graph, after three runs aside in which it compiles and settles.
+class CudaGraphs:
+    """Records functions into CUDA graphs on one device, all in one pool of memory.
 
-    Streams and graphs belong to the current device, kernels to that of their tensors: ``device`` must be both.
+    What one graph needs on its way the next one may use as well: they never run at once, and what comes out is copied
+    before another runs. Streams and graphs belong to the current device, kernels to that of their tensors: ``device``
+    must be both.
     """
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                function()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):  # torch's own stream stays on the device of its first recording
-            outputs = function()
 
-    def replay() -> None:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         with torch.cuda.device(device):
-            graph.replay()
+            self._stream, self._pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
 
-    return outputs, replay
+    def record(self, function: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        """A function's kernels as a graph, after three runs aside in which it compiles and settles."""
+        stream = self._stream
+        with torch.cuda.device(self.device):
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    function()
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # torch's own stream would stay on the device of its first recording
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                outputs = function()
+
+        def replay() -> None:
+            with torch.cuda.device(self.device):
+                graph.replay()
+
+        return outputs, replay

@@ -159,7 +159,8 @@ class CrossAttention(Attention):
         """What the prompt offers: the same at every step, so computed once per prompt."""
         context = context.to(self.k.weight.dtype)
         values = self.heads(self.v(context)).transpose(1, 2)
-        keys = self.heads(self.norm_k(self.k(context))).transpose(1, 2).to(values.dtype)
+        # Sharded weights cast their input by themselves, with torch before 2.13 the first layer's alone.
+        keys = self.heads(self.norm_k(self.k(context.to(values.dtype)))).transpose(1, 2).to(values.dtype)
         return KeysValues(keys, values, bias)
 
     def forward(self, x: Float[Tensor, "B L D"], prompt: KeysValues) -> Float[Tensor, "B L D"]:

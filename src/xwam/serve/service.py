@@ -100,7 +100,12 @@ class Service:
         self.packing.shutdown(wait=False, cancel_futures=True)
 
     def _warm_up(self) -> None:
-        """The whole way once with the world, and the largest batch of actions: memory errors show now."""
+        """The whole way once with the world, and the largest batch of actions: memory errors show now.
+
+        The text encoder, where there is one, is loaded too: no robot shall wait for that.
+        """
+        if self.policy.networks.has_text:
+            self.policy.text.eval()
         max_prefix, can_steer = self.policy.config.noise.max_prefix, self.policy.networks.is_differentiable
         if self.config.is_compiled:
             with_prefix = max_prefix > 0 or can_steer
