@@ -129,8 +129,8 @@ def train_vae(
         device: cpu, cuda, cuda:1, …
     """
     from xwam.presets import preset as preset_named
-    from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
+    from xwam.train.vae_alone import train_vae_alone, with_vae_of
     from xwam.train.vae_recipe import TINY_VAE, changed_recipe
 
     opened = open_sources(list(data), robot, weights)
