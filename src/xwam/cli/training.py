@@ -79,10 +79,9 @@ def _plan(
     device: str,
 ) -> str:
     from xwam.presets import preset
-    from xwam.train.adapt import with_frozen_of
+    from xwam.train.adapt import with_frozen_of, with_known_depth
     from xwam.train.options import changed
     from xwam.train.plan import markdown
-    from xwam.train.possible import with_known_depth
     from xwam.train.sources import fit, open_sources
 
     config = changed(preset(name), changes.given())

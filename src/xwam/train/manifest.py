@@ -23,8 +23,8 @@ from xwam.files import write_text
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
+from xwam.train.peers import Peers
 from xwam.train.rates import learning_rate_at
-from xwam.train.setup import Peers
 
 MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
 ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what

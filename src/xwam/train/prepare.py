@@ -20,8 +20,8 @@ from xwam.robot.layout import Layout, load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.train.films import films_of
 from xwam.train.options import Precision, Setup
+from xwam.train.precision import encoder_of
 from xwam.train.prompts import encoded_prompts
-from xwam.train.setup import encoder_of
 from xwam.train.sources import Mixture, Source, clips_of
 from xwam.train.text import TINY_TEXT, train_text
 from xwam.train.vae import train_vae

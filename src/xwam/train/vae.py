@@ -31,8 +31,9 @@ from xwam.train import checkpoint
 from xwam.train.descend import check_gradient
 from xwam.train.manifest import weights_hash
 from xwam.train.optimizers import Muon, is_convolution
+from xwam.train.options import Precision
+from xwam.train.precision import matrix_precision
 from xwam.train.rates import ema_decay_at, warm_then_cosine
-from xwam.train.setup import Precision, matrix_precision
 from xwam.train.step import generator_for
 from xwam.train.vae_recipe import ClipShape, Film, VaeTraining, draw_clips
 from xwam.train.vae_saving import films_hash, go_on, write_training

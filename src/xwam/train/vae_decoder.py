@@ -13,7 +13,7 @@ from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
-from xwam.train.setup import Precision
+from xwam.train.options import Precision
 from xwam.train.vae import Step, channels_last, descend, film_step, first_weights, optimizer_of, recipe_of
 from xwam.train.vae_recipe import Film, VaeTraining
 from xwam.train.vae_saving import films_hash

@@ -30,7 +30,8 @@ from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
-from xwam.train.setup import Precision, encoder_of, matrix_precision
+from xwam.train.options import Precision
+from xwam.train.precision import encoder_of, matrix_precision
 from xwam.train.vae import Step, psnr, recipe_of, reconstruction_loss, update
 from xwam.train.vae_decoder import descend_decoder
 from xwam.train.vae_recipe import Film, VaeTraining
