@@ -24,7 +24,7 @@ from tqdm import tqdm
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, Encoder, depth_to_tensor, encode_states, encode_views, latent_mask, video_to_tensor
-from xwam.files import Recent, claimed, whole_file, write_text
+from xwam.files import Recent, as_json, claimed, whole_file, write_text
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
@@ -86,13 +86,7 @@ def build_cache(
     if len(clips) == 0:
         raise ValueError("num_clips=0: no episode is long enough for a clip; record more or shorten the clip.")
     facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
-    path = folder / "facts.json"
-    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        raise ValueError(
-            f"cache={folder} was made of something else ({changed}): repeat the command as it was, or use a new folder."
-        )
-    if not path.is_file():
-        write_text(path, json.dumps(facts, indent=1) + "\n")
+    keep_facts(folder, facts, what="cache", advice="repeat the command as it was, or use a new folder")
     with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:
         while missing := missing_shards(folder, facts):
             for shard in missing:
@@ -256,9 +250,18 @@ def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: lis
     depth.append(torch.stack([nothing if image is None else next(encoded) for image in images]))
 
 
+def keep_facts(folder: Path, facts: dict[str, Any], *, what: str, advice: str) -> None:
+    """Write ``facts.json``. Raises ValueError, with this advice, where there is one that says something else."""
+    path = folder / "facts.json"
+    if not path.is_file():
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+    elif changed := differences(json.loads(path.read_text()), facts):
+        raise ValueError(f"{what}={folder} was made of something else ({changed}): {advice}.")
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What changed between the facts of two caches, in words; empty when nothing did."""
-    names = [name for name in old.keys() | new.keys() if old.get(name) != json.loads(json.dumps(new.get(name)))]
+    names = [name for name in old.keys() | new.keys() if old.get(name) != as_json(new.get(name))]
     return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(names))
 
 

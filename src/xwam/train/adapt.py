@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xwam.config import Config, ModelConfig, load, to_json
-from xwam.files import fingerprint, whole_file
+from xwam.files import as_json, fingerprint, whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
 from xwam.train.checkpoint import write_whole
@@ -104,7 +104,7 @@ def _made_of(start: Path, config: Config) -> dict[str, Any]:
     parts = {name: [p for p in (start / name).rglob("*") if p.is_file()] for name in ("vae", "text")}
     facts: dict[str, Any] = {name: fingerprint(start / name, files) for name, files in parts.items()}
     facts |= {"weights": weights_hash(start), "seed": config.train.seed, "views": config.view_names}
-    return json.loads(json.dumps({"checkpoint": str(start.resolve()), **facts, **vars(config.model)}))
+    return as_json({"checkpoint": str(start.resolve()), **facts, **vars(config.model)})
 
 
 def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) -> dict[str, torch.Tensor]:

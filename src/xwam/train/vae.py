@@ -11,7 +11,6 @@ docs/log.md says why.
 Noise is a function of (seed, step), as batches are: an interrupted run continues exactly.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xwam.config import SPACE_STRIDE, VaeConfig
+from xwam.files import as_json
 from xwam.model.device import device_of
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
@@ -212,7 +212,7 @@ def recipe_of(training: VaeTraining, start: Path | None, **more: Any) -> dict[st
     """What decides the result, in JSON's own types."""
     facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
     facts["optimizer"] = "muon"  # older ones were trained with AdamW
-    return json.loads(json.dumps(facts | {"start": None if start is None else weights_hash(start)} | more))
+    return as_json(facts | {"start": None if start is None else weights_hash(start)} | more)
 
 
 def _finish(

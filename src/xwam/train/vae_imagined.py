@@ -6,7 +6,6 @@ imagined is known, picture by picture. In: a checkpoint and its data. Out: a fol
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xwam.data.augment import augment
-from xwam.data.cache import cache_facts, differences
+from xwam.data.cache import cache_facts, keep_facts
 from xwam.data.clips import Clips, spread
 from xwam.dynamics import latents_of_actions
 from xwam.encode import encode_clips, encode_views, video_to_tensor
 from xwam.evaluate.clips import check_same_robot
-from xwam.files import Recent, whole_file, write_text
+from xwam.files import Recent, as_json, whole_file
 from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
 from xwam.train import checkpoint
@@ -116,14 +115,10 @@ def imagine_films(
         "num_clips": num_clips,
         "transformer": weights_hash(start),
         "statistics": policy.normalizer.fingerprint(),
-        "denoise": json.loads(json.dumps(dataclasses.asdict(policy.config.denoise))),
+        "denoise": as_json(dataclasses.asdict(policy.config.denoise)),
         "precision": precision,
     }
-    path = folder / "facts.json"
-    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        raise ValueError(f"imagined={folder} was made of something else ({changed}): delete it, or use a new folder.")
-    if not path.is_file():
-        write_text(path, json.dumps(facts, indent=1) + "\n")
+    keep_facts(folder, facts, what="imagined", advice="delete it, or use a new folder")
     chosen, files = spread(len(clips), num_clips), []
     with tqdm(total=len(chosen), desc="imagine", unit="clip") as bar:
         for first in range(0, len(chosen), CLIPS_PER_FILE):
