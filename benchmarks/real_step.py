@@ -27,7 +27,7 @@ from xwam.files import write_json
 from xwam.presets import preset
 from xwam.train import step
 from xwam.train.checkpoint import TrainingState
-from xwam.train.descend import compute_gradients, descend
+from xwam.train.descend import change_weights, compute_gradients
 from xwam.train.lora import draw_adapter, is_adapter
 from xwam.train.optimizers import make_optimizer, trained
 from xwam.train.options import Setup
@@ -84,7 +84,7 @@ def run(settings: RealStep) -> dict:
         began = time.perf_counter()
         drawn = step.draw(batch, config, step.generator_for(0, now, device))
         compute_gradients(state.model, batch, drawn, batch.prompt[0], config, ALONE, how)
-        descend(state, config, ALONE, now)
+        change_weights(state, config, ALONE, now)
         _wait_for(device)
         seconds.append(time.perf_counter() - began)
     rate = settings.batch_size / median(seconds[2:])

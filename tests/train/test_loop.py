@@ -212,7 +212,7 @@ class Wild(EncodedClips):
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch):
     settings = replace(CONFIG.train, num_steps=4, save_every=4, log_every=1, batch_size=7, validate_every=0)
-    config, run, real, changed_in = replace(CONFIG, train=settings), make_run(tmp_path), loop.descend, []
+    config, run, real, changed_in = replace(CONFIG, train=settings), make_run(tmp_path), loop.change_weights, []
 
     def watched(state, *rest):
         held = {**dict(state.model.named_parameters()), **{f"average {n}": v for n, v in state.average.items()}}
@@ -221,7 +221,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch)
         changed_in.append(sum(not torch.equal(value, before[name]) for name, value in held.items()))
         return norm
 
-    monkeypatch.setattr(loop, "descend", watched)
+    monkeypatch.setattr(loop, "change_weights", watched)
     with pytest.warns(UserWarning, match="gradient_norm=nan at step 3: nothing was learned in it"):
         last = loop.train(config, Wild({2}, size=7), run)
     assert changed_in[2] == 0

@@ -69,7 +69,7 @@ def compute_gradients(
     return found
 
 
-def descend(trained: TrainingState, config: Config, peers: Peers, now: int) -> Tensor:
+def change_weights(trained: TrainingState, config: Config, peers: Peers, now: int) -> Tensor:
     """Change weights and averages in place by the gradients of step ``now``; returns the gradient's norm.
 
     A gradient that is no finite number changes nothing: see check_gradient.

@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from xwam.config import ClipConfig, Config
-from xwam.data.clips import spread
+from xwam.data.clips import evenly_spaced
 from xwam.data.episodes import Episodes, camera_named
 from xwam.encode import depth_to_image
 from xwam.images import resize, resize_nearest, to_bytes
@@ -29,7 +29,7 @@ def films_of(config: Config, sources: Sequence[Source], num_episodes: int | None
     clip, chosen, needed = config.clip, [], 0
     for source, share in zip(sources, shares(sources, num_episodes or EPISODES_FOR_VAE), strict=True):
         clips, episodes = clips_of(source, config), source.episodes  # of the training split
-        some = [clips.numbers[place] for place in spread(len(clips.numbers), share)]
+        some = [clips.numbers[place] for place in evenly_spaced(len(clips.numbers), share)]
         names = [camera.name for camera in clips.seen_cameras]
         frames = sum(episodes.length(number) for number in some) * len(names)
         needed += frames * clip.height_px * clip.width_px * (5 if has_depth(source, names) else 3)  # bytes of a pixel
@@ -41,7 +41,7 @@ def films_of(config: Config, sources: Sequence[Source], num_episodes: int | None
             f"{kept:.0%} of them. `xwam train-vae --episodes N`, into the run's folder frozen, takes any number.",
             stacklevel=2,
         )
-        fewer = [spread(len(some), max(1, int(kept * len(some)))) for _, some, _ in chosen]
+        fewer = [evenly_spaced(len(some), max(1, int(kept * len(some)))) for _, some, _ in chosen]
         chosen = [(e, [some[n] for n in places], names) for (e, some, names), places in zip(chosen, fewer, strict=True)]
     films = []
     for episodes, some, names in chosen:

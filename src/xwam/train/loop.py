@@ -22,7 +22,7 @@ from xwam.encode import Batch
 from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM
 from xwam.train import checkpoint, manifest, sharding, step
-from xwam.train.descend import Losses, check_gradient, compute_gradients, descend, global_losses
+from xwam.train.descend import Losses, change_weights, check_gradient, compute_gradients, global_losses
 from xwam.train.log import Log, Meter, open_log
 from xwam.train.options import Setup
 from xwam.train.peers import Peers, any_says, check_batch, join_peers, my_device
@@ -125,7 +125,7 @@ def train(
             losses = compute_gradients(
                 _xwam(state), batch, drawn, empty_prompt, config, peers, how, sources if is_logged else None
             )
-            norm = descend(state, config, peers, now)
+            norm = change_weights(state, config, peers, now)
             num_idle = check_gradient(norm, finished, num_idle)
             bar.update()
             saver.poll()

@@ -67,11 +67,11 @@ def train_vae(
     saved = out / "vae-training"
     step = film_step([film.to(device) for film in films], training, precision)
     recipe = recipe_of(training, start, films=films_hash(films))
-    done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
+    done = run_steps(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     return _finish(config, state, films, training, out) if done == training.num_steps else saved
 
 
-def descend(
+def run_steps(
     state: checkpoint.TrainingState,
     step: Step,
     training: VaeTraining,
