@@ -25,14 +25,15 @@ from xwam.encode import Batch
 from xwam.evaluate.study import markdown_table
 from xwam.files import write_json
 from xwam.presets import preset
-from xwam.train import setup, step
+from xwam.train import step
 from xwam.train.checkpoint import TrainingState
-from xwam.train.descend import compute_gradients, descend
+from xwam.train.descend import change_weights, compute_gradients
 from xwam.train.lora import draw_adapter, is_adapter
 from xwam.train.optimizers import make_optimizer, trained
 from xwam.train.options import Setup
+from xwam.train.peers import Peers
 from xwam.train.plan import empty_batch, make_plan
-from xwam.train.setup import Peers
+from xwam.train.precision import is_bfloat16
 from xwam.train.state import build_model
 
 ALONE = Peers(0, 1)
@@ -83,11 +84,11 @@ def run(settings: RealStep) -> dict:
         began = time.perf_counter()
         drawn = step.draw(batch, config, step.generator_for(0, now, device))
         compute_gradients(state.model, batch, drawn, batch.prompt[0], config, ALONE, how)
-        descend(state, config, ALONE, now)
+        change_weights(state, config, ALONE, now)
         _wait_for(device)
         seconds.append(time.perf_counter() - began)
     rate = settings.batch_size / median(seconds[2:])
-    limit = samples_per_second_limit(config, device, in_bfloat16=setup.is_bfloat16(device, how.precision))
+    limit = samples_per_second_limit(config, device, in_bfloat16=is_bfloat16(device, how.precision))
     found = {"seconds": median(seconds[2:]), "samples_per_second": rate, "matrix_rate_share": rate / limit}
     found["planned_peak_gb"] = make_plan(config, how, device=settings.device).peak / 1e9
     if device.type == "cuda":

@@ -22,8 +22,9 @@ from xwam.model import layers, tokens
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM, init_weights
 from xwam.presets import preset
-from xwam.train import setup, step
+from xwam.train import step
 from xwam.train.optimizers import make_optimizer
+from xwam.train.precision import matrix_precision
 
 
 def naive_per_token(rows, levels):
@@ -43,7 +44,7 @@ def make(config, *, is_compiled: bool):
 def run_step(state, batch, empty_prompt, config, precision) -> float:
     model, optimizer = state
     drawn = step.draw(batch, config, step.generator_for(0, 0))
-    with setup.matrix_precision(torch.device("cpu"), precision):
+    with matrix_precision(torch.device("cpu"), precision):
         terms = step.compute_terms(model, batch, drawn, empty_prompt)
     loss = sum(term.sum / term.count.clamp(min=1) for term in terms.values())
     loss.backward()

@@ -64,6 +64,11 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(_only_numbers(content), indent=1) + "\n")
 
 
+def as_json(content: Any) -> Any:
+    """The same in JSON's own types: tuples become lists, keys become text."""
+    return json.loads(json.dumps(content))
+
+
 def _only_numbers(content: Any) -> Any:
     if isinstance(content, Mapping):
         return {name: _only_numbers(value) for name, value in content.items()}

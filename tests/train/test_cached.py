@@ -13,7 +13,7 @@ from xwam.presets import preset
 from xwam.train import step
 from xwam.train.cached import depth_as_views
 from xwam.train.options import Setup
-from xwam.train.setup import Peers
+from xwam.train.peers import Peers
 from xwam.train.state import make_state
 
 PLAIN = preset("debug")

@@ -15,7 +15,7 @@ from tests.train.processes import CLIPS, FOUR, LORA, TUNED
 from tests.train.test_loop import log_of, losses_of, make_run
 from xwam.train import checkpoint, export, loop
 from xwam.train.options import Setup
-from xwam.train.setup import Peers, check_batch
+from xwam.train.peers import Peers, check_batch
 
 pytestmark = pytest.mark.timeout(900)  # two runs of several processes in one fixture
 TORCHRUN = (  # on the loopback interface, at a port that is free

@@ -20,9 +20,10 @@ from xwam.files import write_json
 from xwam.model.weights import is_depth_name
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
-from xwam.train import checkpoint, loop, manifest, setup
+from xwam.train import checkpoint, loop, manifest
 from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
+from xwam.train.peers import Peers, peers_may_wait
 from xwam.train.rates import learning_rate_at
 from xwam.train.saving import load_state
 from xwam.train.state import build_model, make_state
@@ -211,7 +212,7 @@ class Wild(EncodedClips):
 
 def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch):
     settings = replace(CONFIG.train, num_steps=4, save_every=4, log_every=1, batch_size=7, validate_every=0)
-    config, run, real, changed_in = replace(CONFIG, train=settings), make_run(tmp_path), loop.descend, []
+    config, run, real, changed_in = replace(CONFIG, train=settings), make_run(tmp_path), loop.change_weights, []
 
     def watched(state, *rest):
         held = {**dict(state.model.named_parameters()), **{f"average {n}": v for n, v in state.average.items()}}
@@ -220,7 +221,7 @@ def test_a_step_without_a_finite_gradient_changes_nothing(tmp_path, monkeypatch)
         changed_in.append(sum(not torch.equal(value, before[name]) for name, value in held.items()))
         return norm
 
-    monkeypatch.setattr(loop, "descend", watched)
+    monkeypatch.setattr(loop, "change_weights", watched)
     with pytest.warns(UserWarning, match="gradient_norm=nan at step 3: nothing was learned in it"):
         last = loop.train(config, Wild({2}, size=7), run)
     assert changed_in[2] == 0
@@ -249,7 +250,7 @@ def test_a_run_that_was_saved_without_that_count_goes_on(tmp_path):
     settings = replace(CONFIG.train, num_steps=2, save_every=2, batch_size=7, validate_every=0)
     last = loop.train(replace(CONFIG, train=settings), EncodedClips(CONFIG, size=7), make_run(tmp_path))
     (last / "training/step.json").write_text('{"step": 2}')
-    state = make_state(CONFIG, Setup(), setup.Peers(0, 1), torch.device("cpu"), None)
+    state = make_state(CONFIG, Setup(), Peers(0, 1), torch.device("cpu"), None)
     assert load_state(last, state) == 2
     assert num_updates(state.optimizer) == 2
 
@@ -292,7 +293,7 @@ def test_the_loss_falls_on_one_batch(tmp_path):
 def test_compile_in_the_recipe_compiles_every_block():
     for is_wanted in (True, False):
         config = replace(CONFIG, train=replace(CONFIG.train, compile=is_wanted))
-        model = build_model(config, Setup(), setup.Peers(0, 1), torch.device("cpu"))
+        model = build_model(config, Setup(), Peers(0, 1), torch.device("cpu"))
         assert [block._compiled_call_impl is not None for block in all_blocks(model)] == [is_wanted] * 4
 
 
@@ -342,7 +343,7 @@ def test_an_error_of_one_process_ends_it_at_once():
     """Its peers wait for it: a good-bye would wait for theirs."""
     script = (
         "import atexit, time\n"
-        "from xwam.train.setup import Peers, peers_may_wait\n"
+        "from xwam.train.peers import Peers, peers_may_wait\n"
         "atexit.register(time.sleep, 60)\n"
         "with peers_may_wait(Peers(0, {})):\n"
         "    raise ValueError('a broken file')\n"
@@ -350,7 +351,7 @@ def test_an_error_of_one_process_ends_it_at_once():
     done = subprocess.run([sys.executable, "-c", script.format(2)], capture_output=True, text=True, timeout=50)
     assert done.returncode == 1
     assert "ValueError: a broken file" in done.stderr
-    with pytest.raises(ValueError, match="a broken file"), setup.peers_may_wait(setup.Peers(0, 1)):
+    with pytest.raises(ValueError, match="a broken file"), peers_may_wait(Peers(0, 1)):
         raise ValueError("a broken file")
 
 

@@ -17,8 +17,8 @@ from xwam.train import step
 from xwam.train.descend import compute_gradients
 from xwam.train.optimizers import make_optimizer, take_step
 from xwam.train.options import Setup, changed
+from xwam.train.peers import Peers
 from xwam.train.plan import make_plan, markdown
-from xwam.train.setup import Peers
 from xwam.train.state import make_state
 
 ALONE = Peers(0, 1)

@@ -32,9 +32,10 @@ from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.parts import CameraSource, PartSource
 from xwam.robot.robot_json import RobotConfig, load_robot, save_robot
 from xwam.train.adapt import adapted
+from xwam.train.films import load_films
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
-from xwam.train.prepare import load_films, make_latents, normalizers_of, wordings_of
+from xwam.train.prepare import make_latents, normalizers_of, wordings_of
 from xwam.train.sources import Mixture, fit, open_sources, shares
 from xwam.view.export import load_prediction
 

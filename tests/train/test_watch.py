@@ -18,8 +18,8 @@ from xwam.model.xwam import XWAM, init_weights
 from xwam.train import checkpoint, export, loop, manifest
 from xwam.train.log import open_log
 from xwam.train.options import Setup, Watch
+from xwam.train.peers import Peers
 from xwam.train.saving import load_state
-from xwam.train.setup import Peers
 from xwam.train.state import make_state
 from xwam.train.validate import make_closed_loop, together
 

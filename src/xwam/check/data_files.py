@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from xwam.data.clips import spread
+from xwam.data.clips import evenly_spaced
 from xwam.data.hdf5_read import Hdf5Episodes
 from xwam.data.lerobot import LeRobotEpisodes
 from xwam.data.lerobot_format import DEMONSTRATED
@@ -63,7 +63,7 @@ def open_subject(root: Path, robot: RobotConfig | None, most: int) -> Subject:
     episodes = open_recorded(root, robot=robot)
     explained = robot or robot_of_layout(episodes.layout, episodes)
     motions = []
-    for number in spread(episodes.num_episodes, most):
+    for number in evenly_spaced(episodes.num_episodes, most):
         columns = episodes.columns(number)
         found = {len(rows) for rows in columns.values()}
         if found == {episodes.row(number).length} and not _unread(explained, columns):

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from xwam.check.data_files import LISTED, Finding, Subject
 from xwam.check.data_motion import moving_arms
-from xwam.data.clips import spread
+from xwam.data.clips import evenly_spaced
 from xwam.images import resize
 from xwam.robot.layout import layout_slices
 
@@ -46,8 +46,8 @@ def _seen(subject: Subject) -> Pictures:
     """Small pictures of every camera in some episodes."""
     episodes = subject.episodes
     seen: Pictures = {camera.name: {} for camera in episodes.cameras}
-    for number in spread(episodes.num_episodes, MOST_EPISODES):
-        steps = np.array(spread(episodes.length(number), FRAMES))
+    for number in evenly_spaced(episodes.num_episodes, MOST_EPISODES):
+        steps = np.array(evenly_spaced(episodes.length(number), FRAMES))
         for name, films in seen.items():
             frames = episodes.frames(number, name, steps)
             if frames is not None:
@@ -140,7 +140,7 @@ def _check_depth(subject: Subject) -> Iterator[Finding]:
     for camera in episodes.cameras:
         metres = [
             depth
-            for number in spread(episodes.num_episodes, MOST_EPISODES)
+            for number in evenly_spaced(episodes.num_episodes, MOST_EPISODES)
             if (depth := episodes.depth(number, camera.name, np.array([0]))) is not None
         ]
         if not metres:

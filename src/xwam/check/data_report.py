@@ -17,7 +17,7 @@ from xwam.check.data import is_wrong
 from xwam.check.data_files import Finding
 from xwam.config import ClipConfig
 from xwam.data.augment import centre_crop
-from xwam.data.clips import Clips, spread
+from xwam.data.clips import Clips, evenly_spaced
 from xwam.data.episodes import Episodes
 from xwam.encode import depth_to_image
 from xwam.evaluate.report_plots import REAL, Line, line_chart
@@ -54,7 +54,9 @@ def contact_sheet(episodes: Episodes, clip: ClipConfig) -> UInt8[np.ndarray, "H 
     """A row for each of some episodes: for each camera the first, middle and last frame of a clip, and its depth."""
     names = [camera.name for camera in episodes.cameras]
     clips = Clips(episodes, clip, names, split="all", validation_share=0.0)
-    rows = [_row(centre_crop(clips.at(number, 0), crop=clip.crop)) for number in spread(episodes.num_episodes, ROWS)]
+    rows = [
+        _row(centre_crop(clips.at(number, 0), crop=clip.crop)) for number in evenly_spaced(episodes.num_episodes, ROWS)
+    ]
     return np.concatenate(rows, axis=0)
 
 

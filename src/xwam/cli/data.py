@@ -68,14 +68,14 @@ def annotate(
     from xwam.data.opening import open_recorded
     from xwam.model.depth_teacher import MonocularDepth
     from xwam.robot.robot_json import load_robot
-    from xwam.train.annotate import annotate_depth, weights_hash
+    from xwam.train.annotate import annotate_depth, teacher_hash
 
     mapping = None if robot is None else load_robot(robot).frame_by_frame  # every frame gets its depth
     episodes = open_recorded(data, robot=mapping)
     made = annotate_depth(
         episodes,
         MonocularDepth(teacher, device=device),
-        weights=weights_hash(teacher),
+        weights=teacher_hash(teacher),
         cameras=cameras,
         rebuild=rebuild,
     )

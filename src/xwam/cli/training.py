@@ -79,10 +79,9 @@ def _plan(
     device: str,
 ) -> str:
     from xwam.presets import preset
-    from xwam.train.adapt import with_frozen_of
+    from xwam.train.adapt import with_frozen_of, with_known_depth
     from xwam.train.options import changed
     from xwam.train.plan import markdown
-    from xwam.train.possible import with_known_depth
     from xwam.train.sources import fit, open_sources
 
     config = changed(preset(name), changes.given())
@@ -129,8 +128,8 @@ def train_vae(
         device: cpu, cuda, cuda:1, …
     """
     from xwam.presets import preset as preset_named
-    from xwam.train.prepare import train_vae_alone, with_vae_of
     from xwam.train.sources import fit, open_sources
+    from xwam.train.vae_alone import train_vae_alone, with_vae_of
     from xwam.train.vae_recipe import TINY_VAE, changed_recipe
 
     opened = open_sources(list(data), robot, weights)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float16, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,15 +23,15 @@ from tqdm import tqdm
 
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
-from xwam.encode import Batch, Encoder, depth_to_tensor, encode_states, encode_views, latent_mask, video_to_tensor
-from xwam.files import Recent, claimed, whole_file, write_text
+from xwam.data.latents import Latents, batch_of, normalized, used_slots
+from xwam.encode import Batch, Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
+from xwam.files import Recent, as_json, claimed, whole_file, write_text
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
 
 CLIPS_PER_SHARD = 64
 WAIT_S = 0.5
-_LATENTS = ("video", "depth")
-_LABELS = ("state", "action", "executed", "video_mask", "depth_mask", "state_mask", "action_mask")
+_LATENTS, _LABELS = Latents._fields[:2], Latents._fields[2:]  # the first have variants
 _FORMAT = 1  # counts up when the content of a shard changes
 
 
@@ -86,13 +86,7 @@ def build_cache(
     if len(clips) == 0:
         raise ValueError("num_clips=0: no episode is long enough for a clip; record more or shorten the clip.")
     facts = cache_facts(clips, vae_hash=vae_hash, num_variants=num_variants, seed=seed)
-    path = folder / "facts.json"
-    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        raise ValueError(
-            f"cache={folder} was made of something else ({changed}): repeat the command as it was, or use a new folder."
-        )
-    if not path.is_file():
-        write_text(path, json.dumps(facts, indent=1) + "\n")
+    keep_facts(folder, facts, what="cache", advice="repeat the command as it was, or use a new folder")
     with tqdm(total=len(clips), desc="latents", unit="clip", disable=not progress) as bar:
         while missing := missing_shards(folder, facts):
             for shard in missing:
@@ -101,10 +95,10 @@ def build_cache(
                         continue
                     variants = _Variants(clips, list(_clips_of(shard, len(clips))), num_variants, seed)
                     loaded = iter(DataLoader(variants, batch_size=None, num_workers=num_workers))
-                    tensors, instructions = _encode_shard(loaded, encoder, batch_size, bar)
+                    latents, instructions = _encode_shard(loaded, encoder, batch_size, bar)
                     labels = {"instructions": json.dumps(instructions), "made_of": _fingerprint(facts)}
                     with whole_file(_shard_path(folder, shard)) as temporary:
-                        save_file(tensors, temporary, metadata=labels)
+                        save_file(latents._asdict(), temporary, metadata=labels)
             if missing == missing_shards(folder, facts):
                 time.sleep(WAIT_S)  # others are at work on what is left
 
@@ -153,32 +147,20 @@ class LatentCache:
     ) -> Batch:
         """These clips and their prompts; ``visit`` (how often the data was gone through) picks the variant."""
         rows = [self._row(int(index), visit % self.num_variants) for index in indices]
-        columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "instruction"}
-        layout, normalizer = self.normalizer.layout, self.normalizer
-        return Batch(
-            video=columns["video"].float(),
-            depth=columns["depth"].float(),
-            state=encode_states(columns["state"].numpy(), normalizer),
-            action=torch.from_numpy(normalizer.normalize_action(columns["action"].numpy())),
-            video_mask=columns["video_mask"],
-            depth_mask=columns["depth_mask"],
-            state_mask=columns["state_mask"][..., None] & torch.from_numpy(layout.state_mask),
-            action_mask=columns["action_mask"][..., None] & torch.from_numpy(layout.action_mask),
-            executed=torch.from_numpy(normalizer.normalize_action(columns["executed"].numpy())),
-            prompt=torch.stack([prompts[row["instruction"]] for row in rows]),
-        )
+        latents = Latents(*(torch.stack(column) for column in zip(*(row for row, _ in rows), strict=True)))
+        prompt = torch.stack([prompts[text] for _, text in rows])
+        return batch_of(normalized(latents, self.normalizer), used_slots(self.normalizer), prompt)
 
     def instructions(self) -> list[str]:
         """Every instruction that occurs, sorted: encode these prompts once."""
         shards = range(_num_shards(self.facts))
         return sorted({text for shard in shards for text in _instructions(self._file(shard))})
 
-    def columns(self) -> tuple[dict[str, Tensor], list[str]]:
+    def columns(self) -> tuple[Latents, list[str]]:
         """Everything in the cache, clip after clip (latents with all their variants), and each clip's instruction."""
         files = [self._file(shard) for shard in range(_num_shards(self.facts))]
-        names = (*_LATENTS, *_LABELS)
-        columns = {name: torch.cat([file.get_tensor(_stored(file, name)) for file in files]) for name in names}
-        return columns, [text for file in files for text in _instructions(file)]
+        columns = (torch.cat([file.get_tensor(_stored(file, name)) for file in files]) for name in Latents._fields)
+        return Latents(*columns), [text for file in files for text in _instructions(file)]
 
     def _file(self, shard: int) -> Any:
         return self._open.get(_shard_path(self.folder, shard), self._opened)
@@ -189,13 +171,14 @@ class LatentCache:
             raise ValueError(f"{path} was made of something else than {self.folder}/facts.json says: delete the file.")
         return file
 
-    def _row(self, index: int, variant: int) -> dict[str, Any]:
+    def _row(self, index: int, variant: int) -> tuple[Latents, str]:
+        """One variant of one clip, and its instruction."""
         if not 0 <= index < len(self):
             raise IndexError(f"index={index}: the cache has {len(self)} clips.")
         file, place = self._file(index // CLIPS_PER_SHARD), index % CLIPS_PER_SHARD
-        row: dict[str, Any] = {name: file.get_slice(name)[place, variant] for name in _LATENTS}
-        row |= {name: file.get_slice(_stored(file, name))[place] for name in _LABELS}
-        return row | {"instruction": _instructions(file)[place]}
+        latents = (file.get_slice(name)[place, variant] for name in _LATENTS)
+        labels = (file.get_slice(_stored(file, name))[place] for name in _LABELS)
+        return Latents(*latents, *labels), _instructions(file)[place]
 
 
 class _Variants(Dataset):
@@ -218,47 +201,60 @@ class _Variants(Dataset):
 
 def _encode_shard(
     rows: Iterator[list[Clip]], encoder: Encoder, batch_size: int, bar: tqdm
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[Latents, list[str]]:
     """Latents (half precision) and labels of one shard's clips."""
-    video, depth, first = [], [], []
+    encoded: list[tuple[Tensor, Tensor]] = []
+    first: list[Clip] = []
     batch: list[Clip] = []
     for variants in rows:
         first.append(variants[0])
         batch += variants
         if len(batch) >= batch_size:
-            _encode(batch, encoder, video, depth)
+            encoded.append(_encode(batch, encoder))
             batch = []
         bar.update()
     if batch:
-        _encode(batch, encoder, video, depth)
-    masks = [(latent_mask(c.video_mask), latent_mask(c.depth_mask)) for c in first]
-    return {
-        "video": torch.cat(video).unflatten(0, (len(first), -1)),
-        "depth": torch.cat(depth).unflatten(0, (len(first), -1)),
-        "state": torch.from_numpy(np.stack([c.state for c in first]).astype(np.float32)),
-        "action": torch.from_numpy(np.stack([c.action for c in first]).astype(np.float32)),
-        "executed": torch.from_numpy(np.stack([c.executed for c in first]).astype(np.float32)),
-        "video_mask": torch.stack([mask for mask, _ in masks]),
-        "depth_mask": torch.stack([mask for _, mask in masks]),
-        "state_mask": torch.from_numpy(np.stack([c.state_mask for c in first])),
-        "action_mask": torch.from_numpy(np.stack([c.action_mask for c in first])),
-    }, [c.instruction for c in first]
+        encoded.append(_encode(batch, encoder))
+    video, depth = (torch.cat(part).unflatten(0, (len(first), -1)) for part in zip(*encoded, strict=True))
+    latents = Latents(
+        video=video,
+        depth=depth,
+        state=torch.from_numpy(np.stack([c.state for c in first]).astype(np.float32)),
+        action=torch.from_numpy(np.stack([c.action for c in first]).astype(np.float32)),
+        executed=torch.from_numpy(np.stack([c.executed for c in first]).astype(np.float32)),
+        video_mask=torch.stack([latent_mask(c.video_mask) for c in first]),
+        depth_mask=torch.stack([latent_mask(c.depth_mask) for c in first]),
+        state_mask=torch.from_numpy(np.stack([c.state_mask for c in first])),
+        action_mask=torch.from_numpy(np.stack([c.action_mask for c in first])),
+    )
+    return latents, [c.instruction for c in first]
 
 
 @torch.no_grad()
-def _encode(batch: list[Clip], encoder: Encoder, video: list[Tensor], depth: list[Tensor]) -> None:
-    latents = encode_views(encoder, torch.stack([video_to_tensor(clip.video) for clip in batch])).cpu().half()
-    video.append(latents)
+def _encode(
+    batch: list[Clip], encoder: Encoder
+) -> tuple[Float16[Tensor, "B C F V h w"], Float16[Tensor, "B C F V h w"]]:
+    """Latents of the colours and of the depth; zeros (masked) for a clip without depth."""
+    video = encode_views(encoder, torch.stack([video_to_tensor(clip.video) for clip in batch])).cpu().half()
     images = [None if clip.depth is None else depth_to_tensor(clip.depth, clip.cameras) for clip in batch]
     known = [image for image in images if image is not None]
     encoded = iter(encode_views(encoder, torch.stack(known)).cpu().half() if known else ())
-    nothing = torch.zeros_like(latents[0])  # masked
-    depth.append(torch.stack([nothing if image is None else next(encoded) for image in images]))
+    nothing = torch.zeros_like(video[0])
+    return video, torch.stack([nothing if image is None else next(encoded) for image in images])
+
+
+def keep_facts(folder: Path, facts: dict[str, Any], *, what: str, advice: str) -> None:
+    """Write ``facts.json``. Raises ValueError, with this advice, where there is one that says something else."""
+    path = folder / "facts.json"
+    if not path.is_file():
+        write_text(path, json.dumps(facts, indent=1) + "\n")
+    elif changed := differences(json.loads(path.read_text()), facts):
+        raise ValueError(f"{what}={folder} was made of something else ({changed}): {advice}.")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What changed between the facts of two caches, in words; empty when nothing did."""
-    names = [name for name in old.keys() | new.keys() if old.get(name) != json.loads(json.dumps(new.get(name)))]
+    names = [name for name in old.keys() | new.keys() if old.get(name) != as_json(new.get(name))]
     return "; ".join(f"{name}: {old.get(name)} -> {new.get(name)}" for name in sorted(names))
 
 

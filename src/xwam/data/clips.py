@@ -44,7 +44,7 @@ def _drawn(first: int, block: int) -> int:
     return int.from_bytes(hashlib.sha256(f"episode {first}".encode()).digest()[:8]) % block
 
 
-def spread(count: int, most: int) -> list[int]:
+def evenly_spaced(count: int, most: int) -> list[int]:
     """At most ``most`` numbers below ``count``, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist()
 

@@ -20,7 +20,7 @@ from xwam.data.depth import depth_to_codes
 from xwam.data.episodes import Episode, check_episode
 from xwam.data.lerobot_stats import write_stats
 from xwam.data.videos import write_codes, write_rgb
-from xwam.files import whole_file, write_text
+from xwam.files import as_json, whole_file, write_text
 from xwam.records import Camera
 from xwam.robot.actions import base_from_hand
 from xwam.robot.layout import Layout, load_layout
@@ -106,7 +106,7 @@ class DatasetWriter:
         if not layout_file.is_file() or load_layout(layout_file) != self.layout:
             raise ValueError(f"root={self.root} has another layout than {self.layout.name!r}: write to a new folder.")
         depth_names = [c.name for c in self.cameras if form.depth_key(c.name) in info["features"]]
-        expected = json.loads(json.dumps(form.features(self.layout, self.cameras, depth_names, fps)))
+        expected = as_json(form.features(self.layout, self.cameras, depth_names, fps))
         if form.DEMONSTRATED not in info["features"]:
             raise ValueError(
                 f"root={self.root} was recorded before frames said {form.DEMONSTRATED!r}: record into a new folder and "

@@ -38,7 +38,7 @@ Stream = Callable[[], Iterator[Float[np.ndarray, "rows D"]]]
 """Starts a pass over the data: blocks of rows; NaN means "leave this number out"."""
 
 
-class _Part(NamedTuple):
+class _EpisodeRows(NamedTuple):
     """A stream over some episodes; values nearer to 0 than ``smallest`` are left out."""
 
     dataset: Episodes
@@ -80,7 +80,7 @@ def normalizer_from(
     if not any(numbers):
         raise ValueError("num_episodes=0: statistics need at least one episode; record some first.")
     parts = [
-        _Part(dataset, group, "state", None)
+        _EpisodeRows(dataset, group, "state", None)
         for dataset, some in zip(datasets, numbers, strict=True)
         for group in _groups(some)
     ]

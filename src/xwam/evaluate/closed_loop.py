@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from xwam.config import Simulator
 from xwam.evaluate.metrics import wilson_interval
-from xwam.files import write_text
+from xwam.files import as_json, write_text
 from xwam.policy import Policy
 from xwam.records import Observation
 from xwam.sim.rollout import DECISIONS_PER_EPISODE
@@ -107,7 +107,7 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
     horizon = policy.config.clip.action_horizon
     if config.replan_every > horizon:
         raise ValueError(f"replan_every={config.replan_every}: must be in 1..{horizon}, the actions of one answer.")
-    settings = json.loads(json.dumps(asdict(config) | identity(policy)))
+    settings = as_json(asdict(config) | identity(policy))
     done = _load_finished(out, settings)
     seeds = placements(config.seed, config.num_episodes)
     asked = {(task, seed) for task in config.tasks for seed in seeds}

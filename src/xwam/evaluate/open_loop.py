@@ -23,7 +23,7 @@ from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
 from xwam.evaluate.report_episode import best_median_worst, latencies, page_of
-from xwam.files import write_json
+from xwam.files import as_json, write_json
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.robot.robot_json import RobotConfig
@@ -111,7 +111,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
         return {}
     stored = json.loads(out.read_text())
     found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
-    if "clips" not in stored or found != json.loads(json.dumps(settings)):
+    if "clips" not in stored or found != as_json(settings):
         raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
         row["index"]: Judged(

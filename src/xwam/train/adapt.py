@@ -8,6 +8,8 @@ the last blocks and a head drawn anew.
 
 import json
 import shutil
+import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xwam.config import Config, ModelConfig, load, to_json
-from xwam.files import fingerprint, whole_file
+from xwam.files import as_json, fingerprint, whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
 from xwam.train.checkpoint import write_whole
 from xwam.train.grow import SIZES, check_grows, grown
 from xwam.train.manifest import ADAPTED, weights_hash
+from xwam.train.sources import Source, has_depth
 
 VIEWS = "view_embedding.weight"
 
@@ -32,6 +35,34 @@ def with_frozen_of(start: Path, config: Config) -> Config:
     names = ("latent_channels", "text_width", "text_length")
     model = replace(config.model, **{name: getattr(stored.model, name) for name in names})
     return replace(config, model=model, vae=stored.vae, text=stored.text)
+
+
+def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
+    """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
+    knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
+    if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
+        return config
+    is_taught = any(has_depth(source, config.view_names) for source in sources)
+    if knows:
+        if not is_taught:
+            warnings.warn(
+                f"start={start} knows depth and no data set has any: its branch stays as it is, and as the rest "
+                "learns it no longer fits; look at it, or let a teacher add depth (`xwam annotate depth`). Cameras of "
+                "the start's names keep its ranges of depth.",
+                stacklevel=2,
+            )
+            return replace(config, train=replace(config.train, depth_loss_weight=0.0))  # its branch then stays
+        return config
+    if is_taught:
+        if start is not None:
+            warnings.warn(f"start={start} has no depth branch: it gets copies of its last blocks as one.", stacklevel=2)
+        return config
+    warnings.warn(
+        "no data set has depth: the model gets no depth branch, and imagines colour alone. `xwam annotate depth` "
+        "lets a teacher add depth.",
+        stacklevel=2,
+    )
+    return replace(config, model=replace(config.model, num_depth_blocks=0))
 
 
 def adapted(start: Path, config: Config, folder: Path) -> Path:
@@ -73,7 +104,7 @@ def _made_of(start: Path, config: Config) -> dict[str, Any]:
     parts = {name: [p for p in (start / name).rglob("*") if p.is_file()] for name in ("vae", "text")}
     facts: dict[str, Any] = {name: fingerprint(start / name, files) for name, files in parts.items()}
     facts |= {"weights": weights_hash(start), "seed": config.train.seed, "views": config.view_names}
-    return json.loads(json.dumps({"checkpoint": str(start.resolve()), **facts, **vars(config.model)}))
+    return as_json({"checkpoint": str(start.resolve()), **facts, **vars(config.model)})
 
 
 def _fitted(weights: dict[str, torch.Tensor], stored: Config, config: Config) -> dict[str, torch.Tensor]:

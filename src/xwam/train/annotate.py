@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from xwam.data import lerobot_format as form
 from xwam.data.annotated import Provenance, Scale, other_pictures, pictures_of
-from xwam.data.clips import spread
+from xwam.data.clips import evenly_spaced
 from xwam.data.episodes import camera_named
 from xwam.data.recorded import RecordedEpisodes
 from xwam.files import fingerprint
@@ -112,7 +112,7 @@ def seen_from(
 def _own_pairs(episodes: RecordedEpisodes, teacher: DepthTeacher, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Estimates and measurements of the same camera, from episodes in which it measured."""
     measured = [n for n in range(episodes.num_episodes) if episodes.has_measured_depth(n, name)]
-    for place in spread(len(measured), REFERENCE_FRAMES) if measured else ():
+    for place in evenly_spaced(len(measured), REFERENCE_FRAMES) if measured else ():
         middle = np.array([episodes.length(measured[place]) // 2])
         frames, depth = (read(measured[place], name, middle) for read in (episodes.frames, episodes.depth))
         if frames is not None and depth is not None:
@@ -128,7 +128,7 @@ def _other_pairs(
     if not target.is_calibrated:
         return
     state, layout = episodes.info(number).state, episodes.layout
-    for step in spread(len(estimate), REFERENCE_FRAMES):
+    for step in evenly_spaced(len(estimate), REFERENCE_FRAMES):
         for camera in (camera for camera in others if camera.is_calibrated):
             depth = episodes.depth(number, camera.name, np.array([step]))
             if depth is not None:
@@ -169,6 +169,6 @@ def _check_origin(episodes: RecordedEpisodes, name: str, origin: Provenance, reb
     episodes.annotated.forget(name)
 
 
-def weights_hash(folder: Path) -> str:
+def teacher_hash(folder: Path) -> str:
     """Short hash of a teacher's files."""
     return fingerprint(folder, [path for path in folder.rglob("*") if path.suffix in {".json", ".safetensors"}])

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 
 from xwam.config import Config
-from xwam.data.cache import LatentCache, cache_facts
+from xwam.data.cache import LatentCache, cache_facts, differences
 from xwam.data.clips import Clips
 from xwam.data.episodes import Episodes
 from xwam.data.lerobot import open_lerobot
@@ -116,8 +116,6 @@ def _same_clips(config: Config, episodes: Episodes, folder: Path) -> Clips:
     facts = json.loads(path.read_text())
     clips = Clips(episodes, config.clip, config.view_names, every=facts["every"])
     expected = cache_facts(clips, vae_hash=facts["vae"], num_variants=facts["num_variants"], seed=facts["seed"])
-    expected = json.loads(json.dumps(expected))
-    changed = sorted(name for name in facts.keys() | expected.keys() if facts.get(name) != expected.get(name))
-    if changed:
-        raise ValueError(f"cache={folder} was made of something else ({', '.join(changed)} differ): give its own data.")
+    if changed := differences(facts, expected):
+        raise ValueError(f"cache={folder} was made of something else ({changed}): give its own data.")
     return clips

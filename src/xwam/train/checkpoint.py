@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Robot(NamedTuple):
     normalizer: Normalizer
     cameras: tuple[Camera, ...]
     mapping: RobotConfig | None = None  # how its data were written; None: our own data
-    others: Mapping[str, Any] = {}  # robots (by name) that the same weights learned from besides
+    others: Mapping[str, "Robot"] = {}  # robots (by name) that the same weights learned from besides
 
     @property
     def layout(self) -> Layout:
@@ -48,7 +48,7 @@ class TrainingState(NamedTuple):
     optimizer: torch.optim.Optimizer
 
 
-def write_whole(target: Path, fill: Any) -> None:
+def write_whole(target: Path, fill: Callable[[Path], object]) -> None:
     """Let ``fill(folder)`` write a folder under a temporary name, then give it its name: whole or absent.
 
     What stood there before is only removed afterwards; see ``restored``.

@@ -19,10 +19,12 @@ from xwam.denoise.noise import Velocity
 from xwam.encode import Batch
 from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
-from xwam.train import setup, sharding, state, step
+from xwam.train import sharding, state, step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import take_step
 from xwam.train.options import Setup
+from xwam.train.peers import Peers, add_gradients, add_up, global_counts
+from xwam.train.precision import matrix_precision
 from xwam.train.rates import learning_rate_at
 
 MOST_IDLE = 10  # steps in a row without a finite gradient
@@ -43,14 +45,14 @@ def compute_gradients(
     drawn: step.Draw,
     empty_prompt: Float[Tensor, "P Dt"],
     config: Config,
-    peers: setup.Peers,
+    peers: Peers,
     how: Setup,
     sources: Sources | None = None,
 ) -> Losses:
     """Add the gradients of this process's rows to the weights'."""
     device = batch.video.device
     has_depth = config.model.num_depth_blocks > 0
-    counts = setup.global_counts(step.count_terms(batch, drawn, has_depth=has_depth), peers)
+    counts = global_counts(step.count_terms(batch, drawn, has_depth=has_depth), peers)
     found = Losses({}, {})
     for part in range(how.accumulate):
         rows, draws = step.cut(batch, part, how.accumulate), step.share(drawn, part, how.accumulate)
@@ -67,13 +69,13 @@ def compute_gradients(
     return found
 
 
-def descend(trained: TrainingState, config: Config, peers: setup.Peers, now: int) -> Tensor:
+def change_weights(trained: TrainingState, config: Config, peers: Peers, now: int) -> Tensor:
     """Change weights and averages in place by the gradients of step ``now``; returns the gradient's norm.
 
     A gradient that is no finite number changes nothing: see check_gradient.
     """
     if not sharding.is_sharded(trained.model):
-        setup.add_gradients(trained.model, peers)
+        add_gradients(trained.model, peers)
     if config.train.depth_loss_weight == 0:  # nothing teaches the branch: weight decay shall not shrink it either
         for name, weight in trained.model.named_parameters():
             weight.grad = None if is_depth_name(name) else weight.grad
@@ -106,11 +108,11 @@ def check_gradient(
     return num_before + 1
 
 
-def global_losses(losses: Losses, peers: setup.Peers) -> dict[str, float]:
+def global_losses(losses: Losses, peers: Peers) -> dict[str, float]:
     """The losses of the whole batch, to be logged; all processes must ask."""
-    numbers = {f"loss/{name}": setup.add_up(loss, peers).item() for name, loss in losses.by_modality.items()}
+    numbers = {f"loss/{name}": add_up(loss, peers).item() for name, loss in losses.by_modality.items()}
     for name, term in losses.by_source.items():
-        total, count = setup.add_up(term.sum, peers).item(), setup.add_up(term.count, peers).item()
+        total, count = add_up(term.sum, peers).item(), add_up(term.count, peers).item()
         if count:
             numbers[f"loss/{name}"] = total / count
     return numbers
@@ -118,7 +120,7 @@ def global_losses(losses: Losses, peers: setup.Peers) -> dict[str, float]:
 
 def _precision(model: XWAM, device: torch.device, how: Setup) -> AbstractContextManager[object]:
     """Sharded weights arrive in the precision they are meant for; whole ones are rounded on the way."""
-    return setup.matrix_precision(device, "float32" if sharding.is_sharded(model) else how.precision)
+    return matrix_precision(device, "float32" if sharding.is_sharded(model) else how.precision)
 
 
 @torch.no_grad()

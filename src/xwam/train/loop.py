@@ -21,10 +21,12 @@ from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM
-from xwam.train import checkpoint, manifest, setup, sharding, step
-from xwam.train.descend import Losses, check_gradient, compute_gradients, descend, global_losses
+from xwam.train import checkpoint, manifest, sharding, step
+from xwam.train.descend import Losses, change_weights, check_gradient, compute_gradients, global_losses
 from xwam.train.log import Log, Meter, open_log
 from xwam.train.options import Setup
+from xwam.train.peers import Peers, any_says, check_batch, join_peers, my_device
+from xwam.train.precision import is_bfloat16
 from xwam.train.rates import learning_rate_at
 from xwam.train.saving import Saver, clear, load_state
 from xwam.train.sources import shuffled
@@ -98,9 +100,9 @@ def train(
     ``start``: a checkpoint whose weights to start from (fine-tuning); fresh ones otherwise. Resumes from the newest
     checkpoint in ``run.out``. Ctrl-C and SIGTERM save first. Raises ValueError when that run had another recipe.
     """
-    target = setup.my_device(device)
-    peers = setup.join_peers(target)
-    setup.check_batch(config.train.batch_size, peers, how)
+    target = my_device(device)
+    peers = join_peers(target)
+    check_batch(config.train.batch_size, peers, how)
     newest = manifest.check_resume(run.out, config, run.manifest, how, start)
     state = make_state(config, how, peers, target, start)
     done = 0 if newest is None else load_state(newest, state)
@@ -109,7 +111,7 @@ def train(
         clear(run.out)
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
-    validates = setup.any_says(validate is not None and config.train.validate_every > 0, peers, target)
+    validates = any_says(validate is not None and config.train.validate_every > 0, peers, target)
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not peers.is_main, desc="train", unit="step")
     last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, peers, target, newest), 0
@@ -123,7 +125,7 @@ def train(
             losses = compute_gradients(
                 _xwam(state), batch, drawn, empty_prompt, config, peers, how, sources if is_logged else None
             )
-            norm = descend(state, config, peers, now)
+            norm = change_weights(state, config, peers, now)
             num_idle = check_gradient(norm, finished, num_idle)
             bar.update()
             saver.poll()
@@ -146,7 +148,7 @@ def train(
     return last
 
 
-def _log(run: Run, facts: dict[str, Any], peers: setup.Peers) -> AbstractContextManager[Log]:
+def _log(run: Run, facts: dict[str, Any], peers: Peers) -> AbstractContextManager[Log]:
     """The log of the main process; the others say nothing."""
     if peers.is_main:
         return open_log(run.out, wandb_project=run.wandb_project, settings=facts)
@@ -154,22 +156,20 @@ def _log(run: Run, facts: dict[str, Any], peers: setup.Peers) -> AbstractContext
 
 
 def _validated(
-    state: checkpoint.TrainingState, peers: setup.Peers, validate: Validate | None, finished: int
+    state: checkpoint.TrainingState, peers: Peers, validate: Validate | None, finished: int
 ) -> dict[str, float]:
     """All processes put the weights together; the main one looks at them."""
     average = averaged_weights(state, peers)
     return {} if validate is None else {f"validation/{k}": v for k, v in validate(average, finished).items()}
 
 
-def _numbers(
-    losses: Losses, norm: Tensor, config: Config, peers: setup.Peers, now: int, meter: Meter
-) -> dict[str, float]:
+def _numbers(losses: Losses, norm: Tensor, config: Config, peers: Peers, now: int, meter: Meter) -> dict[str, float]:
     rate = learning_rate_at(now, config.train)
     return global_losses(losses, peers) | {"gradient_norm": norm.item(), "lr": rate} | meter.read()
 
 
-def _meter(config: Config, how: Setup, peers: setup.Peers, device: torch.device, newest: Path | None) -> Meter:
-    in_bfloat16 = setup.is_bfloat16(device, how.precision)
+def _meter(config: Config, how: Setup, peers: Peers, device: torch.device, newest: Path | None) -> Meter:
+    in_bfloat16 = is_bfloat16(device, how.precision)
     parts = {"num_ranks": peers.num_ranks, "accumulate": how.accumulate}
     limit = samples_per_second_limit(config, device, in_bfloat16=in_bfloat16, **parts)
     return Meter(config.train.batch_size, limit, manifest.hours_of(newest))
@@ -180,9 +180,7 @@ def _shown(numbers: dict[str, float]) -> str:
     return " ".join(f"{name}={value:.3g}" for name, value in short.items())
 
 
-def _my_batch(
-    config: Config, data: TrainingData, peers: setup.Peers, now: int, device: torch.device
-) -> tuple[Batch, Any]:
+def _my_batch(config: Config, data: TrainingData, peers: Peers, now: int, device: torch.device) -> tuple[Batch, Any]:
     indices, visits = batch_indices(len(data), config.train.batch_size, config.train.seed, now)
     mine, passes = indices[peers.rank :: peers.num_ranks], visits[peers.rank :: peers.num_ranks]
     parts = [data.batch(mine[passes == visit], visit) for visit in np.unique(passes).tolist()]  # in their order
@@ -191,7 +189,7 @@ def _my_batch(
     return batch, (data.source_names, data.sources(mine)) if len(data.source_names) > 1 else None
 
 
-def _my_draw(batch: Batch, config: Config, peers: setup.Peers, now: int) -> step.Draw:
+def _my_draw(batch: Batch, config: Config, peers: Peers, now: int) -> step.Draw:
     """Draw for the global batch, keep this process's rows: the same noise whatever the number of processes."""
     generator = step.generator_for(config.train.seed, now, batch.video.device)
     shapes = Batch(*(x[:1].expand(config.train.batch_size, *x.shape[1:]) for x in batch))  # no memory of their own
@@ -208,7 +206,7 @@ def _save(
     run: Run,
     state: checkpoint.TrainingState,
     finished: int,
-    peers: setup.Peers,
+    peers: Peers,
     saver: Saver,
     facts: dict[str, Any],
 ) -> Path:

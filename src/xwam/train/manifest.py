@@ -19,12 +19,12 @@ import torch
 
 import xwam
 from xwam.config import Config, TrainConfig
-from xwam.files import write_text
+from xwam.files import as_json, write_text
 from xwam.model.shards import weight_files
 from xwam.train.checkpoint import newest_checkpoint
 from xwam.train.options import Setup
+from xwam.train.peers import Peers
 from xwam.train.rates import learning_rate_at
-from xwam.train.setup import Peers
 
 MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
 ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what
@@ -51,7 +51,7 @@ def of_run(config: Config, how: Setup, peers: Peers, start: Path | None) -> dict
 def recipe(config: Config) -> dict[str, Any]:
     """The settings that decide what is learned."""
     train = {k: v for k, v in dataclasses.asdict(config.train).items() if k not in MAY_CHANGE}
-    return json.loads(json.dumps({"train": train, "noise": dataclasses.asdict(config.noise)}))
+    return as_json({"train": train, "noise": dataclasses.asdict(config.noise)})
 
 
 def write_start(out: Path, facts: dict[str, Any], done: int) -> None:

@@ -25,23 +25,16 @@ from xwam.model.vae import VideoVae
 from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.calibration import load_cameras
-from xwam.train.adapt import adapted, with_frozen_of
+from xwam.train.adapt import adapted, with_frozen_of, with_known_depth
 from xwam.train.checkpoint import Robot
-from xwam.train.given_vae import warn_of_lost_pictures
 from xwam.train.loop import Run, Validate, batch_indices, train
 from xwam.train.manifest import check_resume, check_start, warn_of_another_end
 from xwam.train.options import Setup, Sources, Watch, changed
-from xwam.train.possible import check_possible, with_known_depth
+from xwam.train.peers import check_batch, join_peers, my_device, one_after_the_other, only_one_command, peers_may_wait
+from xwam.train.preflight import check_possible
 from xwam.train.prepare import make_frozen, make_latents, mixture_of
-from xwam.train.setup import (
-    check_batch,
-    join_peers,
-    my_device,
-    one_after_the_other,
-    only_one_command,
-    peers_may_wait,
-)
 from xwam.train.sources import Mixture, Source, clips_of, fit, has_depth, open_sources
+from xwam.train.vae_quality import warn_of_lost_pictures
 from xwam.train.vae_recipe import VaeTraining
 from xwam.train.validate import make_closed_loop, make_validate, together, write_first_batch
 

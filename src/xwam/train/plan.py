@@ -26,11 +26,12 @@ from torch.utils._pytree import tree_iter
 from xwam.config import SPACE_STRIDE, Config
 from xwam.encode import Batch
 from xwam.model import rope, tokens
-from xwam.model.xwam import XWAM
-from xwam.train import setup, step
+from xwam.model.xwam import XWAM, all_blocks
+from xwam.train import step
 from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, is_block_matrix, trained
 from xwam.train.options import Setup
-from xwam.train.setup import Peers
+from xwam.train.peers import Peers, check_batch
+from xwam.train.precision import is_bfloat16, recompute_blocks
 from xwam.train.state import lay_out, replace_weights, to_bfloat16
 
 
@@ -100,10 +101,10 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     """Count one step. Raises ValueError unless the batch divides among processes and micro-batches."""
     peers = Peers(0, num_processes)
     shards = how.shards or num_processes
-    rows = setup.check_batch(config.train.batch_size, peers, how)
+    rows = check_batch(config.train.batch_size, peers, how)
     target = torch.device(device)
     if torch.cuda.is_available():
-        in_bfloat16 = setup.is_bfloat16(target, how.precision)
+        in_bfloat16 = is_bfloat16(target, how.precision)
     else:  # planned for a GPU that is elsewhere: one that has it
         in_bfloat16 = how.precision == "bfloat16" or (how.precision == "auto" and target.type == "cuda")
     _remember_rotation(config)
@@ -112,7 +113,7 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     if in_bfloat16 and torch.device(device).type != "cpu":
         _attend_as_a_gpu(model)
     if how.recompute:
-        setup.recompute_blocks(model)
+        recompute_blocks(model)
     with FakeTensorMode(allow_non_fake_inputs=True):
         replace_weights(model, lambda _, weight: torch.empty(weight.shape, dtype=weight.dtype))
         learning = trained(model)
@@ -126,8 +127,8 @@ def make_plan(config: Config, how: Setup, num_processes: int = 1, device: str = 
     activations = ledger.without_gradients
     optimizer = sum(_optimizer_bytes(name, weight, how, shards) for name, weight in learning)
     if shards > 1:
-        largest = max(_module_bytes(block) for block in setup.all_blocks(model))
-        rest = before - sum(_module_bytes(block) for block in setup.all_blocks(model))
+        largest = max(_module_bytes(block) for block in all_blocks(model))
+        rest = before - sum(_module_bytes(block) for block in all_blocks(model))
         gathered = rest + 2 * largest + 2 * largest  # at work and next; their gradients on the way out
     lasting = (still + weights) // shards + optimizer  # weights, and the average of those that learn
     peak = lasting + (ledger.most if shards == 1 else activations + gathered + weights // shards)
@@ -154,7 +155,7 @@ def markdown(config: Config, how: Setup, num_processes: int = 1, device: str = "
         for recompute in (False, True)
     }
     plans = {name: make_plan(config, way, num_processes, device) for name, way in ways.items()}
-    rows = setup.check_batch(config.train.batch_size, Peers(0, num_processes), how)
+    rows = check_batch(config.train.batch_size, Peers(0, num_processes), how)
     lines = [
         f"{config.name}: batch {config.train.batch_size} = {num_processes} processes x {how.accumulate} micro-batches "
         f"x {rows} clips; {how.optimizer}; weights shared by {how.shards or num_processes}. Per process:",
@@ -247,7 +248,7 @@ def _attend_as_a_gpu(model: XWAM) -> None:
         with _FlashAttention():
             return forward(*args, **kwargs)
 
-    for block in setup.all_blocks(model):
+    for block in all_blocks(model):
         block.forward = functools.partial(inside, block.forward)
 
 

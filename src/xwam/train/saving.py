@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from xwam.files import flush
 from xwam.train.checkpoint import TrainingState, keep_newest
 from xwam.train.optimizers import moments, num_updates, set_moments, trained
-from xwam.train.setup import LONGEST_WAIT, Peers, add_up
+from xwam.train.peers import LONGEST_WAIT, Peers, add_up
 
 KEPT = 2  # newest checkpoints of a run that stay, besides the one that did best in the closed loop
 

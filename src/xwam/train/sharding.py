@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xwam.model.xwam import XWAM, all_blocks
-from xwam.train.setup import LONGEST_WAIT, Peers
+from xwam.train.peers import LONGEST_WAIT, Peers
 
 
 def num_shards(shards: int, peers: Peers) -> int:

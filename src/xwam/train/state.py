@@ -18,16 +18,16 @@ from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.weights import check_names
 from xwam.model.xwam import XWAM, init_weight
-from xwam.train import lora, setup, sharding
+from xwam.train import lora, sharding
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import make_optimizer, trained
 from xwam.train.options import Setup
+from xwam.train.peers import Peers
+from xwam.train.precision import is_bfloat16, recompute_blocks
 from xwam.train.rates import ema_decay_at
 
 
-def make_state(
-    config: Config, how: Setup, peers: setup.Peers, device: torch.device, start: Path | None
-) -> TrainingState:
+def make_state(config: Config, how: Setup, peers: Peers, device: torch.device, start: Path | None) -> TrainingState:
     """A model filled from the checkpoint ``start``, or drawn anew. Raises ValueError for LoRA without a start."""
     model = build_model(config, how, peers, device)
     if start is not None:
@@ -41,9 +41,9 @@ def make_state(
     return TrainingState(model, average, make_optimizer(model, config.train, how.optimizer))
 
 
-def build_model(config: Config, how: Setup, peers: setup.Peers, device: torch.device) -> XWAM:
+def build_model(config: Config, how: Setup, peers: Peers, device: torch.device) -> XWAM:
     """The model with everything that is done to it from outside, its memory not yet filled."""
-    in_bfloat16 = setup.is_bfloat16(device, how.precision)
+    in_bfloat16 = is_bfloat16(device, how.precision)
     shards = sharding.num_shards(how.shards, peers)
     with torch.device("meta"):
         model = lay_out(config, how, rest_in_bfloat16=in_bfloat16 and shards == 1)
@@ -62,7 +62,7 @@ def lay_out(config: Config, how: Setup, *, rest_in_bfloat16: bool) -> XWAM:
     if rest_in_bfloat16:
         to_bfloat16(model, resting_only=True)
     if how.recompute:
-        setup.recompute_blocks(model)
+        recompute_blocks(model)
     return model
 
 
@@ -91,7 +91,7 @@ def update_average(state: TrainingState, decay: float, now: int) -> None:
         state.average[name].lerp_(weight.detach().float(), 1 - decay)
 
 
-def averaged_weights(state: TrainingState, peers: setup.Peers) -> dict[str, Tensor]:
+def averaged_weights(state: TrainingState, peers: Peers) -> dict[str, Tensor]:
     """The averaged weights of the whole model, adapters merged; all processes must ask, the main one is answered.
 
     What is put together from shards lies on the CPU: on a GPU that holds a piece of the model there may be no room.

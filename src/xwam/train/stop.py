@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from xwam.train.setup import Peers, any_says
+from xwam.train.peers import Peers, any_says
 
 
 class StopSign:

@@ -11,7 +11,6 @@ docs/log.md says why.
 Noise is a function of (seed, step), as batches are: an interrupted run continues exactly.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -25,14 +24,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from xwam.config import SPACE_STRIDE, VaeConfig
+from xwam.files import as_json
 from xwam.model.device import device_of
 from xwam.model.vae import VideoVae
 from xwam.train import checkpoint
 from xwam.train.descend import check_gradient
 from xwam.train.manifest import weights_hash
 from xwam.train.optimizers import Muon, is_convolution
+from xwam.train.options import Precision
+from xwam.train.precision import matrix_precision
 from xwam.train.rates import ema_decay_at, warm_then_cosine
-from xwam.train.setup import Precision, matrix_precision
 from xwam.train.step import generator_for
 from xwam.train.vae_recipe import ClipShape, Film, VaeTraining, draw_clips
 from xwam.train.vae_saving import films_hash, go_on, write_training
@@ -66,11 +67,11 @@ def train_vae(
     saved = out / "vae-training"
     step = film_step([film.to(device) for film in films], training, precision)
     recipe = recipe_of(training, start, films=films_hash(films))
-    done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
+    done = run_steps(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     return _finish(config, state, films, training, out) if done == training.num_steps else saved
 
 
-def descend(
+def run_steps(
     state: checkpoint.TrainingState,
     step: Step,
     training: VaeTraining,
@@ -211,7 +212,7 @@ def recipe_of(training: VaeTraining, start: Path | None, **more: Any) -> dict[st
     """What decides the result, in JSON's own types."""
     facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
     facts["optimizer"] = "muon"  # older ones were trained with AdamW
-    return json.loads(json.dumps(facts | {"start": None if start is None else weights_hash(start)} | more))
+    return as_json(facts | {"start": None if start is None else weights_hash(start)} | more)
 
 
 def _finish(

@@ -13,8 +13,8 @@ from xwam.model.shards import weight_files
 from xwam.model.stored import safetensors_contents
 from xwam.model.vae import VideoVae, is_decoder_name
 from xwam.train import checkpoint
-from xwam.train.setup import Precision
-from xwam.train.vae import Step, channels_last, descend, film_step, first_weights, optimizer_of, recipe_of
+from xwam.train.options import Precision
+from xwam.train.vae import Step, channels_last, film_step, first_weights, optimizer_of, recipe_of, run_steps
 from xwam.train.vae_recipe import Film, VaeTraining
 from xwam.train.vae_saving import films_hash
 
@@ -38,12 +38,12 @@ def train_decoder(
     """
     step = film_step([film.to(device) for film in films], training, precision)
     recipe = recipe_of(training, start, films=films_hash(films))
-    return descend_decoder(
+    return run_decoder_steps(
         config, step, training, out, start=start, recipe=recipe, device=device, max_minutes=max_minutes, log=log
     )
 
 
-def descend_decoder(
+def run_decoder_steps(
     config: VaeConfig,
     step: Step,
     training: VaeTraining,
@@ -65,7 +65,7 @@ def descend_decoder(
     average = {name: value.detach().clone() for name, value in vae.state_dict().items()}
     state = checkpoint.TrainingState(vae, average, optimizer_of(vae, training))
     saved = out / "decoder-training"
-    done = descend(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
+    done = run_steps(state, step, training, saved, recipe=recipe, max_minutes=max_minutes, log=log)
     if done < training.num_steps:
         return saved
     stored = {k: v for file in weight_files(start / "model.safetensors") for k, v in safetensors_contents(file).items()}

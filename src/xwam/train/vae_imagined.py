@@ -6,7 +6,6 @@ imagined is known, picture by picture. In: a checkpoint and its data. Out: a fol
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,19 +19,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from xwam.data.augment import augment
-from xwam.data.cache import cache_facts, differences
-from xwam.data.clips import Clips, spread
+from xwam.data.cache import cache_facts, keep_facts
+from xwam.data.clips import Clips, evenly_spaced
 from xwam.dynamics import latents_of_actions
 from xwam.encode import encode_clips, encode_views, video_to_tensor
 from xwam.evaluate.clips import check_same_robot
-from xwam.files import Recent, whole_file, write_text
+from xwam.files import Recent, as_json, whole_file
 from xwam.model.vae import encoder_hash
 from xwam.policy import Policy
 from xwam.train import checkpoint
 from xwam.train.manifest import weights_hash
-from xwam.train.setup import Precision, encoder_of, matrix_precision
+from xwam.train.options import Precision
+from xwam.train.precision import encoder_of, matrix_precision
 from xwam.train.vae import Step, psnr, recipe_of, reconstruction_loss, update
-from xwam.train.vae_decoder import descend_decoder
+from xwam.train.vae_decoder import run_decoder_steps
 from xwam.train.vae_recipe import Film, VaeTraining
 
 CLIPS_PER_FILE = 32
@@ -97,7 +97,7 @@ def train_decoder_on_imagined(
         paths += imagine_films(policy, some, out / "imagined" / str(number), share, start, precision)
     step = imagined_step(ImaginedFilms(paths), training, precision, policy.device)
     recipe = recipe_of(training, start / "vae", imagined=list(num_clips), transformer=weights_hash(start))
-    return descend_decoder(
+    return run_decoder_steps(
         policy.config.vae, step, training, out, start=start / "vae", recipe=recipe, device=str(policy.device),
         max_minutes=max_minutes, log=log,
     )  # fmt: skip
@@ -115,15 +115,11 @@ def imagine_films(
         "num_clips": num_clips,
         "transformer": weights_hash(start),
         "statistics": policy.normalizer.fingerprint(),
-        "denoise": json.loads(json.dumps(dataclasses.asdict(policy.config.denoise))),
+        "denoise": as_json(dataclasses.asdict(policy.config.denoise)),
         "precision": precision,
     }
-    path = folder / "facts.json"
-    if path.is_file() and (changed := differences(json.loads(path.read_text()), facts)):
-        raise ValueError(f"imagined={folder} was made of something else ({changed}): delete it, or use a new folder.")
-    if not path.is_file():
-        write_text(path, json.dumps(facts, indent=1) + "\n")
-    chosen, files = spread(len(clips), num_clips), []
+    keep_facts(folder, facts, what="imagined", advice="delete it, or use a new folder")
+    chosen, files = evenly_spaced(len(clips), num_clips), []
     with tqdm(total=len(chosen), desc="imagine", unit="clip") as bar:
         for first in range(0, len(chosen), CLIPS_PER_FILE):
             some = chosen[first : first + CLIPS_PER_FILE]

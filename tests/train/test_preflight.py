@@ -27,9 +27,10 @@ from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.robot_json import save_robot
 from xwam.sim.collect import collect
+from xwam.train.adapt import with_known_depth
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
 from xwam.train.pipeline import _cameras_of, run_pipeline
-from xwam.train.possible import _check_compiler, _check_pictures, with_known_depth
+from xwam.train.preflight import _check_compiler, _check_pictures
 from xwam.train.sources import fit, open_sources
 from xwam.train.text import check_told_apart
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from xwam.config import Config
-from xwam.data.clips import Clips, spread
+from xwam.data.clips import Clips, evenly_spaced
 from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate.metrics import psnr
 from xwam.model.vae import VideoVae
@@ -22,7 +22,7 @@ CLIPS_TO_TRY = 4  # of each data set
 def kept_db(vae: VideoVae, clips: Clips, device: torch.device) -> float:
     """PSNR of some clips after encoding and decoding, in dB: mean over the views that are there (NaN without any)."""
     found = []
-    for index in spread(len(clips), CLIPS_TO_TRY):
+    for index in evenly_spaced(len(clips), CLIPS_TO_TRY):
         clip = clips[index]
         for film in clip.video[clip.video_mask[:, 0]]:
             decoded = vae.decode(vae.encode(video_to_tensor(film[None]).to(device)))

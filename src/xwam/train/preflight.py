@@ -7,7 +7,6 @@ import sys
 import sysconfig
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from xwam.model.text import TOKENIZER_FOLDER
 from xwam.sim.simulators import check_robot, simulator_named
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
-from xwam.train.sources import Source, clips_of, has_depth
+from xwam.train.sources import Source, clips_of
 from xwam.train.text import check_told_apart, list_texts
 
 
@@ -131,34 +130,6 @@ def _check_whole(start: Path) -> None:
                 f"start={start} has no {part}/config.json: training encodes pictures and words with what the start "
                 "learned with; copy that folder back."
             )
-
-
-def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
-    """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
-    knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
-    if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
-        return config
-    is_taught = any(has_depth(source, config.view_names) for source in sources)
-    if knows:
-        if not is_taught:
-            warnings.warn(
-                f"start={start} knows depth and no data set has any: its branch stays as it is, and as the rest "
-                "learns it no longer fits; look at it, or let a teacher add depth (`xwam annotate depth`). Cameras of "
-                "the start's names keep its ranges of depth.",
-                stacklevel=2,
-            )
-            return replace(config, train=replace(config.train, depth_loss_weight=0.0))  # its branch then stays
-        return config
-    if is_taught:
-        if start is not None:
-            warnings.warn(f"start={start} has no depth branch: it gets copies of its last blocks as one.", stacklevel=2)
-        return config
-    warnings.warn(
-        "no data set has depth: the model gets no depth branch, and imagines colour alone. `xwam annotate depth` "
-        "lets a teacher add depth.",
-        stacklevel=2,
-    )
-    return replace(config, model=replace(config.model, num_depth_blocks=0))
 
 
 def _check_frozen(config: Config, frozen: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from xwam.config import Config, load
 from xwam.model.vae import VideoVae
 from xwam.sim.collect import collect
-from xwam.train.given_vae import ENOUGH_DB, kept_db, warn_of_lost_pictures
 from xwam.train.sources import clips_of, open_sources
+from xwam.train.vae_quality import ENOUGH_DB, kept_db, warn_of_lost_pictures
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints/tiny"
 

@@ -1,13 +1,11 @@
-"""What is done to a model from outside: device, precision, recomputation, several processes."""
+"""Several processes that train one model, as ``torchrun`` starts them: who each is, waiting, adding up."""
 
 import atexit
 import contextlib
-import functools
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -16,17 +14,12 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from xwam.denoise.losses import Term
-from xwam.encode import Encoder
 from xwam.files import claimed
 from xwam.model.device import device_of
-from xwam.model.vae import VideoVae
-from xwam.model.xwam import XWAM, all_blocks
-from xwam.train.options import Precision, Setup
+from xwam.train.options import Setup
 
-FILMS_AT_ONCE = 4  # that a CPU encodes together: what lies between two layers then stays in its cache
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
 LONGEST_PREPARATION = timedelta(days=30)  # autoencoder and latents, by the first process alone
 
@@ -155,39 +148,3 @@ def add_gradients(model: nn.Module, peers: Peers) -> None:
     flat = add_up(torch.cat([g.flatten() for g in gradients]), peers)
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def is_bfloat16(device: torch.device, wanted: Precision) -> bool:
-    """True when matrix products are made in bf16; ``auto`` is bf16 on GPUs built for it and float32 elsewhere."""
-    if wanted != "auto" or device.type != "cuda":
-        return wanted == "bfloat16"
-    with torch.cuda.device(device):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def matrix_precision(device: torch.device, wanted: Precision) -> AbstractContextManager[object]:
-    """Matrix products in bf16 or float32.
-
-    Weights, norms and the residual stream stay float32 in both. On CPUs with bf16 instructions (AVX-512 BF16, AMX)
-    bf16 products are two to three times faster, but only on request: it changes the numbers.
-    """
-    if is_bfloat16(device, wanted):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def recompute_blocks(model: XWAM) -> None:
-    """Keep each block's inputs alone for the way back and compute the rest again: a third more work, less memory."""
-    for block in all_blocks(model):
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-
-
-def encoder_of(vae: VideoVae, device: torch.device, precision: Precision) -> Encoder:
-    """The encoder of many films ``B 3 T H W``, from wherever they are, to float32 latents on ``device``."""
-
-    def encode(images: Tensor) -> Tensor:
-        together = FILMS_AT_ONCE if device.type == "cpu" else len(images)
-        with matrix_precision(device, precision):
-            return torch.cat([vae.encode(films.to(device)).float() for films in images.split(together)])
-
-    return encode
