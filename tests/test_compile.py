@@ -110,6 +110,33 @@ def test_blocks_share_one_program_of_inductor():
     subprocess.run([sys.executable, "-c", BLOCKS], check=True, timeout=280)
 
 
+RECOMPUTED = """
+import torch
+from torch.testing import assert_close
+from xwam.compile import compile_blocks, num_programs
+from xwam.model.xwam import XWAM, init_weights
+from xwam.presets import preset
+from xwam.train.precision import recompute_blocks
+models = [XWAM(preset("debug").model) for _ in range(2)]
+for model in models:
+    init_weights(model, torch.Generator().manual_seed(0))
+recompute_blocks(models[0])
+compile_blocks(models[0], backend="aot_eager")
+inputs = [torch.randn(1, *shape) for shape in ((4, 2, 3, 4, 4), (5, 16), (16, 14), (), ())]
+context = torch.randn(1, 6, 16)
+for model in models:
+    out = model(*inputs, model.prompt_keys_values(context), depth=True)
+    sum(x.square().mean() for x in out).backward()
+assert num_programs() > 0, "blocks that are computed twice are compiled too"
+for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+    assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+"""
+
+
+def test_blocks_that_are_recomputed_are_compiled_too():
+    subprocess.run([sys.executable, "-c", RECOMPUTED], check=True, timeout=280)
+
+
 def record_plainly(function):
     """A recording for machines without CUDA: runs the function again and writes into the places of its outputs."""
     outputs = function()

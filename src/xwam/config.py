@@ -169,6 +169,7 @@ class TrainConfig:
     log_every: int  # in steps, as the next two
     validate_every: int  # 0: never
     save_every: int
+    keep_every: int = 0  # checkpoints of steps that are multiples of it stay for good; 0: the newest alone
 
 
 @dataclass(frozen=True, kw_only=True)

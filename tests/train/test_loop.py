@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.examples import make_cameras, make_normalizer
 from tests.train.encoded import EncodedClips, write_frozen
@@ -25,7 +25,7 @@ from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
 from xwam.train.peers import Peers, peers_may_wait
 from xwam.train.rates import learning_rate_at
-from xwam.train.saving import load_state
+from xwam.train.saving import load_state, read_tensors
 from xwam.train.state import build_model, make_state
 
 CONFIG = preset("debug")
@@ -307,6 +307,30 @@ def test_only_the_runs_own_checkpoints_are_swept_away(tmp_path):
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*names[1:], "step-0000009.tar"}
     assert checkpoint.newest_checkpoint(tmp_path) == tmp_path / "step-0000003"
+
+
+def test_checkpoints_of_every_so_many_steps_stay(tmp_path):
+    settings = replace(CONFIG.train, num_steps=8, save_every=1, keep_every=3, batch_size=7, validate_every=0)
+    loop.train(replace(CONFIG, train=settings), EncodedClips(CONFIG, size=7), make_run(tmp_path))
+    assert sorted(path.name for path in (tmp_path / "run").glob("step-*")) == [f"step-000000{n}" for n in (3, 6, 7, 8)]
+
+
+def test_a_checkpoint_that_lost_a_piece_is_not_read(tmp_path):
+    """The reader takes a tensor for as large as its furthest piece, and would leave the hole as it was."""
+    whole = torch.arange(32.0).reshape(8, 4)
+    folder = tmp_path / "training"
+    folder.mkdir()
+    for number, (start, size) in enumerate(((0, 2), (2, 4), (6, 2)), start=1):
+        placed = {"w": {"saved_offsets": [start, 0]}}
+        facts = {"DCP_SHARDING_INFO": json.dumps(placed), "DCP_VERSION": "1.0"}
+        piece = {"w": whole[start : start + size].contiguous()}
+        save_file(piece, folder / f"shard-0000{number}-model-00001-of-00001.safetensors", metadata=facts)
+    found = {"w": torch.zeros(8, 4)}
+    read_tensors(folder, found)
+    assert torch.equal(found["w"], whole)
+    (folder / "shard-00002-model-00001-of-00001.safetensors").unlink()
+    with pytest.raises(ValueError, match="pieces of w are missing: a file was lost"):
+        read_tensors(folder, {"w": torch.zeros(8, 4)})
 
 
 def test_the_checkpoint_that_did_best_in_the_closed_loop_stays(tmp_path):

@@ -49,13 +49,14 @@ def annotate_depth(
         _check_origin(episodes, name, origin, rebuild)
         for number in range(episodes.num_episodes):
             is_there = episodes.has_measured_depth(number, name) or episodes.annotated.has(episodes.label(number), name)
-            if not is_there and episodes.frames(number, name, np.array([0])) is not None:
+            if not is_there and episodes.has_pictures(number, name):
                 todo.append((name, number, origin))
+    own = {name: list(_own_pairs(episodes, teacher, name)) for name in {name for name, *_ in todo}}
     for name, number, origin in tqdm(todo, desc="depth", unit="episode", disable=not progress):
         frames = episodes.frames(number, name, np.arange(episodes.length(number)))
         assert frames is not None
         estimate = teacher.estimate(frames)
-        how = find_scale(episodes, teacher, number, name, estimate)
+        how = find_scale(episodes, teacher, number, name, estimate, own[name])
         depth = to_metres(estimate, teacher.kind, Alignment(how.scale, how.shift), far_m=origin.far_m)
         episodes.annotated.write(episodes.label(number), name, depth, round(episodes.fps), origin, how)
     return len(todo)
@@ -67,10 +68,14 @@ def find_scale(
     number: int,
     name: str,
     estimate: Float32[np.ndarray, "N H W"],
+    own: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> Scale:
-    """How an episode's estimates become metres. Raises ValueError for relative ones without any reference."""
+    """How an episode's estimates become metres. Raises ValueError for relative ones without any reference.
+
+    ``own``: estimates and measurements of the same camera, from episodes in which it measured.
+    """
     for words, pairs in (
-        ("the same camera in other episodes", _own_pairs(episodes, teacher, name)),
+        ("the same camera in other episodes", own),
         ("another camera of the episode", _other_pairs(episodes, number, name, estimate)),
     ):
         found = list(pairs)

@@ -140,12 +140,13 @@ def newest_checkpoint(run: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def keep_newest(run: Path, count: int) -> None:
-    """Delete all but the newest ``count`` checkpoints of a run, and the one that did best in the closed loop."""
+def keep_newest(run: Path, count: int, every: int = 0) -> None:
+    """Delete a run's checkpoints but the newest ``count``, multiples of ``every`` and the best in the closed loop."""
     saved = _whole_checkpoints(run)
     best = _best_played(run, saved)
     for old in saved[:-count]:
-        if old.name != best:
+        is_multiple = every > 0 and int(old.name.removeprefix("step-")) % every == 0
+        if old.name != best and not is_multiple:
             (old / "training" / "step.json").unlink()  # from here on it counts no more
             shutil.rmtree(old, ignore_errors=True)  # somebody may still read in it
 

@@ -115,7 +115,8 @@ def train(
 
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not peers.is_main, desc="train", unit="step")
     last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, peers, target, newest), 0
-    with _log(run, facts, peers) as log, StopSign(max_minutes, peers, target) as stop, Saver(run.out, peers) as saver:
+    saver = Saver(run.out, peers, keep_every=config.train.keep_every)
+    with _log(run, facts, peers) as log, StopSign(max_minutes, peers, target) as stop, saver:
         for now in range(done, config.train.num_steps):
             finished = now + 1
             is_logged = finished % config.train.log_every == 0

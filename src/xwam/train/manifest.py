@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import platform
@@ -28,7 +29,14 @@ from xwam.train.rates import learning_rate_at
 
 MADE_BY = {"data": "data and --every", "statistics": "data and --statistics"}
 ADAPTED = "adapted.json"  # in a checkpoint that was made to fit: of what
-MAY_CHANGE = {"num_steps", "log_every", "validate_every", "save_every", "compile"}  # the first with a warning
+MAY_CHANGE = {
+    "num_steps",
+    "log_every",
+    "validate_every",
+    "save_every",
+    "keep_every",
+    "compile",
+}  # the first with a warning
 MAY_BE_CORRECTED = {"learning_rate", "max_gradient_norm"}  # of the recipe, when a run goes on
 
 
@@ -142,8 +150,15 @@ def hours_of(checkpoint: Path | None) -> float:
 
 def weights_hash(folder: Path) -> str:
     """Sixteen digits that tell a checkpoint's weights from any others."""
+    files = [(path, path.stat()) for path in weight_files(folder / "model.safetensors")]
+    return _hash_of(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files))
+
+
+@functools.lru_cache  # a run asks four times at its start, and the published model has 27 GB
+def _hash_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files, each with its size and the time of its last change."""
     digest = hashlib.sha256()
-    for path in weight_files(folder / "model.safetensors"):
+    for path, *_ in files:
         with path.open("rb") as file:
             while piece := file.read(1 << 22):
                 digest.update(piece)

@@ -95,6 +95,9 @@ class Changes:
     """Instead of the preset's; 0 never."""
     save_every: int | None = None
     """Instead of the preset's."""
+    keep_every: int | None = None
+    """Checkpoints of steps that are multiples of it stay; without it only the two newest do, and the one that did best
+    with --evaluate-tasks. The last one is not always the best one on a robot."""
     compile: FlagCreatePairsOff[bool] = True
     """Where the preset says so; without, no compiler is needed, and a step of tiny takes a quarter longer."""
 
@@ -130,7 +133,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Raises ValueError for counts below 1; ``validate_every`` and ``num_warmup_steps`` may be 0.
     """
-    _check_least(changes, num_steps=1, num_warmup_steps=0, batch_size=1, save_every=1, log_every=1)
+    _check_least(changes, num_steps=1, num_warmup_steps=0, batch_size=1, save_every=1, log_every=1, keep_every=0)
     of_noise = {name: x for name, x in changes.items() if name in vars(config.noise)}
     of_train = {name: x for name, x in changes.items() if name not in of_noise}
     noise = replace(config.noise, **of_noise)

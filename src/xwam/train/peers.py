@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from xwam.model.device import device_of
 from xwam.train.options import Setup
 
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
+BUCKET_BYTES = 256 << 20  # of gradients that are sent together
 LONGEST_PREPARATION = timedelta(days=30)  # autoencoder and latents, by the first process alone
 
 
@@ -144,7 +145,21 @@ def add_gradients(model: nn.Module, peers: Peers) -> None:
     """Make every process's gradient the sum over all processes (for models that are not sharded)."""
     if peers.num_ranks == 1:
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = add_up(torch.cat([g.flatten() for g in gradients]), peers)
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    for together in _buckets([p.grad for p in model.parameters() if p.grad is not None]):
+        flat = torch.cat([gradient.flatten() for gradient in together])
+        dist.all_reduce(flat)
+        for gradient, part in zip(together, flat.split([g.numel() for g in together]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours, up to BUCKET_BYTES together: few messages, and no second copy of all gradients at once."""
+    together, size = list[Tensor](), 0
+    for gradient in gradients:
+        if together and size + gradient.nbytes > BUCKET_BYTES:
+            yield together
+            together, size = [], 0
+        together.append(gradient)
+        size += gradient.nbytes
+    if together:
+        yield together

@@ -1,8 +1,9 @@
 """How a network is computed: in bfloat16 or float32, and what is computed twice to save memory."""
 
 import contextlib
-import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +39,16 @@ def matrix_precision(device: torch.device, wanted: Precision) -> AbstractContext
 def recompute_blocks(model: XWAM) -> None:
     """Keep each block's inputs alone for the way back and compute the rest again: a third more work, less memory."""
     for block in all_blocks(model):
-        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = _again(block.forward)
+
+
+def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A plain function, which the compiler can look into; it does not see through a partial of ``checkpoint``."""
+
+    def recomputed(*inputs: Any) -> Any:
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+    return recomputed
 
 
 def encoder_of(vae: VideoVae, device: torch.device, precision: Precision) -> Encoder:

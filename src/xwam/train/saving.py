@@ -6,6 +6,7 @@ name only when everything in it is whole: a process that dies while saving leave
 """
 
 import json
+import math
 import shutil
 import warnings
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from xwam.train.checkpoint import TrainingState, keep_newest
 from xwam.train.optimizers import moments, num_updates, set_moments, trained
 from xwam.train.peers import LONGEST_WAIT, Peers, add_up
 
-KEPT = 2  # newest checkpoints of a run that stay, besides the one that did best in the closed loop
+KEPT = 2  # newest checkpoints of a run that stay, besides those of keep_every and the best one in the closed loop
 
 
 class Pending(NamedTuple):
@@ -66,6 +67,11 @@ def read_tensors(folder: Path, wanted: dict[str, Tensor]) -> None:
             f"{folder}: {len(wrong)} tensors are missing or have another shape, first {wrong[0]}: the run was made "
             "with another model or lora_rank; use the same, or train into an empty folder."
         )
+    for name in wanted:  # a file that is missing leaves a hole, which the reader would pass over
+        entry = entries[name]
+        assert isinstance(entry, TensorStorageMetadata)
+        if sum(math.prod(piece.sizes) for piece in entry.chunks) < math.prod(entry.size):
+            raise ValueError(f"{folder}: pieces of {name} are missing: a file was lost; copy the folder again, whole.")
     _say_nothing_of_one_process()
     load(dict(wanted), storage_reader=reader, no_dist=not dist.is_initialized())
 
@@ -79,8 +85,9 @@ def clear(out: Path) -> None:
 class Saver:
     """Writes checkpoints of one run, one at a time, while training goes on."""
 
-    def __init__(self, out: Path, peers: Peers) -> None:
-        self._out, self._peers = out, peers
+    def __init__(self, out: Path, peers: Peers, *, keep_every: int = 0) -> None:
+        """``keep_every``: checkpoints of steps that are multiples of it stay for good."""
+        self._out, self._peers, self._keep_every = out, peers, keep_every
         self._group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT) if peers.num_ranks > 1 else None
         self._pending: Pending | None = None
 
@@ -124,7 +131,7 @@ class Saver:
             flush(pending.temporary)
             pending.temporary.rename(pending.target)
             flush(self._out, inside=False)
-            keep_newest(self._out, KEPT)
+            keep_newest(self._out, KEPT, self._keep_every)
 
     def end(self, state: TrainingState) -> None:
         """Wait, on all processes, until the last checkpoint has its name."""

@@ -16,6 +16,7 @@ from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_
 from xwam.evaluate.clips import score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import summarize
+from xwam.model.device import device_of
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
@@ -44,9 +45,8 @@ def make_validate(
     on the CPU: the text encoder (11 GB at the published size) never enters the device.
     """
     vae = VideoVae.load(run.frozen / "vae")
-    networks = Networks(
-        XWAM(config.model), vae, partial(TextEncoder.load, run.frozen / "text", config.model.text_length)
-    )
+    text = partial(TextEncoder.load, run.frozen / "text", config.model.text_length)
+    networks = Networks(_unfilled(config, device), vae, text)
     looks = {
         name: _look(config, *clips_and_robot, run, networks, num_clips=num_clips, device=device)
         for name, clips_and_robot in held_out.items()
@@ -97,7 +97,7 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
 
     A late checkpoint may be worse than an earlier one, and no loss says so.
     """
-    model, frozen = XWAM(config.model), run.frozen
+    model, frozen = _unfilled(config, device), run.frozen
     vae = VideoVae.load(frozen / "vae", encoder_only=True)
     networks = Networks(model, vae, partial(TextEncoder.load, frozen / "text", config.model.text_length))
     cameras = {camera.name: camera for camera in run.robot.cameras}
@@ -127,6 +127,13 @@ def make_closed_loop(config: Config, run: Run, watch: Watch, *, device: str = "c
         return {"success": report["mean_success"]} | per_task
 
     return evaluate
+
+
+def _unfilled(config: Config, device: str) -> XWAM:
+    """A model whose weights are to come: nothing is drawn for them, and none lie in main memory."""
+    with torch.device("meta"):
+        model = XWAM(config.model)
+    return model.to_empty(device=device_of(device))
 
 
 def together(looks: Sequence[Validate]) -> Validate:
