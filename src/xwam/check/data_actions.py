@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from xwam.check.data_files import OTHER_ORDER, Finding, Motion, Subject
 from xwam.check.data_motion import between, steps_of
+from xwam.check.data_subject import OTHER_ORDER, Finding, Motion, Subject
 from xwam.robot.columns import read_action, read_state
 from xwam.robot.parts import PartSource, Reference
 from xwam.robot.robot_json import RobotConfig, layout_of
