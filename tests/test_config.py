@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from xwam.config import Config, DenoiseConfig, from_json, load, to_json
+from xwam.config import Config, DenoiseConfig
 from xwam.presets import PRESETS, preset
+from xwam.strict_json import from_json, load, to_json
 from xwam.train.options import Changes
 from xwam.train.options import changed as recipe_of
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from xwam.config import suggest
 from xwam.robot import part_values as convert
 from xwam.robot.axes import Axes
 from xwam.robot.layout import Layout
 from xwam.robot.part_values import Columns, Values
 from xwam.robot.parts import PartSource
 from xwam.robot.robot_json import RobotConfig, layout_of
+from xwam.strict_json import suggest
 
 
 def check_columns(robot: RobotConfig, widths: Mapping[str, int]) -> None:

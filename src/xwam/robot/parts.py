@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from xwam.config import suggest
 from xwam.robot.conventions import ANGLES, LENGTHS, ROTATION_SIZES, UNITS, WITH_ANGLES, check_form
+from xwam.strict_json import suggest
 
 What = Literal["position", "rotation", "joints", "gripper"]
 Reference = Literal["absolute", "delta", "hand_delta"]

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xwam.config import load, to_json
 from xwam.files import write_text
 from xwam.records import Camera, is_rotation
 from xwam.robot.axes import Axes
 from xwam.robot.layout import Kind, Layout, Part, Scaling
 from xwam.robot.parts import CameraSource, PartSource, Rows
+from xwam.strict_json import load, to_json
 
 ROBOT_FILE = "robot.json"
 ADDED = {"action_ahead": 0}  # after 0.1.0, with their defaults

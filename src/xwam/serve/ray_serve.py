@@ -15,9 +15,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xwam.config import suggest
 from xwam.serve.service import ServeConfig, load_service
 from xwam.serve.wire import read_key
+from xwam.strict_json import suggest
 
 if TYPE_CHECKING:
     from ray.serve import Application  # pyright: ignore[reportMissingImports]

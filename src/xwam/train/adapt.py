@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from xwam.config import Config, ModelConfig, load, to_json
+from xwam.config import Config, ModelConfig
 from xwam.files import fingerprint, whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
+from xwam.strict_json import load, to_json
 from xwam.train.checkpoint import write_whole
 from xwam.train.grow import SIZES, check_grows, grown
 from xwam.train.manifest import ADAPTED, weights_hash

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from xwam.config import ClipConfig, Config, VaeConfig, load
+from xwam.config import ClipConfig, Config, VaeConfig
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips, spread
@@ -30,6 +30,7 @@ from xwam.processes import end_with_parent
 from xwam.records import Camera
 from xwam.robot.layout import Layout, load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
+from xwam.strict_json import load
 from xwam.train.options import Precision, Setup
 from xwam.train.prompts import encoded_prompts
 from xwam.train.setup import encoder_of
