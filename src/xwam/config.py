@@ -35,6 +35,11 @@ class ModelConfig:
     actions_per_frame: int
     frames_per_latent: int  # the VAE's stride in time
 
+    @property
+    def has_depth(self) -> bool:
+        """True with a depth branch."""
+        return self.num_depth_blocks > 0
+
     def __post_init__(self) -> None:
         if self.width % self.num_heads or (self.width // self.num_heads) % 2:
             raise ValueError(
@@ -183,7 +188,17 @@ class Config:
     @property
     def depth_is_views(self) -> bool:
         """True for a model without depth branch and twice the views: depth is denoised as more video (an ablation)."""
-        return self.model.num_depth_blocks == 0 and self.model.num_views == 2 * len(self.view_names)
+        return not self.model.has_depth and self.model.num_views == 2 * len(self.view_names)
+
+    @property
+    def num_latent_frames(self) -> int:
+        """Latent frames of one clip and view."""
+        return 1 + (self.clip.num_frames - 1) // self.model.frames_per_latent
+
+    @property
+    def latent_grid(self) -> tuple[int, int]:
+        """Rows and columns of latent cells of one picture."""
+        return self.clip.height_px // SPACE_STRIDE, self.clip.width_px // SPACE_STRIDE
 
     def __post_init__(self) -> None:
         pairs = [

@@ -215,7 +215,7 @@ class Policy:
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
             output = transformer(
                 *noisy, *levels, prompt, given_frames=given.frames, given_states=given.states,
-                given_actions=given.actions, depth=depth and transformer.config.num_depth_blocks > 0,
+                given_actions=given.actions, depth=depth and transformer.config.has_depth,
                 actions_only=not video,
             )  # fmt: skip
             return Velocity(*output)

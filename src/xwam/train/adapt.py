@@ -107,7 +107,7 @@ def _new_view(known: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _body(stored: Config, config: Config) -> ModelConfig:
     """What of the model comes from the start: all of it, or all but a depth branch that the start lacks."""
-    return config.model if stored.model.num_depth_blocks else replace(config.model, num_depth_blocks=0)
+    return config.model if stored.model.has_depth else replace(config.model, num_depth_blocks=0)
 
 
 def _copies_of_last_blocks(weights: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, torch.Tensor]:

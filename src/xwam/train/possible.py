@@ -136,8 +136,8 @@ def _check_whole(start: Path) -> None:
 
 def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
     """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
-    knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
-    if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
+    knows = start is not None and load(Config, start / "config.json").model.has_depth
+    if not knows and (not config.model.has_depth or config.depth_is_views):
         return config
     is_taught = any(has_depth(source, config.view_names) for source in sources)
     if knows:
