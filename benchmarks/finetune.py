@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from xwam.config import Config, load
+from xwam.config import Config
 from xwam.data.clips import split_episodes
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.report_plots import Line, figure, line_chart
@@ -31,6 +31,7 @@ from xwam.files import write_json
 from xwam.policy import load_policy
 from xwam.sim.collect import collect
 from xwam.sim.metaworld import make_metaworld
+from xwam.strict_json import load
 from xwam.train.checkpoint import write_whole
 from xwam.train.export import export_policy
 from xwam.train.manifest import weights_hash

@@ -18,7 +18,6 @@ import torch
 
 from xwam.bench.operations import count, count_operations, inputs_of
 from xwam.bench.subject import random_observation, random_policy
-from xwam.config import TIME_STRIDE
 from xwam.model.xwam import XWAM, init_weights
 from xwam.presets import preset
 
@@ -36,8 +35,7 @@ def with_pixels(pixels):
 
 def num_tokens(config):
     clip = config.clip
-    frames = 1 + (clip.num_frames - 1) // TIME_STRIDE
-    video = frames * config.model.num_views * (clip.height_px // 32) * (clip.width_px // 32)
+    video = config.num_latent_frames * config.model.num_views * (clip.height_px // 32) * (clip.width_px // 32)
     return video + clip.action_horizon + clip.num_states
 
 

@@ -58,7 +58,7 @@ def seconds_to_encode(config, batch_size: int) -> float:
     """What the latents of one batch cost: every view's clip, in colour and as depth, all in one call of each."""
     clip, vae = config.clip, VideoVae(config.vae).eval()
     films = torch.rand(batch_size * config.model.num_views, 3, clip.num_frames, clip.height_px, clip.width_px)
-    num_kinds = 2 if config.model.num_depth_blocks else 1
+    num_kinds = 2 if config.model.has_depth else 1
     before = time.process_time()
     for _ in range(num_kinds):
         vae.encode(films * 2 - 1)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "xwam"
 FILES = sorted(ROOT.rglob("*.py"))
 STAIRS = [
-    {"records", "config", "files", "processes", "images", "colours", "robot"},
+    {"records", "config", "strict_json", "files", "processes", "images", "colours", "robot"},
     {"encode"},
     {"data", "model", "denoise"},
     {"presets", "policy", "dynamics", "compile", "quantize", "bench", "train", "sim", "evaluate", "view", "check"},

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from xwam.config import Config, DenoiseConfig, from_json, load, to_json
+from xwam.config import Config, DenoiseConfig
 from xwam.presets import PRESETS, preset
+from xwam.strict_json import from_json, load, to_json
 from xwam.train.options import Changes
 from xwam.train.options import changed as recipe_of
 
@@ -14,6 +15,14 @@ from xwam.train.options import changed as recipe_of
 @pytest.mark.parametrize("name", PRESETS)
 def test_json_round_trip(name):
     assert from_json(Config, to_json(preset(name))) == preset(name)
+
+
+def test_sizes_that_follow_from_others():
+    config = preset("wan22_5b")
+    assert config.num_latent_frames == 1 + (config.clip.num_frames - 1) // 4
+    assert config.latent_grid == (config.clip.height_px // 16, config.clip.width_px // 16)
+    assert config.model.has_depth
+    assert not replace(config.model, num_depth_blocks=0).has_depth
 
 
 def changed(**edits) -> str:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from tqdm import tqdm
 
-from xwam.config import Config, TextConfig, VaeConfig, to_json
+from xwam.config import Config, TextConfig, VaeConfig
 from xwam.files import fingerprint, write_text
 from xwam.model import published_names as names
 from xwam.model import sizes
@@ -27,6 +27,7 @@ from xwam.robot.calibration import load_cameras, save_cameras
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.published import ON_HAND, ROBOTS, RobotName, flipped_gripper, normalizer_from_published, robot_of
+from xwam.strict_json import to_json
 
 CHECKPOINT = "mp_rank_00_model_states.pt"
 CHECKPOINT_ENTRY = "module"

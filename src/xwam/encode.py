@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 
-from xwam.config import TIME_STRIDE, ClipConfig, DenoiseConfig, suggest
+from xwam.config import TIME_STRIDE, ClipConfig, DenoiseConfig
 from xwam.images import GREY, centre_window, cropped_camera, resize_and_centre_crop
 from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
+from xwam.strict_json import suggest
 
 Encoder = Callable[[Tensor], Tensor]
 """Maps images ``B 3 T H W`` in [-1, 1] to latents ``B C F h w``."""

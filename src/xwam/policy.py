@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xwam import encode
-from xwam.config import Config, DenoiseConfig, Mode, load, with_denoise_steps
+from xwam.config import Config, DenoiseConfig, Mode, with_denoise_steps
 from xwam.denoise.guidance import Denoiser
 from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
 from xwam.denoise.prefix import begin
@@ -38,6 +38,7 @@ from xwam.robot.calibration import load_cameras
 from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.robot.of_checkpoint import absent_views, robot_folder
+from xwam.strict_json import load
 
 PROMPTS_FILE = "prompts.safetensors"
 
@@ -214,7 +215,7 @@ class Policy:
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
             output = transformer(
                 *noisy, *levels, prompt, given_frames=given.frames, given_states=given.states,
-                given_actions=given.actions, depth=depth and transformer.config.num_depth_blocks > 0,
+                given_actions=given.actions, depth=depth and transformer.config.has_depth,
                 actions_only=not video,
             )  # fmt: skip
             return Velocity(*output)

@@ -7,17 +7,8 @@ yardstick; ``wan22_5b`` is the published model.
 
 from dataclasses import replace
 
-from xwam.config import (
-    ClipConfig,
-    Config,
-    DenoiseConfig,
-    ModelConfig,
-    NoiseConfig,
-    TextConfig,
-    TrainConfig,
-    VaeConfig,
-    suggest,
-)
+from xwam.config import ClipConfig, Config, DenoiseConfig, ModelConfig, NoiseConfig, TextConfig, TrainConfig, VaeConfig
+from xwam.strict_json import suggest
 
 METAWORLD_VIEWS = ("left", "right", "wrist")
 ROBOCASA_VIEWS = ("robot0_agentview_left", "robot0_agentview_right", "robot0_eye_in_hand")

@@ -8,9 +8,9 @@ only after ``xwam.compile.compiled``: torchao's products are fast when they are 
 import torch
 from torch import nn
 
-from xwam.config import suggest
 from xwam.model.xwam import XWAM
 from xwam.policy import Policy
+from xwam.strict_json import suggest
 
 KINDS = ("int8-dynamic", "int8-weights", "float8-weights")
 

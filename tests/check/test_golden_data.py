@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from xwam.check.golden_data import check_data, layout_of, source_of
+from xwam.check.golden_data import check_clips, published_layout, source_of
 from xwam.check.golden_policy import check_policy
 from xwam.data.xwam_json import open_xwam_json
 
@@ -28,7 +28,7 @@ ON_PURPOSE = {
 
 @pytest.mark.parametrize(("name", "num_variants"), [("raw_single", 3), ("delta_dual", 4)])
 def test_statistics_and_clips(name: str, num_variants: int) -> None:
-    errors = dict(check_data(GOLDENS, f"data_{name}"))
+    errors = dict(check_clips(GOLDENS, f"data_{name}"))
     assert {key: error for key, error in errors.items() if not error < BOUND} == {}
     assert {key for key, error in errors.items() if key.endswith("mask") and error != 0} == set()
     assert len({key.split("/")[0] for key in errors} - {"statistics"}) == num_variants
@@ -47,12 +47,12 @@ def test_policy_and_augmentation() -> None:
 def test_a_data_set_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     raw, delta = (source_of(GOLDENS, f"data_{name}") for name in ("raw_single", "delta_dual"))
     with pytest.raises(ValueError, match="action_skip=2"):
-        open_xwam_json(raw.root, layout=layout_of(raw), raw_actions=True, action_skip=2)
+        open_xwam_json(raw.root, layout=published_layout(raw), raw_actions=True, action_skip=2)
     with pytest.raises(ValueError, match="right arm"):
-        open_xwam_json(raw.root, layout=layout_of(delta)).info(0)
+        open_xwam_json(raw.root, layout=published_layout(delta)).info(0)
     with pytest.raises(ValueError, match="no raw_actions"):
-        open_xwam_json(delta.root, layout=layout_of(delta), raw_actions=True).info(0)
+        open_xwam_json(delta.root, layout=published_layout(delta), raw_actions=True).info(0)
     with pytest.raises(ValueError, match="first_step=1"):
-        open_xwam_json(delta.root, layout=layout_of(delta), first_step=1)
+        open_xwam_json(delta.root, layout=published_layout(delta), first_step=1)
     with pytest.raises(FileNotFoundError, match=r"metadata\.json"):
-        open_xwam_json(tmp_path, layout=layout_of(delta))
+        open_xwam_json(tmp_path, layout=published_layout(delta))

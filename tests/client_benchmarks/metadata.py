@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from xwam.config import to_json
 from xwam.robot.layout import Layout
 from xwam.robot.published import ROBOTS, RobotName
 from xwam.robot.robot_json import RobotConfig, layout_of, load_robot
+from xwam.strict_json import to_json
 
 FILES = Path(__file__).parents[2] / "robots"
 

@@ -8,10 +8,10 @@ import numpy as np
 from foreign import path_of, write_foreign
 
 from xwam.cli import main
-from xwam.config import from_json
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.columns import read_action, read_state, write_action
 from xwam.robot.robot_json import RobotConfig, load_robot
+from xwam.strict_json import from_json
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extend.md"
 

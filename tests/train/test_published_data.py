@@ -10,7 +10,7 @@ import pytest
 from tests.data.foreign import ARM
 from tests.examples import SHORT_VAE
 from xwam.cli import main
-from xwam.config import Config, load
+from xwam.config import Config
 from xwam.data.opening import open_data
 from xwam.data.xwam_json import CAMERAS_FILE, METADATA_FILE, open_xwam_json
 from xwam.evaluate.open_loop import evaluate_open_loop
@@ -18,6 +18,7 @@ from xwam.policy import load_policy
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.published import ROBOTS
+from xwam.strict_json import load
 from xwam.train.options import Sources
 from xwam.train.pipeline import run_pipeline
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from xwam.config import Config, load
+from xwam.config import Config
 from xwam.model.vae import VideoVae
 from xwam.sim.collect import collect
+from xwam.strict_json import load
 from xwam.train.sources import clips_of, open_sources
 from xwam.train.vae_quality import ENOUGH_DB, kept_db, warn_of_lost_pictures
 

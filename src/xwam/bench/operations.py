@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import ByT5Tokenizer
 
-from xwam.config import SPACE_STRIDE, Config, DenoiseConfig
+from xwam.config import Config, DenoiseConfig
 from xwam.model.prompt import SHORT
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -57,13 +57,12 @@ def count_operations(config: Config, batch_size: int = 1, prompt_length: int | N
         text = TextEncoder(config.text, config.model.text_length, ByT5Tokenizer())
         clip, sizes = config.clip, config.model
         length = prompt_length or min(SHORT, sizes.text_length)
-        rows, columns = clip.height_px // SPACE_STRIDE, clip.width_px // SPACE_STRIDE
         pictures = torch.empty(batch_size * sizes.num_views, 3, 1, clip.height_px, clip.width_px)
-        latents = torch.empty(1, sizes.latent_channels, _num_latent_frames(config), rows, columns)
+        latents = torch.empty(1, sizes.latent_channels, config.num_latent_frames, *config.latent_grid)
         ids = torch.zeros(batch_size, sizes.text_length, dtype=torch.int64)
         inputs = inputs_of(config, batch_size, torch.device("meta"))
         prompt = model.prompt_keys_values(torch.empty(batch_size, length, sizes.text_width))
-        num_branches = 2 if sizes.num_depth_blocks else 1
+        num_branches = 2 if sizes.has_depth else 1
         step = count(lambda: model(*inputs, prompt))
         return Operations(
             image_encode=count(lambda: vae.encode(pictures)),
@@ -84,7 +83,7 @@ def inputs_of(config: Config, batch_size: int, device: torch.device, seed: int =
     def normal(*shape: int) -> Tensor:
         return torch.randn((batch_size, *shape), device=device, generator=generator)
 
-    grid = (_num_latent_frames(config), sizes.num_views, clip.height_px // SPACE_STRIDE, clip.width_px // SPACE_STRIDE)
+    grid = (config.num_latent_frames, sizes.num_views, *config.latent_grid)
     levels = (torch.full((batch_size,), sigma, dtype=torch.float64, device=device) for sigma in (0.978, 0.833))
     return (
         normal(sizes.latent_channels, *grid),
@@ -124,7 +123,3 @@ def _watched() -> Iterator[list[Shape]]:
 
     with Watch():
         yield seen
-
-
-def _num_latent_frames(config: Config) -> int:
-    return 1 + (config.clip.num_frames - 1) // config.model.frames_per_latent

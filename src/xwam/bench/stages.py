@@ -114,7 +114,7 @@ def measure_stages(policy: Policy, plan: Plan) -> list[Stage]:
         ),
         timed("one denoising step", lambda: model(*inputs, prompt), operations.step),
     ]
-    if plan.with_world and model.config.num_depth_blocks:
+    if plan.with_world and model.config.has_depth:
         stages.append(
             timed("one step with depth", lambda: model(*inputs, prompt, depth=True), operations.step_with_depth)
         )

@@ -21,7 +21,7 @@ def operations_per_sample(config: Config) -> int:
         context = torch.empty(1, config.model.text_length, config.model.text_width)
 
         def step() -> None:
-            output = model(*inputs, model.prompt_keys_values(context), depth=config.model.num_depth_blocks > 0)
+            output = model(*inputs, model.prompt_keys_values(context), depth=config.model.has_depth)
             torch.stack([part.sum() for part in output if part is not None]).sum().backward()
 
         return count(step)

@@ -1,11 +1,16 @@
-"""All checks of a data set, in order; a step that cannot be done is a finding itself."""
+"""Find the silent mistakes of a data set in seconds, before any weights load.
+
+In: a LeRobot data set or HDF5 files, and the robot.json that explains them (our own need none). Out: findings, each
+with what is wrong and what to do. All checks come in order; a step that cannot be done is a finding itself.
+"""
 
 from pathlib import Path
 
 from xwam.check.data_actions import check_actions
-from xwam.check.data_files import Finding, check_files, open_subject
+from xwam.check.data_files import check_files
 from xwam.check.data_motion import check_motion
 from xwam.check.data_pictures import check_pictures
+from xwam.check.data_subject import Finding, open_subject
 from xwam.robot.robot_json import RobotConfig
 
 MOST_EPISODES = 200  # numbers are compared in so many episodes

@@ -1,18 +1,15 @@
-"""Find the silent mistakes of a data set in seconds, before any weights load.
+"""Are the files of a data set whole? Frame counts, gaps in time, rates, numbers that are none.
 
-In: a LeRobot data set or HDF5 files, and the robot.json that explains them (our own need none). Out: findings, each
-with what is wrong and what to do. Numbers are read from the files as they are, so that a damaged file is described, not
-merely refused.
+Numbers are read from the files as they are, so that a damaged file is described, not merely refused.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from xwam.data.clips import evenly_spaced
+from xwam.check.data_subject import Finding, finding_of, robot_of_layout, unread_places
 from xwam.data.hdf5_read import Hdf5Episodes
 from xwam.data.lerobot import LeRobotEpisodes
 from xwam.data.lerobot_format import DEMONSTRATED
@@ -21,88 +18,10 @@ from xwam.data.opening import open_recorded
 from xwam.data.recorded import RecordedEpisodes
 from xwam.data.videos import num_frames
 from xwam.files import Recent
-from xwam.robot.layout import Layout, layout_slices, same_rate
-from xwam.robot.parts import CameraSource, PartSource
+from xwam.robot.layout import same_rate
 from xwam.robot.robot_json import RobotConfig
 
-Level = Literal["wrong", "look", "fine"]  # fix it; a person should look; nothing found
 SLACK = 0.01  # share by which a rate or a time may be off
-LISTED = 3  # places named per finding
-OTHER_ORDER = {"quat_wxyz": "quat_xyzw", "quat_xyzw": "quat_wxyz"}
-
-
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    level: Level
-    check: str
-    text: str
-
-
-class Motion(NamedTuple):
-    """One episode's numbers: columns as stored, states and actions as training would see them."""
-
-    episode: int
-    columns: dict[str, np.ndarray]
-    state: Float[np.ndarray, "N Ds"]
-    action: Float[np.ndarray, "M Da"]
-
-
-class Subject(NamedTuple):
-    """A data set as the checks see it. ``is_declared``: somebody wrote its robot.json."""
-
-    episodes: RecordedEpisodes
-    robot: RobotConfig
-    is_declared: bool
-    motions: list[Motion]
-    names: dict[str, list[str]]  # of the slots of each column, where the data set has them
-
-
-def open_subject(root: Path, robot: RobotConfig | None, most: int) -> Subject:
-    """Open a data set and read the numbers of at most so many episodes; those that are not whole stay out."""
-    episodes = open_recorded(root, robot=robot)
-    explained = robot or robot_of_layout(episodes.layout, episodes)
-    motions = []
-    for number in evenly_spaced(episodes.num_episodes, most):
-        columns = episodes.columns(number)
-        found = {len(rows) for rows in columns.values()}
-        if found == {episodes.row(number).length} and not _unread(explained, columns):
-            state, action = episodes.reading.states_and_actions(columns)
-            motions.append(Motion(number, columns, state.astype(np.float64), action.astype(np.float64)))
-    names = {}
-    if isinstance(episodes, LeRobotEpisodes):
-        names = {key: _slot_names(episodes.facts["features"][key]) for key in episodes.reading.keys}
-    return Subject(episodes, explained, robot is not None, motions, names)
-
-
-def robot_of_layout(layout: Layout, episodes: RecordedEpisodes) -> RobotConfig:
-    """The robot.json of a data set whose columns are a layout's own vectors."""
-    sides: dict[str, list[PartSource]] = {"observation.state": [], "action": []}
-    for key, parts in (("observation.state", layout.state), ("action", layout.action)):
-        for part, where in layout_slices(parts):
-            arm, _, what = part.name.rpartition("_")
-            if not part.is_used or what not in ("position", "rotation", "gripper", "joints"):
-                sides[key].append(PartSource(what="joints", arm=part.name, key=None, size=part.size))  # slots stay free
-                continue
-            is_change = part.kind.startswith("delta_")
-            rest: dict[str, Any] = {"reference": "delta" if is_change else "absolute"}
-            if part.kind == "gripper_command":
-                rest |= {"closed": -1.0}
-            if what == "joints":
-                rest |= {"size": part.size, "unit": part.unit}
-            if what == "rotation" and is_change:
-                rest |= {"form": "axis_angle"}
-            sides[key].append(PartSource(what=what, arm=arm, key=key, start=where.start, **rest))
-    cameras = [CameraSource(name=view.camera.name, key=view.source.key) for view in episodes.reading.views]
-    return RobotConfig(
-        name=layout.name,
-        action_hz=episodes.action_hz,
-        state=tuple(sides["observation.state"]),
-        action=tuple(sides["action"]),
-        cameras=tuple(cameras),
-        state_width=layout.state_width,
-        action_width=layout.action_width,
-    )
 
 
 def check_files(root: Path, robot: RobotConfig | None) -> Iterator[Finding]:
@@ -136,14 +55,14 @@ def _check_rows(episodes: LeRobotEpisodes, info: dict[str, Any]) -> Iterator[Fin
             if np.abs(steps - 1).max() > 0.5:
                 gaps.append(f"episode {number} after frame {int(np.abs(steps - 1).argmax())} (time)")
             times.append(float(np.median(steps)))
-    yield _finding("frame counts", short, "every episode has its rows", "copy the data set again or leave them out")
-    yield _finding("gaps", gaps, "frames follow without gaps", "cut the episodes there, or record again")
+    yield finding_of("frame counts", short, "every episode has its rows", "copy the data set again or leave them out")
+    yield finding_of("gaps", gaps, "frames follow without gaps", "cut the episodes there, or record again")
     rate = float(np.median(times)) if times else 1.0
     if several := episodes.with_several_tasks:
         text = f"{len(several)} episodes have several tasks, such as {several[0]}: all of it gets the first one's words"
         yield Finding("look", "words", f"{text}; cut such episodes into one per task")
     slow = [f"frames are {rate / info['fps']:.4g} s apart: {info['fps'] / rate:.4g} per second, not {info['fps']}"]
-    yield _finding(
+    yield finding_of(
         "fps",
         slow if abs(rate - 1) > SLACK else [],
         f"{info['fps']} frames per second",
@@ -171,8 +90,8 @@ def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
             short.append(f"{name} has {count} frames of {needed}")
         if not same_rate(float(rate), float(episodes.fps)):
             rates.append(f"{name} runs at {rate:g} fps, the data set at {episodes.fps:g}")
-    yield _finding("video frames", short, "every row has its picture", "encode or copy these videos again")
-    yield _finding("video fps", rates, "videos run at the data set's rate", "encode them again at that rate")
+    yield finding_of("video frames", short, "every row has its picture", "encode or copy these videos again")
+    yield finding_of("video fps", rates, "videos run at the data set's rate", "encode them again at that rate")
 
 
 def _check_groups(episodes: Hdf5Episodes) -> Iterator[Finding]:
@@ -186,7 +105,7 @@ def _check_groups(episodes: Hdf5Episodes) -> Iterator[Finding]:
                 short.append(
                     f"episode {number} ({row.data.name}{row.group}) has {found} rows of {key!r}, not {row.length}"
                 )
-    yield _finding("frame counts", short, "every row has its picture", "copy the files again or leave them out")
+    yield finding_of("frame counts", short, "every row has its picture", "copy the files again or leave them out")
     files, words = {row.data for row in episodes.rows}, {row.instruction for row in episodes.rows}
     if 1 < len(files) < episodes.num_episodes and len(words) == 1:
         text = f"all {len(files)} files, which hold many episodes each, say {min(words)!r}: are they one task?"
@@ -207,24 +126,9 @@ def _check_numbers(episodes: RecordedEpisodes, robot: RobotConfig) -> Iterator[F
     bad = [
         f"episode {number} {place}"
         for number in range(episodes.num_episodes)
-        for place in _unread(robot, episodes.columns(number))
+        for place in unread_places(robot, episodes.columns(number))
     ]
-    yield _finding("NaN", bad, "every number is finite, no rotation is all zeros", "drop these frames or episodes")
-
-
-def _unread(robot: RobotConfig, columns: Mapping[str, np.ndarray]) -> list[str]:
-    """The first frame of each column that holds no number, or zeros where a quaternion should be."""
-    bad = []
-    for key, rows in columns.items():
-        if not np.isfinite(rows).all():
-            frame, slot = np.argwhere(~np.isfinite(rows))[0].tolist()
-            bad.append(f"frame {frame} slot {slot} of {key!r}")
-    for part in (*robot.state, *robot.action):
-        rows = columns.get(part.key or "", np.zeros((0, 0)))
-        if part.form in OTHER_ORDER and part.what == "rotation" and len(rows):
-            zeros = np.flatnonzero(~rows[:, part.start : part.stop].any(axis=1))
-            bad += [f"frame {frame} slots {part.start}..{part.stop - 1} of {part.key!r}" for frame in zeros[:1]]
-    return bad
+    yield finding_of("NaN", bad, "every number is finite, no rotation is all zeros", "drop these frames or episodes")
 
 
 def _check_demonstrations(episodes: RecordedEpisodes) -> Finding:
@@ -240,19 +144,3 @@ def _check_demonstrations(episodes: RecordedEpisodes) -> Finding:
     if not any(counts):
         return Finding("look", "demonstrations", f"{words}: it teaches what follows from actions, not how to act")
     return Finding("fine", "demonstrations", words)
-
-
-def _finding(check: str, bad: Sequence[str], good: str, advice: str) -> Finding:
-    """Wrong when anything is listed."""
-    if not bad:
-        return Finding("fine", check, good)
-    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
-    return Finding("wrong", check, f"{'; '.join(bad[:LISTED])}{more}: {advice}")
-
-
-def _slot_names(feature: dict[str, Any]) -> list[str]:
-    """Names of a column's slots, as LeRobot stores them: a list, or lists in a dictionary."""
-    names = feature.get("names")
-    if isinstance(names, dict):
-        names = [name for group in names.values() for name in (group if isinstance(group, list) else [])]
-    return [str(name) for name in names or []]

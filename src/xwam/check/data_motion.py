@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from xwam.check.data_files import LISTED, OTHER_ORDER, Finding, Subject
+from xwam.check.data_subject import OTHER_ORDER, Finding, Subject, finding_of
 from xwam.robot.layout import layout_slices
 from xwam.robot.parts import ANGLES, PartSource
 from xwam.robot.robot_json import layout_of
@@ -87,11 +87,7 @@ def _check_jumps(subject: Subject) -> Iterator[Finding]:
                 size, unit = float(np.linalg.norm(rows[frame])), "m" if part.what == "position" else "rad"
                 wraps = " (an angle that wraps?)" if abs(size - 2 * np.pi) < 0.3 else ""
                 found.append(f"{part.name!r} by {size:.3g} {unit} after step {frame} of {motion.episode}{wraps}")
-    if found:
-        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-        yield Finding("wrong", "jumps", f"{'; '.join(found[:LISTED])}{more}: cut the episodes there")
-    else:
-        yield Finding("fine", "jumps", "no state jumps")
+    yield finding_of("jumps", found, "no state jumps", "cut the episodes there")
 
 
 def _check_quaternions(subject: Subject, part: PartSource) -> Iterator[Finding]:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from xwam.check.data_files import LISTED, Finding, Subject
 from xwam.check.data_motion import moving_arms
+from xwam.check.data_subject import LISTED, Finding, Subject, finding_of
 from xwam.data.clips import evenly_spaced
 from xwam.images import resize
 from xwam.robot.layout import layout_slices
@@ -30,10 +30,8 @@ def check_pictures(subject: Subject) -> Iterator[Finding]:
     bad += _doubled(seen)
     bad += _swapped(seen)
     bad += _riding(subject, seen)
-    if bad:
-        yield Finding("wrong", "cameras", f"{'; '.join(bad[:LISTED])}: correct keys and order of the cameras")
-    else:
-        yield Finding("fine", "cameras", f"{len(seen)} different views, each the same camera in every episode")
+    good = f"{len(seen)} different views, each the same camera in every episode"
+    yield finding_of("cameras", bad, good, "correct keys and order of the cameras")
     frozen, resting = _frozen(subject, seen)
     if frozen:
         yield Finding("wrong", "frozen cameras", f"{'; '.join(frozen[:LISTED])}: leave these episodes out")

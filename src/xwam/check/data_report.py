@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from xwam.check.data import is_wrong
-from xwam.check.data_files import Finding
+from xwam.check.data_subject import Finding
 from xwam.config import ClipConfig
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips, evenly_spaced

@@ -1,6 +1,6 @@
 """Recompute a whole folder of golden numbers: what the published code answered, what ours answers.
 
-A folder may hold any of the files in CHECKS, of any sizes and names; everything is read from the JSON beside each file.
+A folder may hold any of the files in KINDS, of any sizes and names; everything is read from the JSON beside each file.
 A case is one line: the largest error of its tensors, each relative to its own peak.
 """
 
@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
-from xwam.check.golden_data import check_data
+from xwam.check.golden_data import check_clips
 from xwam.check.golden_denoise import STATISTICS_BOUND, check_levels, check_sampler, check_schedules
 from xwam.check.golden_model import check_model
 from xwam.check.golden_policy import check_policy
@@ -31,6 +31,14 @@ ON_PURPOSE = {"refused", "not scaled"}  # faults of the published code; the erro
 NOT_COMPARED = "not compared"
 
 
+class Kind(NamedTuple):
+    """One kind of golden files: what they are called and what recomputes them."""
+
+    pattern: str
+    check: Check
+    runs_network: bool  # and so takes a device
+
+
 class Case(NamedTuple):
     """One line of the report; ``note`` names the worst tensor, or says what went wrong."""
 
@@ -47,14 +55,15 @@ def check_golden(folder: Path, *, device: str = "cpu") -> Iterator[Case]:
     Raises FileNotFoundError or ValueError when there is no such folder or nothing golden in it.
     """
     torch.backends.cudnn.allow_tf32 = False  # convolutions; products are in float32 unless somebody asks
+    patterns = ", ".join(kind.pattern for kind in KINDS)
     if not folder.is_dir():
-        raise FileNotFoundError(f"folder={folder}: no such folder; give one with golden files ({', '.join(CHECKS)}).")
-    files = [(path, check) for pattern, check in CHECKS.items() for path in sorted(folder.rglob(pattern))]
+        raise FileNotFoundError(f"folder={folder}: no such folder; give one with golden files ({patterns}).")
+    files = [(path, kind) for kind in KINDS for path in sorted(folder.rglob(kind.pattern))]
     if not files:
-        raise ValueError(f"folder={folder}: has no golden files; they are called {', '.join(CHECKS)}.")
-    for path, check in files:
-        where = {"device": device} if check in ON_DEVICE else {}
-        yield from _cases(str(path.relative_to(folder).with_suffix("")), check(path.parent, path.stem, **where))
+        raise ValueError(f"folder={folder}: has no golden files; they are called {patterns}.")
+    for path, kind in files:
+        where = {"device": device} if kind.runs_network else {}
+        yield from _cases(str(path.relative_to(folder).with_suffix("")), kind.check(path.parent, path.stem, **where))
 
 
 def _cases(name: str, errors: Iterator[tuple[str, float]]) -> Iterator[Case]:
@@ -99,16 +108,15 @@ def _check_latent_statistics(folder: Path, name: str) -> Iterator[tuple[str, flo
         yield key, relative_error(np.array(ours), np.array(golden[key]))
 
 
-CHECKS: dict[str, Check] = {
-    "schedules*.json": check_schedules,
-    "ans_statistics*.json": check_levels,
-    "t5_*.json": check_text,
-    "wan22_vae_latent_stats.json": _check_latent_statistics,
-    "vae_*.json": check_vae,
-    "model_*.json": _check_both_precisions,
-    "sampler_*.json": check_sampler,
-    "train_*.json": check_training,
-    "data_*.json": check_data,
-    "policy*.json": check_policy,
-}
-ON_DEVICE = {check_text, check_vae, _check_both_precisions, check_sampler, check_training}  # these run a network
+KINDS = (
+    Kind("schedules*.json", check_schedules, runs_network=False),
+    Kind("ans_statistics*.json", check_levels, runs_network=False),
+    Kind("t5_*.json", check_text, runs_network=True),
+    Kind("wan22_vae_latent_stats.json", _check_latent_statistics, runs_network=False),
+    Kind("vae_*.json", check_vae, runs_network=True),
+    Kind("model_*.json", _check_both_precisions, runs_network=True),
+    Kind("sampler_*.json", check_sampler, runs_network=True),
+    Kind("train_*.json", check_training, runs_network=True),
+    Kind("data_*.json", check_clips, runs_network=False),
+    Kind("policy*.json", check_policy, runs_network=False),
+)

@@ -51,7 +51,7 @@ def source_of(folder: Path, name: str) -> Source:
     return Source(root, is_raw, arms)
 
 
-def layout_of(source: Source, *, inverse_gripper: bool = False) -> Layout:
+def published_layout(source: Source, *, inverse_gripper: bool = False) -> Layout:
     """The published layout for these episodes; ``inverse_gripper`` flips the model's side of every opening."""
     arms, is_raw = source.arms == ("left",), source.is_raw
     layout = two_arm_layout(source.root.name, single_arm=arms, raw_gripper=is_raw, delta_gripper=not is_raw)
@@ -66,7 +66,7 @@ def open_all(source: Source, layout: Layout, skip: int) -> list[XwamJsonEpisodes
     ]
 
 
-def check_data(folder: Path, name: str) -> Iterator[tuple[str, float]]:
+def check_clips(folder: Path, name: str) -> Iterator[tuple[str, float]]:
     """Statistics and clips of one golden data set. Ask for 1e-5, and 1e-3 of ``…/images/…``.
 
     ``…/refused`` and ``…/not scaled`` are 0 where ours differs on purpose, in the way it should.
@@ -101,7 +101,7 @@ def _normalizer(source: Source, layout: Layout, skip: int) -> Normalizer:
 def _is_accepted(source: Source, skip: int) -> float:
     """0 when we refuse to skip steps of raw commands, as we should."""
     try:
-        open_all(source, layout_of(source), skip)
+        open_all(source, published_layout(source), skip)
     except ValueError:
         return 0.0
     return 1.0
@@ -110,7 +110,7 @@ def _is_accepted(source: Source, skip: int) -> float:
 def _check_statistics(
     prefix: str, source: Source, skip: int, values: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, float]]:
-    layout = layout_of(source)
+    layout = published_layout(source)
     ours = _normalizer(source, layout, skip)
     largest = np.maximum(-ours.action_q01, ours.action_q99)
     for which, state, action in (("q01", ours.state_q01, -largest), ("q99", ours.state_q99, largest)):
@@ -140,7 +140,7 @@ def _check_variant(
 ) -> Iterator[tuple[str, float]]:
     settings = numbers["kwargs"]
     skip = settings.get("action_skip", 1)
-    layout = layout_of(source, inverse_gripper=settings.get("inverse_gripper", False))
+    layout = published_layout(source, inverse_gripper=settings.get("inverse_gripper", False))
     normalizer = _normalizer(source, layout, skip)
     sets = [_clips(episodes, settings, numbers["items"][0]) for episodes in open_all(source, layout, skip)]
     yield f"{variant}/number of clips", float(abs(sum(map(len, sets)) - numbers["length"]))

@@ -134,7 +134,7 @@ def _check_run(
                 prompt,
                 given_frames=GIVEN.frames,
                 given_states=GIVEN.states,
-                depth=depth and numbers["run_depth"] and model.config.num_depth_blocks > 0,
+                depth=depth and numbers["run_depth"] and model.config.has_depth,
                 actions_only=not video,
             )
         )

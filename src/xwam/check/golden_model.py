@@ -47,7 +47,7 @@ def check_model(
     inputs = {k: v.astype(np.float64) if dtype == torch.float64 else v for k, v in golden.items() if "input/" in k}
     for prefix in sorted({tuple(k.split("/")[:4]) for k in golden if k.startswith(f"{kind}/")}):
         _, case, guidance, branch = prefix
-        depth = branch == "depth" and model.config.num_depth_blocks > 0
+        depth = branch == "depth" and model.config.has_depth
         with torch.inference_mode():
             output = _run(model, inputs, case, guidance=float(guidance.removeprefix("cfg")), depth=depth)
         for theirs, ours in MODALITIES.items():
@@ -150,7 +150,7 @@ def _check_intermediates(model: XWAM, golden: Mapping[str, np.ndarray]) -> Itera
     hooks = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
     if any(key.startswith(prefix) for key in golden):
         with torch.inference_mode():
-            _run(model, golden, "async", guidance=0.0, depth=model.config.num_depth_blocks > 0)
+            _run(model, golden, "async", guidance=0.0, depth=model.config.has_depth)
             grid = _grid(model, golden)
             for name in ("time_embedding", "time_projection"):  # ours has three rows per sample, theirs one per token
                 seen[name] = tokens.per_token(seen[name].cpu(), _token_levels(golden, grid))

@@ -50,7 +50,7 @@ def _check_training_step(
         yield f"{case}/xt_{theirs}", relative_error(getattr(noisy, ours).cpu().numpy(), golden[f"{case}/xt_{theirs}"])
 
     prompt = model.prompt_keys_values(batch.prompt)
-    depth = numbers["run_depth"] and model.config.num_depth_blocks > 0
+    depth = numbers["run_depth"] and model.config.has_depth
     output = Velocity(*model(*noisy, *drawn.levels, prompt, given_frames=1, given_states=1, depth=depth))
     losses = masked_losses(output, batch, drawn)
     largest = max(numbers["losses"].values())

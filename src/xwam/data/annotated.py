@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int
 
-from xwam.config import to_json
 from xwam.data.depth import DepthCoding, codes_to_depth, depth_to_codes
 from xwam.data.videos import read_codes, write_codes
 from xwam.files import whole_file, write_text
 from xwam.robot.parts import CameraSource
+from xwam.strict_json import to_json
 
 ANNOTATIONS = "depth"
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from xwam.config import suggest
 from xwam.records import Camera
 from xwam.robot.layout import Layout
+from xwam.strict_json import suggest
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 DepthFrames = Float32[np.ndarray, "T H W"]

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float32
 
-from xwam.config import suggest
 from xwam.data.folders import walk
 from xwam.data.hdf5_words import MANY, PLACES, control_hz, task_of, where, words_of
 from xwam.data.recorded import Row, is_success
 from xwam.robot.layout import same_rate
+from xwam.strict_json import suggest
 
 if TYPE_CHECKING:
     import h5py

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from xwam.config import suggest
 from xwam.data.depth import DepthCoding
 from xwam.data.videos import KEY_FRAME_EVERY
 from xwam.records import Camera
 from xwam.robot.layout import Layout, Part
+from xwam.strict_json import suggest
 
 VERSION = "v3.0"
 OLD_VERSIONS = ("v2.0", "v2.1")  # read too: one data file and one video per episode and camera, words in a .jsonl

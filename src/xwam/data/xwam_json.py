@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int, UInt8
 
-from xwam.config import suggest
 from xwam.data.episodes import EpisodeInfo, camera_named
 from xwam.data.folders import files_below
 from xwam.data.videos import read_frames
@@ -25,6 +24,7 @@ from xwam.robot.calibration import load_cameras
 from xwam.robot.layout import Layout, two_arm_layout
 from xwam.robot.published import ON_HAND, ROBOTS
 from xwam.robot.rotations import quat_from_matrix, quat_from_vector
+from xwam.strict_json import suggest
 
 ARMS = ("left", "right")
 METADATA_FILE, CAMERAS_FILE = "metadata.json", "cameras.json"

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from xwam.config import Config, NoiseConfig, suggest
+from xwam.config import Config, NoiseConfig
+from xwam.strict_json import suggest
 
 Level = TypeVar("Level", float, np.ndarray, Tensor)
 

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from xwam.config import suggest
 from xwam.denoise.noise import shift
+from xwam.strict_json import suggest
 
 NUM_TIMESTEPS = 1000  # the network is told whole timesteps at inference
 _FIRST_LEVEL = float(np.float32(0.999))  # where schedules start, before the shift

@@ -11,11 +11,12 @@ from xwam.denoise.noise import Noisy
 def start_noise(config: Config, seeds: Sequence[int], grid: tuple[int, int]) -> Noisy:
     """Pure noise per request from its own seed (CPU generator; video, then action, then state, as the release)."""
     model, clip = config.model, config.clip
-    frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        video = torch.randn((model.latent_channels, frames, model.num_views, *grid), generator=generator)
+        video = torch.randn(
+            (model.latent_channels, config.num_latent_frames, model.num_views, *grid), generator=generator
+        )
         action = torch.randn((clip.action_horizon, model.action_width), generator=generator)
         state = torch.randn((clip.num_states, model.state_width), generator=generator)
         rows.append(Noisy(video=video, state=state, action=action))

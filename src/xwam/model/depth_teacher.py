@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 
-from xwam.config import suggest
 from xwam.model.device import device_of
+from xwam.strict_json import suggest
 
 Kind = Literal["metric", "relative"]
 KINDS: dict[str, Kind] = {"depth_pro": "metric", "zoedepth": "metric", "glpn": "metric", "dpt": "relative"}

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase, UMT5Config, UMT5EncoderModel
 
-from xwam.config import TextConfig, load, to_json
+from xwam.config import TextConfig
 from xwam.files import whole_file, write_text
 from xwam.model.shards import weight_files
+from xwam.strict_json import load, to_json
 
 TOKENIZER_FOLDER = "tokenizer"
 

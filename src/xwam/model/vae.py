@@ -19,10 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xwam.config import SPACE_STRIDE, TIME_STRIDE, VaeConfig, load, to_json
+from xwam.config import SPACE_STRIDE, TIME_STRIDE, VaeConfig
 from xwam.files import whole_file, write_text
 from xwam.model.shards import weight_files
 from xwam.model.vae_layers import lighten
+from xwam.strict_json import load, to_json
 
 PIXEL_PATCH = 2  # pixels are folded into channels before the first convolution: part of SPACE_STRIDE
 

@@ -62,7 +62,7 @@ class XWAM(nn.Module):
         self.proprio_decoder = gelu_mlp(width, width, config.state_width)
         self.blocks = _modules(self._block() for _ in range(config.num_blocks))
         self.head = Head(width, numbers)
-        if config.num_depth_blocks:
+        if config.has_depth:
             self.extra_blocks = _modules([_modules(self._block() for _ in range(config.num_depth_blocks))])
             self.extra_heads = _modules([Head(width, numbers)])
 
@@ -115,7 +115,7 @@ class XWAM(nn.Module):
     @property
     def depth_blocks(self) -> list[Block]:
         """The blocks of the depth branch. Raises ValueError where there is none."""
-        if not self.config.num_depth_blocks:
+        if not self.config.has_depth:
             raise ValueError("num_depth_blocks=0: this model has no depth branch; do not ask it for depth.")
         return list(self.extra_blocks[0])
 
@@ -127,7 +127,7 @@ class XWAM(nn.Module):
         ``bias``: what merging its padding (model/prompt.py) adds to the attention's logits.
         """
         x, bias = self.text_embedding(context), None if bias is None else bias[:, None, None]
-        depth_blocks = self.depth_blocks if self.config.num_depth_blocks else []
+        depth_blocks = self.depth_blocks if self.config.has_depth else []
         return PromptKeysValues(
             blocks=tuple(block.prompt_keys_values(x, bias) for block in self.blocks),
             depth_blocks=tuple(block.prompt_keys_values(x, bias) for block in depth_blocks),
@@ -166,7 +166,7 @@ class XWAM(nn.Module):
 
 def all_blocks(model: XWAM) -> list[Block]:
     """The main blocks and, where there are any, those of the depth branch."""
-    return [*model.blocks, *(model.depth_blocks if model.config.num_depth_blocks else [])]
+    return [*model.blocks, *(model.depth_blocks if model.config.has_depth else [])]
 
 
 def _modules(modules: Iterable[nn.Module]) -> Any:

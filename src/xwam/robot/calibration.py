@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from xwam.config import suggest
 from xwam.files import write_text
 from xwam.records import Camera
+from xwam.strict_json import suggest
 
 
 def camera_to_dict(camera: Camera) -> dict[str, Any]:

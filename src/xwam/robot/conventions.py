@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
-from xwam.config import suggest
+from xwam.strict_json import suggest
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001, "rad": 1.0, "deg": math.pi / 180, "1": 1.0}
 LENGTHS, ANGLES = ("m", "cm", "mm"), ("rad", "deg")

@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from xwam.config import from_json, suggest, to_json
 from xwam.files import write_text
 from xwam.robot.rotations import positive_w
+from xwam.strict_json import from_json, suggest, to_json
 
 Kind = Literal[
     "position",  # metres, xyz

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from xwam.config import suggest
 from xwam.robot.calibration import load_cameras
 from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, load_robot
+from xwam.strict_json import suggest
 
 
 def robot_folder(checkpoint: Path, robot: str | None) -> Path:

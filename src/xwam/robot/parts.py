@@ -6,14 +6,16 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-from xwam.config import suggest
 from xwam.robot.conventions import ANGLES, LENGTHS, ROTATION_SIZES, UNITS, WITH_ANGLES, check_form
+from xwam.strict_json import suggest
 
 What = Literal["position", "rotation", "joints", "gripper"]
 Reference = Literal["absolute", "delta", "hand_delta"]
 ChannelOrder = Literal["rgb", "bgr"]
 DepthUnit = Literal["m", "mm"]
 Rows = tuple[tuple[float, ...], ...]
+POSE: tuple[What, ...] = ("position", "rotation")
+# the first is meant where none is written
 ALLOWED_UNITS = {"position": LENGTHS, "rotation": ANGLES, "joints": (*ANGLES, *LENGTHS, "1"), "gripper": ("1",)}
 
 
@@ -44,7 +46,7 @@ class PartSource:
             raise ValueError(f"{where} scale={self.scale}, form={self.form!r}: only angles can be scaled.")
         if (self.what == "joints") != (self.size is not None):
             raise ValueError(f"{where} size={self.size}: joints need their number, other parts must not give one.")
-        if self.reference == "hand_delta" and self.what not in ("position", "rotation"):
+        if self.reference == "hand_delta" and self.what not in POSE:
             raise ValueError(f"{where} reference='hand_delta': only of positions and rotations.")
         if self.closed == self.open or self.scale == 0 or self.start < 0:
             raise ValueError(
@@ -60,18 +62,36 @@ class PartSource:
     @property
     def stop(self) -> int:
         """One past the last slot in the column."""
-        sizes = {"position": 3, "rotation": ROTATION_SIZES[self.form], "gripper": 1, "joints": self.size or 0}
-        return self.start + sizes[self.what]
+        return self.start + self.num_slots(rotation=ROTATION_SIZES[self.form])
+
+    def num_slots(self, *, rotation: int) -> int:
+        """How many numbers it is made of, when a rotation is written with so many."""
+        return {"position": 3, "rotation": rotation, "gripper": 1, "joints": self.size or 0}[self.what]
 
     @property
     def written_unit(self) -> str:
         """The unit in which it is written."""
-        return self.unit or {"position": "m", "rotation": "rad", "joints": "rad", "gripper": "1"}[self.what]
+        return self.unit or ALLOWED_UNITS[self.what][0]
+
+    @property
+    def layout_unit(self) -> str:
+        """The unit that it has in the layout: m, rad or 1."""
+        return "m" if self.written_unit in LENGTHS else "rad" if self.written_unit in ANGLES else "1"
 
     @property
     def factor(self) -> float:
         """Written numbers times this are metres or radians (rotations: the scale alone)."""
         return self.scale * (1.0 if self.what == "rotation" else UNITS[self.written_unit])
+
+    @property
+    def starts_from(self) -> str | None:
+        """The part of the state beside which an action part means something; None: it needs none.
+
+        A pose as target becomes a way from the pose at its beginning; the hand's axes turn with the hand.
+        """
+        if self.reference == "hand_delta":
+            return f"{self.arm}_rotation"
+        return self.name if self.reference == "absolute" and self.what in POSE else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from xwam.config import load, to_json
 from xwam.files import write_text
 from xwam.records import Camera, is_rotation
 from xwam.robot.axes import Axes
-from xwam.robot.conventions import ANGLES, LENGTHS
 from xwam.robot.layout import Kind, Layout, Part, Scaling
 from xwam.robot.parts import CameraSource, PartSource, Rows
+from xwam.strict_json import load, to_json
 
 ROBOT_FILE = "robot.json"
 ADDED = {"action_ahead": 0}  # after 0.1.0, with their defaults
@@ -80,12 +79,8 @@ class RobotConfig:
         """A target and a change in the hand's axes mean something only beside the pose they start from."""
         known = {part.name for part in self.state if part.key is not None}
         for part in self.action:
-            needed = part.name
-            if part.reference == "hand_delta":
-                needed = f"{part.arm}_rotation"
-            elif part.reference == "delta" or part.what in ("joints", "gripper"):
-                continue
-            if part.key is not None and needed not in known:
+            needed = part.starts_from
+            if part.key is not None and needed is not None and needed not in known:
                 raise ValueError(
                     f"action part {part.name!r} with reference={part.reference!r} needs the state part {needed!r}: "
                     "add it, or say reference='delta' if it is one."
@@ -178,9 +173,6 @@ def camera_of(robot: RobotConfig, source: CameraSource, width: int, height: int)
 
 
 def _part(source: PartSource, *, is_action: bool) -> Part:
-    unit = {"position": "m", "rotation": "rad", "joints": "rad", "gripper": "1"}[source.what]
-    if source.what == "joints" and source.written_unit not in ANGLES:
-        unit = "m" if source.written_unit in LENGTHS else "1"
     kind, scaling = _kind(source, is_action)
     if source.key is None:
         return _empty(source.name, kind, _size(source, is_action=is_action))
@@ -188,7 +180,7 @@ def _part(source: PartSource, *, is_action: bool) -> Part:
         name=source.name,
         kind=kind,
         size=_size(source, is_action=is_action),
-        unit="1" if kind == "quat_wxyz" else unit,
+        unit="1" if kind == "quat_wxyz" else source.layout_unit,
         frame="joint" if source.what == "joints" else source.frame,
         scaling=scaling,
     )
@@ -214,7 +206,7 @@ def _kind(source: PartSource, is_action: bool) -> tuple[Kind, Scaling]:
 
 
 def _size(source: PartSource, *, is_action: bool) -> int:
-    return {"position": 3, "rotation": 3 if is_action else 4, "gripper": 1, "joints": source.size or 0}[source.what]
+    return source.num_slots(rotation=3 if is_action else 4)
 
 
 def _empty(name: str, kind: Kind, size: int) -> Part:

@@ -14,7 +14,6 @@ from jaxtyping import Float
 from xwam_client.protocol import PROTOCOL, RefusedError, packb
 
 import xwam
-from xwam.config import to_json
 from xwam.policy import Policy
 from xwam.records import Camera
 from xwam.robot.layout import Layout
@@ -22,6 +21,7 @@ from xwam.robot.robot_json import RobotConfig
 from xwam.serve.request import GENEROUS, MAX_SIDE_PX, MAX_TEXT, Request, RequestId
 from xwam.serve.ticket import Answer, Part
 from xwam.serve.wire import LIMITS, pack_array, pack_images
+from xwam.strict_json import to_json
 from xwam.view.points import PointCloud, fuse, thinned
 
 FINEST_DEPTH_M = 1e-4

@@ -26,7 +26,6 @@ from xwam_client.chunks import Chunks, Command
 from xwam_client.client import Client
 
 from xwam.compile import made_up_observation
-from xwam.config import from_json, suggest
 from xwam.data.lerobot_format import video_key
 from xwam.policy import load_policy
 from xwam.records import Observation, Prediction
@@ -34,6 +33,7 @@ from xwam.robot.columns import column_widths, read_state, write_action
 from xwam.robot.layout import Layout, differences
 from xwam.robot.of_checkpoint import own_robot
 from xwam.robot.robot_json import RobotConfig, layout_of
+from xwam.strict_json import from_json, suggest
 
 STATE_KEY, ACTION_KEY = "observation.state", "action"  # of a robot without a robot.json
 FACTS = ("checkpoint", "layout", "robot", "action_hz", "action_horizon")  # of a server; they must stay what they were

@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xwam.config import suggest
 from xwam.serve.conversation import converse
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.serve.wire import knows_key, read_key
+from xwam.strict_json import suggest
 
 if TYPE_CHECKING:
     from ray.serve import Application  # pyright: ignore[reportMissingImports]

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float
 from xwam_client.protocol import RefusedError
 
-from xwam.config import suggest
 from xwam.denoise.prefix import CANNOT_STEER
 from xwam.encode import check_observation
 from xwam.policy import Policy
 from xwam.records import Camera, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import GENEROUS, Normalizer
+from xwam.strict_json import suggest
 
 MAX_SIDE_PX = 4096
 MAX_TEXT = 1000  # characters of an instruction

@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from xwam.config import suggest
 from xwam.records import Camera, Observation
 from xwam.robot.layout import Layout
+from xwam.strict_json import suggest
 
 Workspace = tuple[Float[np.ndarray, " 3"], Float[np.ndarray, " 3"]]  # lowest and highest, metres
 

@@ -4,11 +4,12 @@ import importlib.util
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, get_args
 
-from xwam.config import Simulator, suggest
+from xwam.config import Simulator
 from xwam.robot.layout import Layout, differences, same_rate
 from xwam.sim import metaworld, robosuite
 from xwam.sim.env import ExpertEnv, check_task
 from xwam.sim.render import INSTALL
+from xwam.strict_json import suggest
 
 MakeEnv = Callable[..., ExpertEnv]  # (task, *, width_px, height_px); a function of a module, as workers import it
 

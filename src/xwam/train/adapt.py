@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from xwam.config import Config, ModelConfig, load, to_json
+from xwam.config import Config, ModelConfig
 from xwam.files import as_json, fingerprint, whole_file
 from xwam.model.shards import weight_files
 from xwam.model.xwam import XWAM, init_weight
+from xwam.strict_json import load, to_json
 from xwam.train.checkpoint import write_whole
 from xwam.train.grow import SIZES, check_grows, grown
 from xwam.train.manifest import ADAPTED, weights_hash
@@ -39,8 +40,8 @@ def with_frozen_of(start: Path, config: Config) -> Config:
 
 def with_known_depth(config: Config, sources: Sequence[Source], start: Path | None) -> Config:
     """Without a depth branch, and with a warning, where nothing would teach it: it would answer noise as metres."""
-    knows = start is not None and load(Config, start / "config.json").model.num_depth_blocks
-    if not knows and (not config.model.num_depth_blocks or config.depth_is_views):
+    knows = start is not None and load(Config, start / "config.json").model.has_depth
+    if not knows and (not config.model.has_depth or config.depth_is_views):
         return config
     is_taught = any(has_depth(source, config.view_names) for source in sources)
     if knows:
@@ -137,7 +138,7 @@ def _new_view(known: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _body(stored: Config, config: Config) -> ModelConfig:
     """What of the model comes from the start: all of it, or all but a depth branch that the start lacks."""
-    return config.model if stored.model.num_depth_blocks else replace(config.model, num_depth_blocks=0)
+    return config.model if stored.model.has_depth else replace(config.model, num_depth_blocks=0)
 
 
 def _copies_of_last_blocks(weights: dict[str, torch.Tensor], model: ModelConfig) -> dict[str, torch.Tensor]:

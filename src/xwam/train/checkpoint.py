@@ -17,13 +17,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from xwam.config import Config, to_json
+from xwam.config import Config
 from xwam.files import flush
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
 from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER, RobotConfig, save_robot
+from xwam.strict_json import to_json
 
 
 class Robot(NamedTuple):

@@ -51,7 +51,7 @@ def compute_gradients(
 ) -> Losses:
     """Add the gradients of this process's rows to the weights'."""
     device = batch.video.device
-    has_depth = config.model.num_depth_blocks > 0
+    has_depth = config.model.has_depth
     counts = global_counts(step.count_terms(batch, drawn, has_depth=has_depth), peers)
     found = Losses({}, {})
     for part in range(how.accumulate):

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xwam.config import Config, load
+from xwam.config import Config
 from xwam.files import whole_file
 from xwam.model.weights import load_weights, save_weights
 from xwam.model.xwam import XWAM
 from xwam.policy import PROMPTS_FILE
 from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER
+from xwam.strict_json import load
 from xwam.train import lora
 from xwam.train.checkpoint import TrainingState, load_training, write_whole
 from xwam.train.manifest import weights_hash

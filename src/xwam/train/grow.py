@@ -49,7 +49,7 @@ def check_grows(old: ModelConfig, new: ModelConfig) -> None:
         raise ValueError(f"{_pair(old, new, 'sinusoid_width')}: must be a multiple.")
     if new.ffn_width < times * old.ffn_width:
         raise ValueError(f"{_pair(old, new, 'ffn_width')}: must be at least {times * old.ffn_width}.")
-    if bool(old.num_depth_blocks) != bool(new.num_depth_blocks):
+    if old.has_depth != new.has_depth:
         raise ValueError(f"{_pair(old, new, 'num_depth_blocks')}: both must have a depth branch, or none.")
     if not all(after >= before for before, after in zip(_groups(old), _groups(new), strict=True)):
         raise ValueError(

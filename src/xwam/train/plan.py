@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from xwam.config import SPACE_STRIDE, Config
+from xwam.config import Config
 from xwam.encode import Batch
 from xwam.model import rope, tokens
 from xwam.model.xwam import XWAM, all_blocks
@@ -217,14 +217,9 @@ def empty_batch(config: Config, rows: int) -> Batch:
 
 def _grid(config: Config) -> tokens.Grid:
     model, clip = config.model, config.clip
-    frames = 1 + (clip.num_frames - 1) // model.frames_per_latent
-    rows, columns = (
-        px // SPACE_STRIDE // patch
-        for px, patch in zip((clip.height_px, clip.width_px), model.patch_size[1:], strict=True)
-    )
-    return tokens.Grid(
-        frames // model.patch_size[0], model.num_views, rows, columns, clip.action_horizon, clip.num_states
-    )
+    cells = (config.num_latent_frames, *config.latent_grid)
+    frames, rows, columns = (size // patch for size, patch in zip(cells, model.patch_size, strict=True))
+    return tokens.Grid(frames, model.num_views, rows, columns, clip.action_horizon, clip.num_states)
 
 
 def _remember_rotation(config: Config) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
-from xwam.config import Config, load
+from xwam.config import Config
 from xwam.data.recorded import RecordedEpisodes
 from xwam.model.shards import weight_files
 from xwam.model.text import TOKENIZER_FOLDER
 from xwam.sim.simulators import check_robot, simulator_named
+from xwam.strict_json import load
 from xwam.train.options import Setup, Watch
 from xwam.train.prepare import statistics_for, wordings_of
 from xwam.train.sources import Source, clips_of

@@ -96,7 +96,7 @@ def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, 
     given = drawn.given
     output = model(
         *mixed(batch, drawn), *drawn.levels, model.prompt_keys_values(context), given_frames=given.frames,
-        given_states=given.states, given_actions=given.actions, depth=model.config.num_depth_blocks > 0,
+        given_states=given.states, given_actions=given.actions, depth=model.config.has_depth,
     )  # fmt: skip
     return Velocity(*output)
 

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xwam.config import Config, VaeConfig, load
+from xwam.config import Config, VaeConfig
 from xwam.model.device import warn_of_idle_gpu
 from xwam.policy import load_policy
+from xwam.strict_json import load
 from xwam.train.films import films_of
 from xwam.train.options import Precision
 from xwam.train.sources import Source, clips_of, shares

@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from xwam.config import from_json
 from xwam.files import read_arrays, whole_file
 from xwam.records import Camera, Prediction
 from xwam.robot.calibration import camera_from_dict, camera_to_dict
 from xwam.robot.layout import Layout
+from xwam.strict_json import from_json
 from xwam.view.points import PointCloud, camera_poses
 
 FORMAT = "xwam-prediction-1"
