@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -107,6 +106,7 @@ def evaluate(
         device: cpu, cuda, …
     """
     from xwam.data.opening import robot_for
+    from xwam.evaluate.results_file import first_free, writing
     from xwam.model.device import warn_of_idle_gpu
     from xwam.policy import load_policy
 
@@ -121,7 +121,11 @@ def evaluate(
     else:
         assert env is not None
         run = partial(_play, policy, report, env, closed_loop, seed)
-    out, numbers = _into(out, run) if out else _where_it_fits("closed" if data is None else "open", run)
+    if out is None:
+        out, numbers = first_free("closed" if data is None else "open", run)
+    else:
+        with writing(out):
+            numbers = run(out)
     print(f"numbers: {out}")
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
     if report and not closed_loop.random:
@@ -137,32 +141,6 @@ def _warn_of_known_clips(checkpoint: Path) -> None:
             "held-out ones too; record others to know how it does on what is new.",
             stacklevel=2,
         )
-
-
-def _into(out: Path, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Into this file, unless another process is writing it: each would throw away what the other found."""
-    from xwam.evaluate.closed_loop import BusyError
-    from xwam.files import claimed
-
-    with claimed(out.with_name(f".claim-{out.name}")) as is_mine:
-        if not is_mine:
-            raise BusyError(
-                f"out={out}: another evaluation is writing it; wait for it, or choose another file (--out)."
-            )
-        return out, run(out)
-
-
-def _where_it_fits(name: str, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Into ``runs/evaluation/NAME.json``, or the first of NAME-2, NAME-3, … that is free of other results."""
-    from xwam.evaluate.closed_loop import BusyError, OtherSettingsError
-
-    folder, number = Path("runs/evaluation"), 1
-    while True:
-        path = folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        try:
-            return _into(path, run)
-        except (OtherSettingsError, BusyError):
-            number += 1
 
 
 def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, closed_loop: ClosedLoop) -> None:

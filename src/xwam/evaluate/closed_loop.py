@@ -4,7 +4,6 @@ Several simulators run in their own processes and share one batched policy. Ever
 once, so an interrupted evaluation continues where it stopped.
 """
 
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from xwam.config import Simulator
 from xwam.evaluate.metrics import wilson_interval
+from xwam.evaluate.results_file import OtherSettingsError, are_same, check_file, identity
 from xwam.files import write_text
 from xwam.policy import Policy
 from xwam.records import Observation
@@ -45,20 +44,6 @@ class Running(NamedTuple):
 def placements(seed: int, count: int) -> list[int]:
     """Seeds of the simulator for an evaluation: the same for the same ``seed``, and never those of collected data."""
     return [UNSEEN + seed * 10_000 + number for number in range(count)]
-
-
-class OtherSettingsError(ValueError):
-    """A file holds results of other settings: they are neither continued nor replaced."""
-
-
-class BusyError(ValueError):
-    """Another process is writing this file."""
-
-
-def check_file(out: Path) -> None:
-    """Refuse another ending than .json for the results: the report lies beside them, as .html."""
-    if out.suffix != ".json":
-        raise ValueError(f"out={out}: the name must end in .json; the report of it ends in .html.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,18 +112,6 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
             process.join(timeout=5)
             process.terminate()
     return _write(out, settings, done, asked)
-
-
-@torch.no_grad()
-def identity(policy: Policy) -> dict[str, Any]:
-    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises."""
-    digest = hashlib.sha256()
-    for network in (policy.networks.transformer, policy.networks.vae):
-        for value in network.state_dict().values():
-            bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
-            digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
-    statistics = policy.normalizer.fingerprint()
-    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
 
 
 def _play(
@@ -267,8 +240,7 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
         return {}
     stored = json.loads(out.read_text())
     before = {"statistics": settings["statistics"], "simulator": "metaworld"} | stored["settings"]  # not in older ones
-    known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (before, settings))
-    if known != asked:
+    if not are_same(before, settings, but=MAY_DIFFER):
         raise OtherSettingsError(
             f"out={out} holds results of other settings {stored['settings']}: choose another file."
         )
