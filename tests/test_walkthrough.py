@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
-from xwam.cli.acting import OpenLoop, evaluate
+from xwam.cli.acting import evaluate
+from xwam.cli.options import OpenLoop
 from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot

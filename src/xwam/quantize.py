@@ -5,14 +5,16 @@ by how much stands in docs/results.md beside what it saves; so nothing here is e
 only after ``xwam.compile.compiled``: torchao's products are fast when they are compiled.
 """
 
+from typing import get_args
+
 import torch
 from torch import nn
 
-from xwam.config import suggest
+from xwam.config import Quantization, suggest
 from xwam.model.xwam import XWAM
 from xwam.policy import Policy
 
-KINDS = ("int8-dynamic", "int8-weights", "float8-weights")
+KINDS: tuple[str, ...] = get_args(Quantization)
 
 
 def quantized(policy: Policy, kind: str) -> Policy:
