@@ -24,7 +24,7 @@ from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate import closed_loop, open_loop
 from xwam.evaluate.clips import held_out, imagine_clip, observation_of, score_clip, through_autoencoder
-from xwam.evaluate.closed_loop import ClosedLoopConfig, Running, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, Simulation, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.played import first_frames, real_world
@@ -361,7 +361,8 @@ def test_success_ends_an_episode_and_a_blind_policy_sees_grey(world, monkeypatch
         tasks=("fake-reach",), num_episodes=1, seed=0, replan_every=3, max_steps=9, num_envs=1, is_blind=True
     )
     here, there = multiprocessing.Pipe()
-    closed_loop._answer(policy, config, [(there, observation)], {there: Running("fake-reach", 1, [])})
+    playing = Simulation(there, multiprocessing.get_context("spawn").Process(), "fake-reach", 1)
+    closed_loop._answer(policy, config, [(playing, observation)])
     assert all((image == 127).all() for image in asked[0].images.values())
     assert here.recv()[1].shape == (3, 14), "only so many are played"
 
