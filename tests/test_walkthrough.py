@@ -34,7 +34,7 @@ from xwam.files import claimed
 from xwam.images import centre_window, resize_nearest
 from xwam.imagine import imagine_recording
 from xwam.policy import load_policy
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.sim.rollout import rollout
 from xwam.sim.worker import simulate
 from xwam.train.options import Sources
@@ -49,7 +49,7 @@ SPARSE = Sources(every=8)
 def world(tmp_path_factory):
     """Data of a simulator in numpy, and a checkpoint trained on them: stopped half way, then resumed."""
     root = tmp_path_factory.mktemp("walkthrough")
-    collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
+    collect(root / "data", ["fake-reach"], 4, Recording(width_px=32, height_px=32, make_env=make_fake), num_workers=1)
     for steps in (4, 8):
         changes = {"num_steps": steps}
         last = run_pipeline("debug", root / "data", root / "run", changes, vae=SHORT_VAE, sources=SPARSE)

@@ -7,7 +7,7 @@ import torch
 
 from xwam.config import Config, load
 from xwam.model.vae import VideoVae
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train.given_vae import ENOUGH_DB, kept_db, warn_of_lost_pictures
 from xwam.train.sources import clips_of, open_sources
 
@@ -17,7 +17,7 @@ CHECKPOINT = Path(__file__).parents[2] / "checkpoints/tiny"
 def test_the_shipped_autoencoder_keeps_its_own_pictures_and_not_noise(tmp_path, recwarn):
     pytest.importorskip("metaworld")
     config = load(Config, CHECKPOINT / "config.json")
-    collect(tmp_path / "data", ["reach-v3"], 1, num_workers=1, seed=50_000, width_px=128, height_px=128)
+    collect(tmp_path / "data", ["reach-v3"], 1, Recording(width_px=128, height_px=128), num_workers=1, seed=50_000)
     sources = open_sources([tmp_path / "data"], (), ())
     warn_of_lost_pictures(config, sources, CHECKPOINT, torch.device("cpu"))
     assert not [warning for warning in recwarn if "autoencoder" in str(warning.message)]

@@ -14,7 +14,7 @@ from xwam.cli import main
 from xwam.data.clips import split_episodes
 from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.presets import preset
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train import prepare
 from xwam.train.options import VaeChanges
 from xwam.train.sources import fit, open_sources
@@ -181,7 +181,7 @@ def test_an_unfinished_training_is_not_taken_for_another(films, tmp_path):
 
 def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, capsys):
     """From a data set, into the place where a run would look for it; then the decoder alone, so that latents stay."""
-    collect(tmp_path / "data", ["fake-reach"], 3, num_workers=1, width_px=128, height_px=128, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 3, Recording(width_px=128, height_px=128, make_env=make_fake))
     common = ["train-vae", "debug", "--data", str(tmp_path / "data"), "--steps", "1"]
     main([*common, "--out", str(tmp_path / "run/frozen")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "run/frozen/vae")
@@ -231,7 +231,7 @@ def test_a_gpu_gets_larger_batches_of_whole_pictures(films, tmp_path, capsys):
 
 
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
-    collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 12, Recording(width_px=24, height_px=24, make_env=make_fake))
     read = []
     monkeypatch.setattr(prepare, "load_films", lambda episodes, indices, views, clip: read.extend(indices) or [])
     sources = open_sources([tmp_path / "data"], (), ())
@@ -256,7 +256,7 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
 
 
 def test_films_are_read_piece_by_piece(tmp_path, monkeypatch):
-    collect(tmp_path / "data", ["fake-reach"], 1, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 1, Recording(width_px=24, height_px=24, make_env=make_fake))
     episodes = open_sources([tmp_path / "data"], (), ())[0].episodes
     clip = replace(preset("debug").clip, height_px=16, width_px=16)
     whole = prepare.load_films(episodes, [0], ["left", "wrist"], clip)
