@@ -28,7 +28,8 @@ from xwam.evaluate.closed_loop import ClosedLoopConfig, Simulation, evaluate_clo
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.played import first_frames, real_world
-from xwam.evaluate.report import Decision, EpisodeReport, write_report
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_episode import Decision, EpisodeReport
 from xwam.evaluate.study import with_steps
 from xwam.files import claimed
 from xwam.images import centre_window, resize_nearest

@@ -20,8 +20,9 @@ from xwam.evaluate import metrics
 from xwam.evaluate.clips import action_scores, check_same_robot, held_out, imagine_clip, through_autoencoder
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
-from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
-from xwam.evaluate.report_episode import best_median_worst, latencies, page_of
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_charts import Totals
+from xwam.evaluate.report_episode import Decision, EpisodeReport, best_median_worst, latencies, page_of
 from xwam.evaluate.results_file import OtherSettingsError, are_same, check_file, identity
 from xwam.files import write_json
 from xwam.model.depth_teacher import DepthTeacher
