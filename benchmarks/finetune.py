@@ -29,7 +29,7 @@ from xwam.evaluate.report_plots import Line, figure, line_chart
 from xwam.evaluate.study import Point, Trial, markdown_table, measure
 from xwam.files import write_json
 from xwam.policy import load_policy
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.sim.metaworld import make_metaworld
 from xwam.strict_json import load
 from xwam.train.checkpoint import write_whole
@@ -131,10 +131,8 @@ def _check_same(settings: Finetune) -> None:
 
 def _record(settings: Finetune, name: str, count: int, seed: int, config: Config, make_env: Callable) -> Path:
     folder, clip = settings.out / name, config.clip
-    collect(
-        folder, [settings.task], count, seed=seed, num_workers=settings.workers,
-        width_px=clip.width_px, height_px=clip.height_px, make_env=make_env,
-    )  # fmt: skip
+    recording = Recording(make_env=make_env, width_px=clip.width_px, height_px=clip.height_px)
+    collect(folder, [settings.task], count, recording, seed=seed, num_workers=settings.workers)
     return folder
 
 

@@ -22,8 +22,9 @@ import numpy as np
 import tyro
 from xwam_client.chunks import Chunks
 
-from xwam.evaluate.closed_loop import UNSEEN, identity
+from xwam.evaluate.closed_loop import UNSEEN
 from xwam.evaluate.metrics import wilson_interval
+from xwam.evaluate.results_file import identity
 from xwam.files import write_json
 from xwam.policy import Policy, load_policy
 from xwam.records import Observation

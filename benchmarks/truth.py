@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 from xwam.config import ClipConfig
 from xwam.dynamics import imagine_actions
-from xwam.evaluate.closed_loop import UNSEEN, identity
+from xwam.evaluate.closed_loop import UNSEEN
 from xwam.evaluate.geometry_metrics import hand_path_scores
 from xwam.evaluate.metrics import MOVING_LEVELS, static_views, wilson_interval
 from xwam.evaluate.played import real_world
 from xwam.evaluate.report_plots import figure, interval_chart
+from xwam.evaluate.results_file import identity
 from xwam.evaluate.study import markdown_table, same_settings, t_interval
 from xwam.files import write_json
 from xwam.images import resize_and_centre_crop

@@ -19,12 +19,12 @@ def trained(tmp_path_factory):
     """``root/data``, ``root/run`` and the run's last checkpoint: two steps, batches of two."""
     from tests.examples import SHORT_VAE
     from tests.sim.fake_env import make_fake
-    from xwam.sim.collect import collect
+    from xwam.sim.collect import Recording, collect
     from xwam.train.options import Sources
     from xwam.train.pipeline import run_pipeline
 
     root = tmp_path_factory.mktemp("benchmarks")
-    collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
+    collect(root / "data", ["fake-reach"], 4, Recording(width_px=32, height_px=32, make_env=make_fake), num_workers=1)
     changes = {"num_steps": 2, "validate_every": 0}
     last = run_pipeline("debug", root / "data", root / "run", changes, vae=SHORT_VAE, sources=Sources(every=16))
     return root, last

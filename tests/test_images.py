@@ -1,5 +1,7 @@
 """Resizing equals torch's, and cropping takes the right pixels."""
 
+import io
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,8 @@ from xwam.images import (
     crop_size,
     cropped_camera,
     cut,
+    encoded,
+    pillow,
     resize,
     resize_and_centre_crop,
     resize_corners,
@@ -96,3 +100,12 @@ def test_where_depth_is_taken() -> None:
     assert camera.resized(128, 96).depth_at == 0.5, "the middle one of five"
     assert camera.resized(320, 160).depth_at == 0.625, "halved columns, thirds of rows: their mean"
     assert camera.resized(320, 240).resized(160, 120).depth_at == 0.875, "the last of four"
+
+
+def test_a_picture_is_encoded_exactly_or_says_what_is_missing(monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    png = encoded(image, "PNG", missing="")
+    np.testing.assert_array_equal(np.asarray(pillow("").open(io.BytesIO(png))), image)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match="the report needs Pillow"):
+        encoded(image, "PNG", missing="the report needs Pillow")

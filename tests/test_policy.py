@@ -12,7 +12,7 @@ import torch
 from tests.examples import make_observation
 from tests.train.encoded import write_checkpoint
 from xwam.config import DenoiseConfig
-from xwam.evaluate.closed_loop import identity
+from xwam.evaluate.results_file import identity
 from xwam.policy import Policy, load_policy, start_noise
 from xwam.presets import preset
 from xwam.train.export import export_policy

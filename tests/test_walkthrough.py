@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from xwam.cli import main
-from xwam.cli.acting import OpenLoop, evaluate
+from xwam.cli.acting import evaluate
+from xwam.cli.options import OpenLoop
 from xwam.data.augment import crop_depth
 from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
@@ -23,17 +24,18 @@ from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
 from xwam.evaluate import closed_loop, open_loop
 from xwam.evaluate.clips import held_out, imagine_clip, observation_of, score_clip, through_autoencoder
-from xwam.evaluate.closed_loop import ClosedLoopConfig, Running, evaluate_closed_loop
+from xwam.evaluate.closed_loop import ClosedLoopConfig, Simulation, evaluate_closed_loop
 from xwam.evaluate.compare import compare_worlds
 from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.played import real_world
-from xwam.evaluate.report import Decision, EpisodeReport, write_report
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_episode import Decision, EpisodeReport
 from xwam.evaluate.study import with_steps
 from xwam.files import claimed
 from xwam.images import centre_window, resize_nearest
 from xwam.imagine import imagine_recording
 from xwam.policy import load_policy
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.sim.rollout import rollout
 from xwam.sim.worker import simulate
 from xwam.train.options import Sources
@@ -48,7 +50,7 @@ SPARSE = Sources(every=8)
 def world(tmp_path_factory):
     """Data of a simulator in numpy, and a checkpoint trained on them: stopped half way, then resumed."""
     root = tmp_path_factory.mktemp("walkthrough")
-    collect(root / "data", ["fake-reach"], 4, num_workers=1, width_px=32, height_px=32, make_env=make_fake)
+    collect(root / "data", ["fake-reach"], 4, Recording(width_px=32, height_px=32, make_env=make_fake), num_workers=1)
     for steps in (4, 8):
         changes = {"num_steps": steps}
         last = run_pipeline("debug", root / "data", root / "run", changes, vae=SHORT_VAE, sources=SPARSE)
@@ -360,7 +362,8 @@ def test_success_ends_an_episode_and_a_blind_policy_sees_grey(world, monkeypatch
         tasks=("fake-reach",), num_episodes=1, seed=0, replan_every=3, max_steps=9, num_envs=1, is_blind=True
     )
     here, there = multiprocessing.Pipe()
-    closed_loop._answer(policy, config, [(there, observation)], {there: Running("fake-reach", 1, [])})
+    playing = Simulation(there, multiprocessing.get_context("spawn").Process(), "fake-reach", 1)
+    closed_loop._answer(policy, config, [(playing, observation)])
     assert all((image == 127).all() for image in asked[0].images.values())
     assert here.recv()[1].shape == (3, 14), "only so many are played"
 

@@ -16,7 +16,8 @@ from xwam.evaluate.closed_loop import placements
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.metrics import wilson_interval
 from xwam.evaluate.played import episode_report
-from xwam.evaluate.report import Decision, write_report
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_episode import Decision
 from xwam.files import write_json
 from xwam.policy import Policy, load_policy
 from xwam.sim.env import Env

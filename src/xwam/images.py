@@ -1,4 +1,4 @@
-"""Resizing and cropping of images, the same for training and for the policy. numpy only.
+"""Resizing and cropping of images, the same for training and for the policy. numpy only; to encode them, Pillow.
 
 Coordinates follow records.py: the centre of pixel ``i`` is ``i + 0.5``, so an image resized from ``n`` to ``m`` samples
 the position ``(i + 0.5) n / m``. Intrinsics of ``Camera.resized`` and ``Camera.cropped`` are exact for these functions.
@@ -7,9 +7,10 @@ Depth is never interpolated: each new pixel copies one old pixel, whose centre i
 ``Camera.resized`` for ``resize_nearest``, ``cropped_camera`` for ``resize_corners``.
 """
 
+import io
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
@@ -113,6 +114,22 @@ def resize_and_centre_crop(image: UInt8[np.ndarray, "*T H W 3"], clip: ClipConfi
     size = (clip.height_px, clip.width_px)
     window = centre_window(*size, clip.crop)
     return to_bytes(resize(cut(resize(image, *size, antialias=clip.antialias), window, axis=-3), *size))
+
+
+def pillow(missing: str) -> Any:
+    """Pillow's module ``Image``. Raises ImportError with ``missing``: what needs it, and how it is installed."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError(missing) from error
+    return Image
+
+
+def encoded(image: UInt8[np.ndarray, "H W 3"], kind: str, *, missing: str, **options: Any) -> bytes:
+    """A picture as the bytes of a file: ``kind`` and ``options`` are Pillow's. ``missing``: see ``pillow``."""
+    file = io.BytesIO()
+    pillow(missing).fromarray(image).save(file, kind, **options)
+    return file.getvalue()
 
 
 def _resize_axis(images: np.ndarray, axis: int, size: int) -> np.ndarray:

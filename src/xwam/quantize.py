@@ -5,14 +5,17 @@ by how much stands in docs/results.md beside what it saves; so nothing here is e
 only after ``xwam.compile.compiled``: torchao's products are fast when they are compiled.
 """
 
+from typing import get_args
+
 import torch
 from torch import nn
 
+from xwam.config import Quantization
 from xwam.model.xwam import XWAM
 from xwam.policy import Policy
 from xwam.strict_json import suggest
 
-KINDS = ("int8-dynamic", "int8-weights", "float8-weights")
+KINDS: tuple[str, ...] = get_args(Quantization)
 
 
 def quantized(policy: Policy, kind: str) -> Policy:

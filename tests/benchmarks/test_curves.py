@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import curves
 from benchmarks.curves import Curves
-from xwam.evaluate.closed_loop import UNSEEN, ClosedLoopConfig, EpisodeResult, identity
+from xwam.evaluate.closed_loop import UNSEEN, ClosedLoopConfig, EpisodeResult
+from xwam.evaluate.results_file import identity
 from xwam.evaluate.study import Trial, measure, t_interval
 from xwam.files import write_json
 from xwam.policy import load_policy

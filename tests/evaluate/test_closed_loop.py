@@ -1,5 +1,6 @@
 """Episodes are handed out so that simulators stay open: opening one takes half a second, as long as a chunk or two."""
 
+import multiprocessing
 import threading
 from multiprocessing import Pipe
 from types import SimpleNamespace
@@ -55,7 +56,9 @@ def play(monkeypatch, waiting, num_workers=1):
     )
     policy = Policy.__new__(Policy)
     monkeypatch.setattr(policy, "predict_batch", predict_batch, raising=False)
-    results = list(closed_loop._play(policy, config, [c for c, _ in workers], list(waiting)))
+    unused = multiprocessing.get_context("spawn").Process()  # threads play
+    simulations = [closed_loop.Simulation(connection, unused) for connection, _ in workers]
+    results = list(closed_loop._play(policy, config, simulations, waiting))
     for connection, thread in workers:
         connection.close()
         thread.join(timeout=10)

@@ -165,9 +165,9 @@ def test_a_world_without_calibration_still_has_pixels_and_depth(real):
 
 
 def test_clouds_are_those_of_the_pages(real, scores):
-    from xwam.evaluate.geometry_metrics import cloud_scores
+    from xwam.evaluate.geometry_metrics import cloud_distances
 
-    expected = cloud_scores(fuse(make_imagined(real), LAYOUT, 2).points, fuse(real, LAYOUT, 2).points)
+    expected = cloud_distances(fuse(make_imagined(real), LAYOUT, 2).points, fuse(real, LAYOUT, 2).points).scores()
     assert tuple(scores[n][1] for n in ("chamfer_m", "f_5mm", "f_10mm", "f_20mm")) == pytest.approx(expected)
 
 

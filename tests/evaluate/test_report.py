@@ -12,8 +12,9 @@ from PIL import Image
 from tests.view.browser import CHROMIUM, WHY_NOT, Page
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate.metrics import psnr
-from xwam.evaluate.report import Decision, EpisodeReport, Totals, decision_scores, write_report
-from xwam.evaluate.report_episode import best_median_worst, latencies
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_charts import Totals
+from xwam.evaluate.report_episode import Decision, EpisodeReport, best_median_worst, decision_scores, latencies
 from xwam.evaluate.report_pictures import strip
 from xwam.evaluate.report_plots import Line, histogram, interval_chart, line_chart, path_plot
 from xwam.robot.layout import two_arm_layout

@@ -11,7 +11,8 @@ import pytest
 
 from tests.sim.fake_env import LAYOUT, MOVE, FakeEnv, make_fake
 from xwam.data.lerobot import DatasetWriter, open_lerobot
-from xwam.sim.collect import FIRST_WANDERED, RETRY_STRIDE, collect
+from xwam.sim import collect as room
+from xwam.sim.collect import FIRST_WANDERED, RETRY_STRIDE, Recording
 from xwam.sim.record import (
     DEMONSTRATED_AFTER_SUCCESS,
     MIN_STEPS,
@@ -23,6 +24,11 @@ from xwam.sim.record import (
 )
 
 ARGUMENTS = {"tasks": ("fake-reach", "fake-fragile"), "num_episodes": 2, "width_px": 24, "height_px": 24}
+
+
+def collect(out, tasks, num_episodes, *, seed=None, num_workers=1, **how):
+    """What is asked for and how it is recorded, in one go."""
+    return room.collect(out, tasks, num_episodes, Recording(**how), seed=seed, num_workers=num_workers)
 
 
 class Slow(FakeEnv):
@@ -185,9 +191,10 @@ def collecting(out: Path, make_env: str, num_started: int) -> subprocess.Popen:
     script = f"""
 from pathlib import Path
 from {make_env.rpartition(".")[0]} import {make_env.rpartition(".")[2]} as make_env
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 try:
-    collect(Path({str(out)!r}), ("fake-reach",), 9, make_env=make_env, num_workers=2, width_px=24, height_px=24)
+    recording = Recording(make_env=make_env, width_px=24, height_px=24)
+    collect(Path({str(out)!r}), ("fake-reach",), 9, recording, num_workers=2)
 except KeyboardInterrupt:
     print("stopped")
 """

@@ -9,7 +9,7 @@ from tests.sim.mujoco_sims import assert_asking_changes_nothing, assert_known, a
 from xwam.check.data import check_data
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.sim.record import record_wandering
 from xwam.sim.robosuite import HANDS, LAYOUTS, MAX_DELTA_M, MAX_LEAD, TASKS, make_robosuite
 
@@ -162,7 +162,7 @@ def test_both_hands_wander_and_turn_on_their_own_sides(pair):
 
 def test_a_recording_says_what_was_done(tmp_path):
     """The doctor integrates the actions of both hands, rotations too, and holds them against the states."""
-    assert collect(tmp_path, ["TwoArmLift"], 2, width_px=SIZE, height_px=SIZE, simulator="robosuite") == 2
+    assert collect(tmp_path, ["TwoArmLift"], 2, Recording(width_px=SIZE, height_px=SIZE, simulator="robosuite")) == 2
     episodes = open_lerobot(tmp_path)
     assert [camera.name for camera in episodes.cameras] == ["front", "wrist", "right_wrist"]
     assert [camera.hand for camera in episodes.cameras] == ["left", "left", "right"]
@@ -172,7 +172,7 @@ def test_a_recording_says_what_was_done(tmp_path):
     fine = {finding.check for finding in findings if finding.level == "fine"}
     assert {f"action '{hand}_{part}'" for hand in HANDS for part in ("position", "rotation")} <= fine
     with pytest.raises(ValueError, match="Stack has another robot than TwoArmLift"):
-        collect(tmp_path / "both", ["TwoArmLift", "Stack"], 1, simulator="robosuite")
+        collect(tmp_path / "both", ["TwoArmLift", "Stack"], 1, Recording(simulator="robosuite"))
 
 
 def test_wrong_arguments_are_refused(pair, monkeypatch):

@@ -8,13 +8,13 @@ import torch
 from tests.sim.fake_env import make_fake
 from xwam.data.clips import split_episodes
 from xwam.presets import preset
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train import films
 from xwam.train.sources import fit, open_sources
 
 
 def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monkeypatch):
-    collect(tmp_path / "data", ["fake-reach"], 12, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 12, Recording(width_px=24, height_px=24, make_env=make_fake))
     read = []
     monkeypatch.setattr(films, "load_films", lambda episodes, indices, views, clip: read.extend(indices) or [])
     sources = open_sources([tmp_path / "data"], (), ())
@@ -39,7 +39,7 @@ def test_held_out_episodes_are_held_out_from_the_autoencoder_too(tmp_path, monke
 
 
 def test_films_are_read_piece_by_piece(tmp_path, monkeypatch):
-    collect(tmp_path / "data", ["fake-reach"], 1, num_workers=1, width_px=24, height_px=24, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 1, Recording(width_px=24, height_px=24, make_env=make_fake))
     episodes = open_sources([tmp_path / "data"], (), ())[0].episodes
     clip = replace(preset("debug").clip, height_px=16, width_px=16)
     whole = films.load_films(episodes, [0], ["left", "wrist"], clip)

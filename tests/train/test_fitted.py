@@ -12,7 +12,7 @@ from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake, make_fake_elsewhere
 from xwam.policy import load_policy
 from xwam.presets import preset
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train.adapt import adapted
 from xwam.train.options import Sources, Watch
 from xwam.train.pipeline import run_pipeline
@@ -25,7 +25,7 @@ SPARSE = Sources(every=8)
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("fitted")
     for name, make in (("three", make_fake), ("two", make_fake_elsewhere)):
-        collect(root / name, ["fake-reach"], 2, width_px=32, height_px=32, make_env=make)
+        collect(root / name, ["fake-reach"], 2, Recording(width_px=32, height_px=32, make_env=make))
     return root
 
 

@@ -26,7 +26,7 @@ from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
 from xwam.robot.robot_json import save_robot
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train.adapt import with_known_depth
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
 from xwam.train.pipeline import _cameras_of, run_pipeline
@@ -183,7 +183,7 @@ def test_who_learns_no_action_is_refused(data, tmp_path):
     never = QUICK | {"clean_action_ratio": 1.0}
     with pytest.raises(ValueError, match="clean_action_ratio=1: no sample would teach an action"):
         run_pipeline("debug", root / "arm", tmp_path / "out", never, vae=SHORT_VAE, sources=sources)
-    collect(tmp_path / "w", ["fake-reach"], 2, width_px=32, height_px=32, make_env=make_fake, wander=True)
+    collect(tmp_path / "w", ["fake-reach"], 2, Recording(width_px=32, height_px=32, make_env=make_fake, wander=True))
     with pytest.raises(ValueError, match="data=w: no demonstration among the training episodes"):
         run_pipeline("debug", tmp_path / "w", tmp_path / "out", QUICK, vae=SHORT_VAE, sources=Sources(every=8))
     assert not (tmp_path / "out").exists()
@@ -206,7 +206,7 @@ def test_a_text_encoder_that_is_given_must_be_there(data, tmp_path):
 
 
 def test_depth_of_a_camera_that_the_model_does_not_look_through_teaches_nothing(tmp_path):
-    collect(tmp_path / "set", ["fake-reach"], 1, width_px=32, height_px=32, make_env=make_fake)
+    collect(tmp_path / "set", ["fake-reach"], 1, Recording(width_px=32, height_px=32, make_env=make_fake))
     (source,) = open_sources([tmp_path / "set"], (), ())
     config = fit(preset("mini"), [source])
     assert with_known_depth(config, [source], None) == config

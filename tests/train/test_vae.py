@@ -13,7 +13,7 @@ from tests.sim.fake_env import make_fake
 from xwam.cli import main
 from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.presets import preset
-from xwam.sim.collect import collect
+from xwam.sim.collect import Recording, collect
 from xwam.train.options import VaeChanges
 from xwam.train.vae import learning_rate_at, train_vae
 from xwam.train.vae_decoder import train_decoder
@@ -178,7 +178,7 @@ def test_an_unfinished_training_is_not_taken_for_another(films, tmp_path):
 
 def test_the_verb_trains_an_autoencoder_and_goes_on_with_its_decoder(tmp_path, capsys):
     """From a data set, into the place where a run would look for it; then the decoder alone, so that latents stay."""
-    collect(tmp_path / "data", ["fake-reach"], 3, num_workers=1, width_px=128, height_px=128, make_env=make_fake)
+    collect(tmp_path / "data", ["fake-reach"], 3, Recording(width_px=128, height_px=128, make_env=make_fake))
     common = ["train-vae", "debug", "--data", str(tmp_path / "data"), "--steps", "1"]
     main([*common, "--out", str(tmp_path / "run/frozen")])
     assert capsys.readouterr().out.strip() == str(tmp_path / "run/frozen/vae")

@@ -5,7 +5,6 @@ Writes ``contact_sheet.png`` (needs Pillow), ``findings.json`` and ``check.html`
 
 import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +20,13 @@ from xwam.data.clips import Clips, evenly_spaced
 from xwam.data.episodes import Episodes
 from xwam.encode import depth_to_image
 from xwam.evaluate.report_plots import REAL, Line, line_chart
+from xwam.images import encoded
 from xwam.records import Clip
 from xwam.robot.layout import layout_slices
 
 ROWS = 4  # clips on the contact sheet
 COLOURS = (REAL, "#d9730d", "#2a7f62", "#8a4fbf", "#b03060", "#666666", "#1f6f9f")
+MISSING = "the contact sheet needs Pillow: pip install 'xwam[view]'"
 WORDS = {"wrong": "WRONG", "look": "look", "fine": "fine"}
 
 
@@ -35,7 +36,7 @@ def write_data_report(out: Path, findings: Sequence[Finding], episodes: Episodes
     (out / "findings.json").write_text(json.dumps([finding._asdict() for finding in findings], indent=1) + "\n")
     pieces = [_table(findings)]
     if episodes is not None:
-        png = _png(contact_sheet(episodes, clip))
+        png = encoded(contact_sheet(episodes, clip), "PNG", missing=MISSING)
         (out / "contact_sheet.png").write_bytes(png)
         names = html.escape(", ".join(camera.name for camera in episodes.cameras))
         words = f"{names}: first, middle and last frame of a clip, then depth where it is known (near is bright)"
@@ -72,16 +73,6 @@ def _row(clip: Clip) -> UInt8[np.ndarray, "H W 3"]:
             grey = np.zeros(clip.video.shape[2:4], np.uint8)
         tiles.append(np.repeat(grey[..., None], 3, axis=-1))
     return np.concatenate(tiles, axis=1)
-
-
-def _png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("the contact sheet needs Pillow: pip install 'xwam[view]'") from error
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    return file.getvalue()
 
 
 def _table(findings: Sequence[Finding]) -> str:

@@ -2,18 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from xwam.cli.options import ClosedLoop, OpenLoop, Steps
 from xwam.config import Imagining, Simulator
 
 if TYPE_CHECKING:
     from xwam.policy import Policy
+    from xwam.robot.robot_json import RobotConfig
 
 
 def demo(
@@ -33,61 +33,17 @@ def demo(
 NOT_PRINTED = ("episodes", "others", "clips", "settings", "per_step")  # of what an evaluation writes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Steps:
-    """Denoising steps of an answer: fewer are faster."""
-
-    action_steps: int | None = None
-    """Until the actions are finished; by default as the checkpoint says."""
-    video_steps: int | None = None
-    """Until the world is finished, the actions' steps included; by default as the checkpoint says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenLoop:
-    """With ``--data``: how clips of held-out episodes are compared."""
-
-    clips: int = 32
-    """How many."""
-    mode: Imagining = "joint"
-    """joint: it imagines its own actions; forward_dynamics: it is told those that were really played."""
-    region: tuple[float, float, float, float, float, float] | None = None
-    """Score the clouds once more inside this box (lowest x y z, highest x y z; base frame, metres)."""
-    depth_teacher: Path | None = None
-    """Folder of a depth model of transformers, to compare the imagined depth with."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClosedLoop:
-    """With ``--env``: how episodes are played."""
-
-    tasks: tuple[str, ...] = ()
-    """Names of tasks; by default one."""
-    episodes: int = 10
-    """Episodes per task."""
-    replan_every: int = 16
-    """Actions played of each chunk before the next decision."""
-    max_steps: int | None = None
-    """Actions per episode; by default the simulator's own (metaworld 125, robosuite 150)."""
-    processes: int = 2
-    """Simulators in parallel."""
-    blind: bool = False
-    """Baseline that sees grey images."""
-    random: bool = False
-    """Baseline that draws actions at random."""
-
-
 def evaluate(
     checkpoint: Annotated[Path, Positional],
     env: Simulator | None = None,
     data: Path | None = None,
     seed: int = 0,
     out: Path | None = None,
-    closed_loop: Annotated[ClosedLoop, arg(name="")] = ClosedLoop(),
-    open_loop: Annotated[OpenLoop, arg(name="")] = OpenLoop(),
+    closed_loop: Annotated[ClosedLoop, arg(name="")] = ClosedLoop(),  # noqa: B008 (frozen)
+    open_loop: Annotated[OpenLoop, arg(name="")] = OpenLoop(),  # noqa: B008 (frozen)
     report: bool = True,
     robot: str | None = None,
-    steps: Annotated[Steps, arg(name="")] = Steps(),
+    steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env SIMULATOR --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -107,6 +63,7 @@ def evaluate(
         device: cpu, cuda, …
     """
     from xwam.data.opening import robot_for
+    from xwam.evaluate.results_file import first_free, writing
     from xwam.model.device import warn_of_idle_gpu
     from xwam.policy import load_policy
 
@@ -116,12 +73,21 @@ def evaluate(
     if data is not None:
         _warn_of_known_clips(checkpoint)
         explained = robot_for(checkpoint, robot, data)
-        asked = {"seed": seed, "has_report": report, "robot": explained}
-        run = partial(_compare, policy, data, open_loop, **asked)
+
+        def run(path: Path) -> dict[str, Any]:
+            return _compare(policy, data, open_loop, path, seed=seed, has_report=report, robot=explained)
+
     else:
         assert env is not None
-        run = partial(_play, policy, report, env, closed_loop, seed)
-    out, numbers = _into(out, run) if out else _where_it_fits("closed" if data is None else "open", run)
+
+        def run(path: Path) -> dict[str, Any]:
+            return _play(policy, env, closed_loop, path, seed=seed, has_report=report)
+
+    if out is None:
+        out, numbers = first_free("closed" if data is None else "open", run)
+    else:
+        with writing(out):
+            numbers = run(out)
     print(f"numbers: {out}")
     print("\n".join(f"{k}: {v}" for k, v in numbers.items() if k not in NOT_PRINTED))
     if report and not closed_loop.random:
@@ -139,32 +105,6 @@ def _warn_of_known_clips(checkpoint: Path) -> None:
         )
 
 
-def _into(out: Path, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Into this file, unless another process is writing it: each would throw away what the other found."""
-    from xwam.evaluate.closed_loop import BusyError
-    from xwam.files import claimed
-
-    with claimed(out.with_name(f".claim-{out.name}")) as is_mine:
-        if not is_mine:
-            raise BusyError(
-                f"out={out}: another evaluation is writing it; wait for it, or choose another file (--out)."
-            )
-        return out, run(out)
-
-
-def _where_it_fits(name: str, run: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any]]:
-    """Into ``runs/evaluation/NAME.json``, or the first of NAME-2, NAME-3, … that is free of other results."""
-    from xwam.evaluate.closed_loop import BusyError, OtherSettingsError
-
-    folder, number = Path("runs/evaluation"), 1
-    while True:
-        path = folder / (f"{name}.json" if number == 1 else f"{name}-{number}.json")
-        try:
-            return _into(path, run)
-        except (OtherSettingsError, BusyError):
-            number += 1
-
-
 def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, closed_loop: ClosedLoop) -> None:
     """Either closed or open loop, and no option of the other."""
     if (env is None) == (data is None):
@@ -176,7 +116,16 @@ def _check_way(env: Simulator | None, data: Path | None, open_loop: OpenLoop, cl
         raise ValueError(f"{names} play episodes: they need --env.")
 
 
-def _compare(policy: "Policy", data: Path, how: OpenLoop, out: Path, **asked: Any) -> dict[str, Any]:
+def _compare(
+    policy: "Policy",
+    data: Path,
+    how: OpenLoop,
+    out: Path,
+    *,
+    seed: int,
+    has_report: bool,
+    robot: "RobotConfig | None",
+) -> dict[str, Any]:
     from xwam.evaluate.geometry_metrics import box
     from xwam.evaluate.open_loop import evaluate_open_loop
     from xwam.model.depth_teacher import MonocularDepth
@@ -184,14 +133,24 @@ def _compare(policy: "Policy", data: Path, how: OpenLoop, out: Path, **asked: An
     device = str(policy.device)
     teacher = None if how.depth_teacher is None else MonocularDepth(how.depth_teacher, device=device)
     where = None if how.region is None else box(how.region)
-    asked |= {"num_clips": how.clips, "mode": how.mode, "region": where, "teacher": teacher}
-    numbers = evaluate_open_loop(policy, data, out=out, **asked)
+    numbers = evaluate_open_loop(
+        policy,
+        data,
+        num_clips=how.clips,
+        seed=seed,
+        out=out,
+        mode=how.mode,
+        region=where,
+        teacher=teacher,
+        has_report=has_report,
+        robot=robot,
+    )
     print("\n".join(f"{k}: {v}" for k, v in numbers["settings"].items()))
     return numbers
 
 
 def _play(
-    policy: "Policy", report: bool, simulator: Simulator, how: ClosedLoop, seed: int, out: Path
+    policy: "Policy", simulator: Simulator, how: ClosedLoop, out: Path, *, seed: int, has_report: bool
 ) -> dict[str, Any]:
     from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
     from xwam.evaluate.closed_report import write_closed_report
@@ -210,7 +169,7 @@ def _play(
         is_random=how.random,
     )
     numbers = evaluate_closed_loop(policy, config, out)
-    if report and not config.is_random:  # random actions come without an imagined world
+    if has_report and not config.is_random:  # random actions come without an imagined world
         write_closed_report(out.with_suffix(".html"), policy, config, numbers, its_own.make_env)
     return numbers
 
@@ -226,7 +185,7 @@ def imagine(
     out: Path = Path("runs/imagined"),
     rerun: bool = False,
     robot: str | None = None,
-    steps: Annotated[Steps, arg(name="")] = Steps(),
+    steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
     device: str = "cpu",
 ) -> None:
     """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.

@@ -1,16 +1,19 @@
 """The verb that measures speed."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional
+
+from xwam.cli.options import Dtype, torch_dtype
+from xwam.config import Quantization
 
 
 def bench(
     subject: Annotated[str, Positional],
     device: str = "cpu",
-    precision: Literal["float32", "bfloat16"] = "float32",
-    quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
+    precision: Dtype = "float32",
+    quantize: Quantization | None = None,
     compile: bool = False,
     actions_only: bool = False,
     repeats: int = 20,
@@ -46,7 +49,8 @@ def bench(
                 "--limit-at runs nothing: --quantize, --compile, --actions-only, --threads, --json do not go with it."
             )
         config = preset(subject)
-        return print(report.limits(config, operations.count_operations(config), limit_at * 1e12))
+        print(report.limits(config, operations.count_operations(config), limit_at * 1e12))
+        return
     import torch
 
     from xwam.bench.stages import Plan, run_bench
@@ -54,8 +58,7 @@ def bench(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    dtype = torch.float32 if precision == "float32" else torch.bfloat16
-    policy = open_subject(subject, device=device, dtype=dtype, seed=seed)
+    policy = open_subject(subject, device=device, dtype=torch_dtype(precision), seed=seed)
     if quantize is not None:
         from xwam.quantize import quantized
 
@@ -64,4 +67,4 @@ def bench(
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         json.write_text(report.to_json(measured))
-    return print(report.markdown(measured))
+    print(report.markdown(measured))

@@ -30,13 +30,14 @@ def check(
         if is_given and name not in takes:
             raise ValueError(f"{name} is nothing that `xwam check {what}` looks at: leave it out.")
     if what == "data":
-        return _check_data(Path(target), robot, preset_name, out)
-    if what == "golden":
-        return _check_golden(target, device)
-    from xwam.check.memory import markdown
-    from xwam.presets import preset
+        _check_data(Path(target), robot, preset_name, out)
+    elif what == "golden":
+        _check_golden(target, device)
+    else:
+        from xwam.check.memory import markdown
+        from xwam.presets import preset
 
-    return print(markdown(preset(target)))
+        print(markdown(preset(target)))
 
 
 def _check_data(root: Path, robot: Path | None, preset_name: str, out: Path) -> None:

@@ -33,14 +33,13 @@ def collect(
         processes: how many simulators at the same time.
         size_px: height and width of the images.
     """
+    from xwam.sim.collect import Recording
     from xwam.sim.collect import collect as run
     from xwam.sim.simulators import simulator_named
 
     tasks = tasks or (simulator_named(simulator).first_task,)
-    run(
-        out, tasks, episodes, seed=seed, noise=noise, wander=wander, num_workers=processes,
-        width_px=size_px, height_px=size_px, simulator=simulator,
-    )  # fmt: skip
+    recording = Recording(simulator=simulator, noise=noise, wander=wander, width_px=size_px, height_px=size_px)
+    run(out, tasks, episodes, recording, seed=seed, num_workers=processes)
 
 
 def annotate(

@@ -1,11 +1,12 @@
 """The verb that lets robots ask over the network: serve."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from xwam.cli.acting import Steps
+from xwam.cli.options import Dtype, Steps, torch_dtype
+from xwam.config import Quantization
 
 
 def serve(
@@ -13,9 +14,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "cpu",
-    precision: Literal["float32", "bfloat16"] = "float32",
+    precision: Dtype = "float32",
     compile: bool = False,
-    quantize: Literal["int8-dynamic", "int8-weights", "float8-weights"] | None = None,
+    quantize: Quantization | None = None,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
     actions_only: bool = False,
@@ -47,8 +48,6 @@ def serve(
     import asyncio
     import logging
 
-    import torch
-
     try:
         from xwam.serve.server import run
     except ModuleNotFoundError as error:
@@ -63,9 +62,8 @@ def serve(
         logging.getLogger("xwam.serve").warning("host=%s without --api-key-file: anybody there may use it.", host)
     limits = {"max_queue": max_queue, "max_batch": max_batch, "max_connections": max_connections}
     config = ServeConfig(**limits, batch_window_ms=batch_window_ms, is_compiled=compile)
-    dtype: torch.dtype = getattr(torch, precision)
     service = load_service(
-        checkpoint, config, device=device, dtype=dtype, quantize=quantize, with_world=not actions_only, robot=robot,
-        **vars(steps),
+        checkpoint, config, device=device, dtype=torch_dtype(precision), quantize=quantize,
+        with_world=not actions_only, robot=robot, **vars(steps),
     )  # fmt: skip
     asyncio.run(run(service, host, port, api_key=api_key))

@@ -46,7 +46,8 @@ def train(
     if processes is not None and not plan:
         raise ValueError(f"processes={processes}: only for --plan; to train in several processes use torchrun (above).")
     if plan:
-        return print(_plan(preset, data, sources, start, changes, how, processes, device))
+        print(_plan(preset, data, sources, start, changes, how, processes, device))
+        return
     from dataclasses import replace
 
     from xwam.train.pipeline import run_pipeline
@@ -65,7 +66,6 @@ def train(
         watch=watch,
         device=device,
     )
-    return None
 
 
 def _plan(

@@ -4,22 +4,22 @@ Several simulators run in their own processes and share one batched policy. Ever
 once, so an interrupted evaluation continues where it stopped.
 """
 
-import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from tqdm import tqdm
 
 from xwam.config import Simulator
 from xwam.evaluate.metrics import wilson_interval
+from xwam.evaluate.results_file import OtherSettingsError, are_same, check_file, identity
 from xwam.files import as_json, write_text
 from xwam.policy import Policy
 from xwam.records import Observation
@@ -31,34 +31,9 @@ MAY_DIFFER = ("num_envs", "num_episodes", "tasks")  # between two parts of one e
 UNSEEN = 1_000_000  # evaluation seeds start here; collection stays below
 
 
-Worker = tuple[Connection, SpawnProcess]
-
-
-class Running(NamedTuple):
-    """An episode that is played now."""
-
-    task: str
-    seed: int
-    seconds: list[float]  # that each of its answers took
-
-
 def placements(seed: int, count: int) -> list[int]:
     """Seeds of the simulator for an evaluation: the same for the same ``seed``, and never those of collected data."""
     return [UNSEEN + seed * 10_000 + number for number in range(count)]
-
-
-class OtherSettingsError(ValueError):
-    """A file holds results of other settings: they are neither continued nor replaced."""
-
-
-class BusyError(ValueError):
-    """Another process is writing this file."""
-
-
-def check_file(out: Path) -> None:
-    """Refuse another ending than .json for the results: the report lies beside them, as .html."""
-    if out.suffix != ".json":
-        raise ValueError(f"out={out}: the name must end in .json; the report of it ends in .html.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +70,57 @@ class EpisodeResult:
     waits: Sequence[float] = ()  # that time for every decision
 
 
+@dataclass(eq=False)
+class Simulation:
+    """A simulator's process, our end of its pipe, and the episode that is played there."""
+
+    connection: Connection
+    process: SpawnProcess
+    task: str | None = None  # whose simulator is open; None: no episode has begun
+    seed: int = 0
+    seconds: list[float] = field(default_factory=list)  # that each answer of this episode took
+
+    def begin(self, task: str, seed: int) -> None:
+        """Start an episode."""
+        self.task, self.seed, self.seconds = task, seed, []
+        self.connection.send(("reset", (task, seed)))
+
+    def receive(self) -> tuple[Observation | None, bool, int]:
+        """What is seen (None: the episode is over), whether it is a success, and how many steps were taken."""
+        try:
+            observation, success, num_steps, _ = self.connection.recv()
+        except EOFError as error:
+            raise RuntimeError("a simulator's process ended; what it said last stands above.") from error
+        return observation, success, num_steps
+
+    def decision_seed(self) -> int:
+        """The seed of the next answer."""
+        return self.seed * DECISIONS_PER_EPISODE + len(self.seconds)
+
+    def play(self, chunk: Float[np.ndarray, "Ta Da"], seconds: float) -> None:
+        """Send actions, for which the robot waited so long."""
+        self.seconds.append(seconds)
+        self.connection.send(("play", chunk))
+
+    def result(self, success: bool, num_steps: int) -> EpisodeResult:
+        """The episode, which is over."""
+        assert self.task is not None
+        return EpisodeResult(
+            task=self.task,
+            seed=self.seed,
+            success=success,
+            num_steps=num_steps,
+            action_seconds=float(np.median(self.seconds)) if self.seconds else 0.0,
+            waits=tuple(self.seconds),
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self.process.join(timeout=5)
+        self.process.terminate()
+
+
 def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) -> dict[str, Any]:
     """Play every (task, seed) once and write ``out`` (JSON). Returns what was written: success per task and overall.
 
@@ -113,78 +139,61 @@ def evaluate_closed_loop(policy: Policy, config: ClosedLoopConfig, out: Path) ->
     asked = {(task, seed) for task in config.tasks for seed in seeds}
     waiting = [(task, seed) for seed in seeds for task in config.tasks if (task, seed) not in done]
     bar = tqdm(total=len(asked), initial=len(asked & done.keys()), desc="evaluate", unit="episode")
-    workers = _start_workers(min(config.num_envs, len(waiting)), config, policy)
+    simulations = _start(min(config.num_envs, len(waiting)), config, policy)
     try:
-        for result in _play(policy, config, [connection for connection, _ in workers], waiting):
+        for result in _play(policy, config, simulations, waiting):
             done[result.task, result.seed] = result
             bar.update()
             rates = _write(out, settings, done, asked)
             bar.set_postfix_str(f"success {rates['overall']['success']:.0%}")
     finally:
         bar.close()
-        for connection, process in workers:
-            connection.close()
-            process.join(timeout=5)
-            process.terminate()
+        for simulation in simulations:
+            simulation.close()
     return _write(out, settings, done, asked)
 
 
-@torch.no_grad()
-def identity(policy: Policy) -> dict[str, Any]:
-    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises."""
-    digest = hashlib.sha256()
-    for network in (policy.networks.transformer, policy.networks.vae):
-        for value in network.state_dict().values():
-            bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
-            digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
-    statistics = policy.normalizer.fingerprint()
-    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
-
-
 def _play(
-    policy: Policy, config: ClosedLoopConfig, connections: Sequence[Connection], waiting: list[tuple[str, int]]
+    policy: Policy, config: ClosedLoopConfig, simulations: Sequence[Simulation], waiting: Sequence[tuple[str, int]]
 ) -> Iterator[EpisodeResult]:
     """Hand out episodes, batch the observations that are ready, send the actions back; yields finished episodes."""
-    running: dict[Connection, Running] = {}
-    opened: dict[Connection, str] = {}  # the task of each worker's simulator
-    for connection in connections:
-        _next_episode(connection, waiting, running, opened)
-    while running:
-        ready = [c for c in wait(list(running)) if isinstance(c, Connection)]
-        asking: list[tuple[Connection, Observation]] = []
-        for connection in ready:
-            try:
-                observation, success, num_steps, is_over = connection.recv()
-            except EOFError as error:
-                raise RuntimeError("a simulator's process ended; what it said last stands above.") from error
-            if not is_over:
-                asking.append((connection, observation))
-                continue
-            episode = running.pop(connection)
-            times = episode.seconds
-            yield EpisodeResult(
-                task=episode.task,
-                seed=episode.seed,
-                success=success,
-                num_steps=num_steps,
-                action_seconds=float(np.median(times)) if times else 0.0,
-                waits=tuple(times),
-            )
-            _next_episode(connection, waiting, running, opened)
+    left, playing = list(waiting), list[Simulation]()
+
+    def begin_next(simulation: Simulation) -> None:
+        if left:
+            left.remove(episode := _best_for(simulation, simulations, left))
+            simulation.begin(*episode)
+            playing.append(simulation)
+
+    for simulation in simulations:
+        begin_next(simulation)
+    while playing:
+        ready = wait([simulation.connection for simulation in playing])
+        asking: list[tuple[Simulation, Observation]] = []
+        for simulation in [simulation for simulation in playing if simulation.connection in ready]:
+            observation, success, num_steps = simulation.receive()
+            if observation is None:
+                playing.remove(simulation)
+                yield simulation.result(success, num_steps)
+                begin_next(simulation)
+            else:
+                asking.append((simulation, observation))
         if asking:
-            _answer(policy, config, asking, running)
+            _answer(policy, config, asking)
 
 
-def _answer(
-    policy: Policy,
-    config: ClosedLoopConfig,
-    asking: Sequence[tuple[Connection, Observation]],
-    running: Mapping[Connection, Running],
-) -> None:
+def _best_for(
+    simulation: Simulation, simulations: Sequence[Simulation], left: Sequence[tuple[str, int]]
+) -> tuple[str, int]:
+    """Opening a simulator takes half a second: first the task that is open here, next one that no other has."""
+    opened = {other.task for other in simulations}
+    return min(left, key=lambda episode: (episode[0] != simulation.task, episode[0] in opened))
+
+
+def _answer(policy: Policy, config: ClosedLoopConfig, asking: Sequence[tuple[Simulation, Observation]]) -> None:
     """One batched policy call for all robots that wait for actions."""
     observations = [observation for _, observation in asking]
-    episodes = [running[connection] for connection, _ in asking]
-    seeds = [episode.seed * DECISIONS_PER_EPISODE + len(episode.seconds) for episode in episodes]
+    seeds = [simulation.decision_seed() for simulation, _ in asking]
     if config.is_random:
         actions = [_random_chunk(policy, seed) for seed in seeds]
         seconds = 0.0
@@ -194,9 +203,8 @@ def _answer(
         answers = next(policy.predict_batch(observations, seeds=seeds, actions_only=True))
         actions = [answer.action for answer in answers]
         seconds = sum(answers[0].seconds.values())
-    for (connection, _), chunk in zip(asking, actions, strict=True):
-        running[connection].seconds.append(seconds)
-        connection.send(("play", chunk[: config.replan_every]))
+    for (simulation, _), chunk in zip(asking, actions, strict=True):
+        simulation.play(chunk[: config.replan_every], seconds)
 
 
 BLIND_GREY = 127  # as docs/results.md was measured; a camera that is not there shows images.GREY
@@ -214,34 +222,18 @@ def _random_chunk(policy: Policy, seed: int) -> np.ndarray:
     return policy.normalizer.denormalize_action(noise)
 
 
-def _next_episode(
-    connection: Connection,
-    waiting: list[tuple[str, int]],
-    running: dict[Connection, Running],
-    opened: dict[Connection, str],
-) -> None:
-    """Opening a simulator takes half a second: first the task that is open here, next one that no other has."""
-    if waiting:
-        own, others = opened.get(connection), set(opened.values())
-        task, seed = min(waiting, key=lambda episode: (episode[0] != own, episode[0] in others))
-        waiting.remove((task, seed))
-        opened[connection] = task
-        running[connection] = Running(task, seed, [])
-        connection.send(("reset", (task, seed)))
-
-
-def _start_workers(count: int, config: ClosedLoopConfig, policy: Policy) -> list[Worker]:
+def _start(count: int, config: ClosedLoopConfig, policy: Policy) -> list[Simulation]:
     context = multiprocessing.get_context("spawn")
     clip = policy.config.clip
-    workers = []
+    simulations = []
     for _ in range(count):
         here, there = context.Pipe()
         arguments = (there, config.simulator, clip.width_px, clip.height_px, config.max_steps)
         process = context.Process(target=simulate, args=arguments, daemon=True)
         process.start()
         there.close()
-        workers.append((here, process))
-    return workers
+        simulations.append(Simulation(here, process))
+    return simulations
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -267,8 +259,7 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
         return {}
     stored = json.loads(out.read_text())
     before = {"statistics": settings["statistics"], "simulator": "metaworld"} | stored["settings"]  # not in older ones
-    known, asked = ({k: v for k, v in s.items() if k not in MAY_DIFFER} for s in (before, settings))
-    if known != asked:
+    if not are_same(before, settings, but=MAY_DIFFER):
         raise OtherSettingsError(
             f"out={out} holds results of other settings {stored['settings']}: choose another file."
         )

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from xwam.evaluate.closed_loop import ClosedLoopConfig, EpisodeResult, blinded
 from xwam.evaluate.compare import summarize
 from xwam.evaluate.played import episode_report
-from xwam.evaluate.report import EpisodeReport, Totals, decision_scores, write_report
-from xwam.evaluate.report_episode import best_median_worst
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_charts import Totals
+from xwam.evaluate.report_episode import EpisodeReport, best_median_worst, decision_scores
 from xwam.policy import Policy
 from xwam.records import Observation, Prediction
 from xwam.sim.env import Env

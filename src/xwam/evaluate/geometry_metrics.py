@@ -86,7 +86,6 @@ class PathScores(NamedTuple):
     """Distance between a predicted and an executed path of a hand; means leave out the first state, which is given."""
 
     mean_m: float
-    final_m: float
     rotation_rad: float | None  # mean angle; None when the layout has no quaternion
     steps_m: Float[np.ndarray, " Ts"]  # distance at every state
 
@@ -105,13 +104,6 @@ def cloud_distances(
     """How far the points of two clouds are from the other one; infinite where that one is empty."""
     here, there = _sampled(points, seed), _sampled(reference, seed)
     return CloudDistances(here, _nearest(here, reference), there, _nearest(there, points))
-
-
-def cloud_scores(
-    points: Float[np.ndarray, "N 3"], reference: Float[np.ndarray, "M 3"], *, seed: int = 0
-) -> CloudScores:
-    """Chamfer distance and F-scores of two whole clouds. See CloudDistances, also for empty ones."""
-    return cloud_distances(points, reference, seed=seed).scores()
 
 
 def near_hands(
@@ -178,7 +170,7 @@ def hand_path_scores(
             ours, theirs = matrix_from_quat(state[:, turn]), matrix_from_quat(reference[:, turn])
             turned = np.linalg.norm(vector_from_matrix(ours @ np.swapaxes(theirs, -1, -2)), axis=-1)
             angle = float(turned[predicted].mean())
-        scores[f"{arm}_position"] = PathScores(float(distance[predicted].mean()), float(distance[-1]), angle, distance)
+        scores[f"{arm}_position"] = PathScores(float(distance[predicted].mean()), angle, distance)
     return scores
 
 

@@ -18,12 +18,13 @@ from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.evaluate import metrics
 from xwam.evaluate.clips import action_scores, check_same_robot, held_out, imagine_clip, through_autoencoder
-from xwam.evaluate.closed_loop import OtherSettingsError, check_file, identity
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
-from xwam.evaluate.report import Decision, EpisodeReport, Totals, write_report
-from xwam.evaluate.report_episode import best_median_worst, latencies, page_of
-from xwam.files import as_json, write_json
+from xwam.evaluate.report import write_report
+from xwam.evaluate.report_charts import Totals
+from xwam.evaluate.report_episode import Decision, EpisodeReport, best_median_worst, latencies, page_of
+from xwam.evaluate.results_file import OtherSettingsError, are_same, check_file, identity
+from xwam.files import write_json
 from xwam.model.depth_teacher import DepthTeacher
 from xwam.policy import Policy
 from xwam.robot.robot_json import RobotConfig
@@ -111,7 +112,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
         return {}
     stored = json.loads(out.read_text())
     found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
-    if "clips" not in stored or found != as_json(settings):
+    if "clips" not in stored or not are_same(found, settings):
         raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
         row["index"]: Judged(

@@ -14,11 +14,9 @@ import numpy as np
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import ended, finite_mean, summarize
 from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, table
-from xwam.evaluate.report_episode import Decision, EpisodeReport, decision_scores, episode_section, latencies
+from xwam.evaluate.report_episode import EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
 from xwam.files import write_text
-
-__all__ = ["Decision", "EpisodeReport", "Totals", "decision_scores", "write_report"]
 
 NUMBERS = {
     "psnr_db": ("Image, PSNR", 1, ".1f", "dB", ""),

@@ -4,12 +4,14 @@ Pictures need no video codec, open in every browser, and a slider can jump to an
 """
 
 import base64
-import io
 
 import numpy as np
 from jaxtyping import UInt8
 
+from xwam.images import encoded, pillow
+
 MAX_HEIGHT_PX = 256  # of one frame
+MISSING = "the report needs Pillow: pip install 'xwam[view]'"
 GAP = 0.025  # white between views, as a share of a view's width
 
 
@@ -29,14 +31,9 @@ def strip(video: UInt8[np.ndarray, "V T H W 3"], label: str, *, quality: int = 8
 
 
 def _webp(image: UInt8[np.ndarray, "H W 3"], scale: float, quality: int) -> str:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("the report needs Pillow: pip install 'xwam[view]'") from error
-    picture = Image.fromarray(image)
     if scale < 1:
-        size = (round(picture.width * scale), round(picture.height * scale))
-        picture = picture.resize(size, Image.Resampling.BOX)
-    held = io.BytesIO()
-    picture.save(held, "WEBP", quality=quality, method=2)
-    return base64.b64encode(held.getvalue()).decode("ascii")
+        Image = pillow(MISSING)
+        height, width = image.shape[:2]
+        size = (round(width * scale), round(height * scale))
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return base64.b64encode(encoded(image, "WEBP", missing=MISSING, quality=quality, method=2)).decode("ascii")

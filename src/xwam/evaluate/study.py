@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from xwam.config import Simulator, with_denoise_steps
 from xwam.evaluate.clips import held_out, score_clip
-from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop, identity
-from xwam.files import as_json, write_json
+from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
+from xwam.evaluate.results_file import are_same, identity
+from xwam.files import write_json
 from xwam.policy import Policy
 
 Point = dict[str, float]
@@ -72,9 +73,9 @@ def _closed_loop(trial: Trial) -> ClosedLoopConfig:
 def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
     """Means over clips with Student's t interval (``…_low``, ``…_high``); every finished clip is kept."""
     clips = held_out(trial.data, policy.config, absent=policy.absent)
-    asked = as_json({"data": clips.episodes.fingerprint, "seed": trial.seed} | identity(policy))
+    asked = {"data": clips.episodes.fingerprint, "seed": trial.seed} | identity(policy)
     stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
-    if stored["asked"] != asked:
+    if not are_same(stored["asked"], asked):
         raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
     chosen = np.random.default_rng(trial.seed).permutation(len(clips))[: trial.num_clips].tolist()
     for index in tqdm(chosen, desc="open loop", unit="clip"):
@@ -109,9 +110,8 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 
 def same_settings(path: Path, asked: dict[str, Any]) -> None:
     """Remember how a study was made, in ``path``. Raises ValueError when it was begun in another way."""
-    asked = as_json(asked)
     stored = json.loads(path.read_text()) if path.is_file() else asked
-    if stored != asked:
+    if not are_same(stored, asked):
         raise ValueError(f"path={path} holds {stored}, not {asked}: choose another folder.")
     write_json(path, asked)
 

@@ -12,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -32,47 +33,56 @@ MAX_PLACEMENTS = 10  # so all seeds stay below a million; evaluation starts ther
 FIRST_WANDERED = 80_000  # the first seed of wandering: scenes that neither demonstrations nor tests show
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """How episodes are recorded. Raises ValueError on a bad number."""
+
+    simulator: Simulator = "metaworld"
+    make_env: MakeEnv | None = None  # a simulator of your own, instead of ``simulator``
+    noise: float = 0.3  # strength of the exploration, a share of the largest displacement
+    wander: bool = False  # no demonstrations; the hand wanders, and success is neither wanted nor noted
+    width_px: int = 128
+    height_px: int = 128
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.noise <= 1:
+            raise ValueError(f"noise={self.noise}: a share of the largest displacement, in 0..1; 0.3 is a good choice.")
+        check_size(self.width_px, self.height_px)
+
+    def open(self, task: str) -> ExpertEnv:
+        """The simulator of a task, kept open while the task stays the same."""
+        make_env = simulator_named(self.simulator).make_env if self.make_env is None else self.make_env
+        return _opened(make_env, task, self.width_px, self.height_px)
+
+
 class Slot(NamedTuple):
     """One episode to record: the first seed that works of ``seed, seed + RETRY_STRIDE, …``."""
 
     task: str
     seed: int
-    noise: float
-    width_px: int
-    height_px: int
-    make_env: MakeEnv
-    wander: bool = False
 
 
 def collect(
     out: Path,
     tasks: Sequence[str],
     num_episodes: int,
+    recording: Recording = Recording(),
     *,
     seed: int | None = None,
-    noise: float = 0.3,
-    wander: bool = False,
     num_workers: int = 1,
-    width_px: int = 128,
-    height_px: int = 128,
-    simulator: Simulator = "metaworld",
-    make_env: MakeEnv | None = None,
 ) -> int:
     """Record until ``out`` holds ``num_episodes`` successful episodes of every task; returns how many it holds.
 
-    ``seed`` is the first placement (None: 0, of wandering FIRST_WANDERED); ``noise`` the strength of the exploration,
-    as a share of the largest displacement. ``wander``: no demonstrations; the hand wanders, and success is neither
-    wanted nor noted. ``make_env``: a simulator of your own, instead of ``simulator``.
+    ``seed`` is the first placement (None: 0, of wandering FIRST_WANDERED).
     Raises ValueError on a bad argument or when ``out`` holds another kind of data. Failed placements are warned about.
     """
+    wander = recording.wander
     seed = (FIRST_WANDERED if wander else 0) if seed is None else seed
-    _check(tasks, num_episodes, seed, noise, num_workers)
-    check_size(width_px, height_px)
+    _check(tasks, num_episodes, seed, num_workers)
     tasks = tuple(dict.fromkeys(tasks))
-    if make_env is None:
-        check_tasks(simulator, tasks)  # refuses an unknown name now, not after hours
-        make_env = simulator_named(simulator).make_env
-    env = _opened(make_env, tasks[0], width_px, height_px)
+    if recording.make_env is None:
+        check_tasks(recording.simulator, tasks)  # refuses an unknown name now, not after hours
+    env = recording.open(tasks[0])
     if wander:
         check_can_wander(env)
     if (out / "meta" / "info.json").is_file() and _is_wandering(open_lerobot(out)) != wander:
@@ -82,14 +92,12 @@ def collect(
     cameras = tuple(env.cameras.values())
     writer = DatasetWriter(out, layout=env.layout, cameras=cameras, action_hz=env.action_hz, robot_type=env.layout.name)
     done = writer.episode_keys()
-    slots = [
-        Slot(t, seed + i, noise, width_px, height_px, make_env, wander) for t in tasks for i in range(num_episodes)
-    ]
+    slots = [Slot(task, seed + number) for task in tasks for number in range(num_episodes)]
     left = [slot for slot in slots if not any((slot.task, s) in done for s in _seeds(slot))]
     bar = tqdm(total=len(slots), initial=len(slots) - len(left), desc="collect", unit="episode")
     try:
         with _interrupt_after_episodes() as interrupted:
-            for slot, episode in _record_all(left, num_workers, interrupted):
+            for slot, episode in _record_all(left, recording, num_workers, interrupted):
                 if episode is None:
                     text = (
                         f"task={slot.task!r} seed={slot.seed}: the expert failed {MAX_PLACEMENTS} placements; left out."
@@ -113,13 +121,13 @@ def _is_wandering(episodes: LeRobotEpisodes) -> bool:
     return demonstrated is not None and not demonstrated.any()
 
 
-def record_slot(slot: Slot) -> Episode | None:
+def record_slot(slot: Slot, recording: Recording) -> Episode | None:
     """The slot's episode: with noise, else the same placement without, else further placements; None: all failed."""
-    env = _opened(slot.make_env, slot.task, slot.width_px, slot.height_px)
-    if slot.wander:
+    env = recording.open(slot.task)
+    if recording.wander:
         return record_wandering(env, slot.seed)
     for seed in _seeds(slot):
-        for noise in (slot.noise, 0.0) if slot.noise else (0.0,):
+        for noise in (recording.noise, 0.0) if recording.noise else (0.0,):
             episode = record_episode(env, seed, noise)
             if episode is not None:
                 return episode
@@ -127,12 +135,12 @@ def record_slot(slot: Slot) -> Episode | None:
 
 
 def _record_all(
-    slots: Sequence[Slot], num_workers: int, interrupted: threading.Event
+    slots: Sequence[Slot], recording: Recording, num_workers: int, interrupted: threading.Event
 ) -> Iterator[tuple[Slot, Episode | None]]:
     """The slots' episodes in order; several processes work at most two slots each ahead of the reader."""
     if num_workers == 1:
         for slot in itertools.takewhile(lambda _: not interrupted.is_set(), slots):
-            yield slot, record_slot(slot)
+            yield slot, record_slot(slot, recording)
         return
     kept = active_children()
     pool = ProcessPoolExecutor(num_workers, mp_context=get_context("spawn"), initializer=end_with_parent)
@@ -143,7 +151,7 @@ def _record_all(
             if not interrupted.is_set():
                 some = itertools.islice(rest, 2 * num_workers - len(waiting))
                 with _interrupts_held():  # processes start here
-                    waiting += [(slot, pool.submit(record_slot, slot)) for slot in some]
+                    waiting += [(slot, pool.submit(record_slot, slot, recording)) for slot in some]
             if not waiting:
                 return
             slot, future = waiting.popleft()
@@ -189,7 +197,6 @@ def _interrupts_held() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _opened(make_env: MakeEnv, task: str, width_px: int, height_px: int) -> ExpertEnv:
-    """The simulator, kept open while the task stays the same."""
     return make_env(task, width_px=width_px, height_px=height_px)
 
 
@@ -197,12 +204,10 @@ def _seeds(slot: Slot) -> range:
     return range(slot.seed, slot.seed + MAX_PLACEMENTS * RETRY_STRIDE, RETRY_STRIDE)
 
 
-def _check(tasks: Sequence[str], num_episodes: int, seed: int, noise: float, num_workers: int) -> None:
+def _check(tasks: Sequence[str], num_episodes: int, seed: int, num_workers: int) -> None:
     if not tasks:
         raise ValueError("tasks=(): name at least one task.")
     if num_episodes < 1 or num_workers < 1:
         raise ValueError(f"num_episodes={num_episodes}, num_workers={num_workers}: must be 1 or more.")
     if not 0 <= seed <= RETRY_STRIDE - num_episodes:
         raise ValueError(f"seed={seed}: seed and seed + num_episodes must be in 0..{RETRY_STRIDE}.")
-    if not 0 <= noise <= 1:
-        raise ValueError(f"noise={noise}: a share of the largest displacement, in 0..1; 0.3 is a good choice.")

@@ -112,7 +112,6 @@ def train(
         manifest.write_start(run.out, facts, done)
     empty_prompt = data.empty_prompt.to(target)
     validates = any_says(validate is not None and config.train.validate_every > 0, peers, target)
-
     bar = tqdm(total=config.train.num_steps, initial=done, disable=not peers.is_main, desc="train", unit="step")
     last, meter, num_idle = run.out / f"step-{done:07d}", _meter(config, how, peers, target, newest), 0
     saver = Saver(run.out, peers, keep_every=config.train.keep_every)

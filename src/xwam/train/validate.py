@@ -16,6 +16,7 @@ from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_
 from xwam.evaluate.clips import score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import summarize
+from xwam.images import encoded
 from xwam.model.device import device_of
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -161,14 +162,12 @@ def write_first_batch(path: Path, batch: Batch, vae: VideoVae) -> None:
 
     ``vae`` lies where ``batch`` does. Needs Pillow (``pip install 'xwam[train]'``).
     """
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("pictures of the first batch need Pillow: pip install 'xwam[train]'") from error
     video, depth = (tensor_to_video(decode_views(vae.decode, latents[:4])) for latents in (batch.video, batch.depth))
     rows = [
         np.concatenate([tile for v, d in zip(clip, clip_depth, strict=True) for tile in (v[0], v[-1], d[-1])], axis=1)
         for clip, clip_depth in zip(video, depth, strict=True)
     ]
+    missing = "pictures of the first batch need Pillow: pip install 'xwam[train]'"
+    png = encoded(np.concatenate(rows, axis=0), "PNG", missing=missing)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+    path.write_bytes(png)

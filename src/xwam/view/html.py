@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from xwam.colours import IMAGINED_RGB, REAL_RGB, css
 from xwam.files import write_text
-from xwam.records import Camera, Prediction
+from xwam.records import Prediction
 from xwam.robot.layout import Layout
 from xwam.robot.rotations import quat_from_matrix
 from xwam.view.points import PointCloud, camera_poses, fuse, thinned
@@ -40,27 +40,40 @@ class Stage(NamedTuple):
     voxel_m: float
 
 
+class Side(NamedTuple):
+    """One of the two worlds on the page: what it is called, its colour and where it stands."""
+
+    name: str  # imagined, real
+    world: Prediction
+    layout: Layout
+    colour: tuple[int, int, int]
+    offset: Float[np.ndarray, "3"]
+    clouds: list[PointCloud]  # of every step that was imagined or recorded
+
+
 def write_page(
     path: Path, prediction: Prediction, layout: Layout, *, real: Prediction | None = None, title: str = ""
 ) -> None:
     """Write the page. Raises ValueError without depth or calibration, ImportError without the ``view`` extra."""
     clouds = [fuse(prediction, layout, step) for step in range(len(prediction.state))]
-    real_clouds = [] if real is None else [fuse(real, layout, step) for step in range(len(real.state))]
     stage = _set_stage(clouds, prediction, layout, is_pair=real is not None)
+    sides = [Side("imagined", prediction, layout, IMAGINED_RGB, np.zeros(3), clouds)]
+    if real is not None:
+        seen = [fuse(real, layout, step) for step in range(len(real.state))]
+        sides.append(Side("real", real, layout, REAL_RGB, stage.offset, seen))
     with _viser_server() as server:
         _add_ground(server.scene, stage)
         server.initial_camera.position, server.initial_camera.look_at = stage.eye, stage.look_at
         server.initial_camera.fov = np.radians(45)
         recording = server.get_scene_serializer()
-        for step, cloud in enumerate(clouds):
+        for step in range(len(clouds)):
             when = _when(step / prediction.frame_hz)
-            _add_step(server.scene, "imagined", prediction, layout, stage, step, cloud)
-            _add_title(server.scene, "imagined", stage, f"imagined, {when}", np.zeros(3))
-            if real is not None and step < len(real_clouds):
-                _add_step(server.scene, "real", real, layout, stage, step, real_clouds[step])
-                _add_title(server.scene, "real", stage, f"real, {when}", stage.offset)
-            elif real is not None:
-                _add_title(server.scene, "real", stage, "real: not recorded this far", stage.offset)
+            for side in sides:
+                is_there = step < len(side.clouds)
+                if is_there:
+                    _add_step(server.scene, side, stage, step)
+                words = f"{side.name}, {when}" if is_there else f"{side.name}: not recorded this far"
+                _add_title(server.scene, side, stage, words)
             recording.insert_sleep(1 / prediction.frame_hz)
         page = recording.as_html()
     write_text(path, _with_card(page, title or prediction.instruction, prediction, stage, real is not None))
@@ -143,15 +156,12 @@ def _add_ground(scene: Any, stage: Stage) -> None:
         scene.add_label(f"/base frame/{name}", name, position=1.15 * AXES_M * np.eye(3)[axis], anchor="center-center")
 
 
-def _add_step(
-    scene: Any, group: str, world: Prediction, layout: Layout, stage: Stage, step: int, cloud: PointCloud
-) -> None:
+def _add_step(scene: Any, side: Side, stage: Stage, step: int) -> None:
     """One world at one time: nodes of the same name replace those of the step before."""
-    colour = IMAGINED_RGB if group == "imagined" else REAL_RGB
-    scene.add_frame(f"/{group}", show_axes=False, position=stage.offset if group == "real" else np.zeros(3))
-    thin = thinned(cloud, stage.voxel_m)
+    scene.add_frame(f"/{side.name}", show_axes=False, position=side.offset)
+    thin = thinned(side.clouds[step], stage.voxel_m)
     scene.add_point_cloud(
-        f"/{group}/points",
+        f"/{side.name}/points",
         thin.points,
         thin.colours,
         point_size=1.25 * stage.voxel_m,
@@ -159,37 +169,28 @@ def _add_step(
         point_shading="flat",
     )
     size = float(np.linalg.norm(stage.high - stage.low))
-    for view, camera in enumerate(world.cameras):
+    for view, camera in enumerate(side.world.cameras):
         if camera.is_calibrated:
-            assert world.video is not None
-            _add_camera(scene, f"/{group}/camera {camera.name}", camera, world, layout, step, view, size, colour)
-    for name, path in _hand_paths(world, layout):
-        _add_path(scene, f"/{group}/path of {name} hand", path, step, colour, size)
+            _add_camera(scene, side, view, step, size)
+    for name, where in side.layout.hands:
+        _add_path(scene, side, f"path of {name} hand", side.world.state[:, where].astype(np.float64), step, size)
 
 
-def _add_camera(
-    scene: Any,
-    name: str,
-    camera: Camera,
-    world: Prediction,
-    layout: Layout,
-    step: int,
-    view: int,
-    size: float,
-    colour: tuple[int, int, int],
-) -> None:
+def _add_camera(scene: Any, side: Side, view: int, step: int, size: float) -> None:
+    """A camera where it is now, with the picture that it sees. ``size``: of the scene, in metres."""
+    camera, video = side.world.cameras[view], side.world.video
     assert camera.intrinsics is not None
-    assert world.video is not None
-    pose = camera_poses(camera, world.state[step], layout)
+    assert video is not None
+    pose = camera_poses(camera, side.world.state[step], side.layout)
     scene.add_camera_frustum(
-        name,
+        f"/{side.name}/camera {camera.name}",
         fov=float(2 * np.arctan(camera.height / 2 / camera.intrinsics[1, 1])),
         aspect=camera.width / camera.height,
         scale=size * (0.07 if camera.hand_from_camera is None else 0.04),
         thickness=1.5,
         thickness_units="screen",
-        color=colour,
-        image=world.video[view, step],
+        color=side.colour,
+        image=video[view, step],
         format="jpeg",
         jpeg_quality=85,
         wxyz=quat_from_matrix(pose[:3, :3]),
@@ -198,35 +199,30 @@ def _add_camera(
     )
 
 
-def _hand_paths(world: Prediction, layout: Layout) -> list[tuple[str, Float[np.ndarray, "T 3"]]]:
-    """Name and positions of every arm in use."""
-    return [(name, world.state[:, where].astype(np.float64)) for name, where in layout.hands]
-
-
-def _add_path(
-    scene: Any, name: str, path: Float[np.ndarray, "T 3"], step: int, colour: tuple[int, int, int], size: float
-) -> None:
+def _add_path(scene: Any, side: Side, name: str, path: Float[np.ndarray, "T 3"], step: int, size: float) -> None:
     """The whole path as a thin line, what is behind as a thick one, the hand now as a ball."""
+    colour = np.array(side.colour)
     segments = np.stack([path[:-1], path[1:]], axis=1)
     for part, lines, thickness in (("all", segments, 1.5), ("so far", segments[:step], 5.0)):
         if len(lines):
             scene.add_line_segments(
-                f"{name}/{part}", lines, np.array(colour), thickness=thickness, thickness_units="screen"
+                f"/{side.name}/{name}/{part}", lines, colour, thickness=thickness, thickness_units="screen"
             )
     scene.add_point_cloud(
-        f"{name}/now",
+        f"/{side.name}/{name}/now",
         path[step : step + 1],
-        np.array(colour),
+        colour,
         point_size=0.03 * size,
         point_shape="circle",
         precision="float32",
     )
 
 
-def _add_title(scene: Any, group: str, stage: Stage, text: str, offset: np.ndarray) -> None:
+def _add_title(scene: Any, side: Side, stage: Stage, text: str) -> None:
     top = (stage.low + stage.high) / 2
     top[2] = stage.high[2] + 0.12 * np.linalg.norm(stage.high - stage.low)
-    scene.add_label(f"/title of {group}", text, position=top + offset, anchor="bottom-center", font_screen_scale=1.4)
+    place = top + side.offset
+    scene.add_label(f"/title of {side.name}", text, position=place, anchor="bottom-center", font_screen_scale=1.4)
 
 
 def _when(seconds: float) -> str:

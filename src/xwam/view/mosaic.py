@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from xwam.colours import IMAGINED_RGB, REAL_RGB, depth_range, depth_to_colours
 from xwam.data.videos import write_rgb
 from xwam.files import whole_file
+from xwam.images import pillow
 from xwam.records import Prediction
 from xwam.view.points import pictures_of
 
@@ -128,8 +129,7 @@ def _filled(still: Any, rows: list, step: int, width: int, frame_hz: float) -> U
 
 
 def _pillow() -> tuple[Any, Any, Any]:
-    try:
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError("the mosaic needs Pillow: pip install 'xwam[view]'") from error
+    Image = pillow("the mosaic needs Pillow: pip install 'xwam[view]'")
+    from PIL import ImageDraw, ImageFont
+
     return Image, ImageDraw, ImageFont.load_default

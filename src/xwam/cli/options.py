@@ -1,0 +1,63 @@
+"""Options that verbs share, or that come in groups. Nothing heavy is imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from xwam.config import Imagining
+
+if TYPE_CHECKING:
+    import torch
+
+Dtype = Literal["float32", "bfloat16"]  # of the weights of transformer and decoder
+
+
+def torch_dtype(name: Dtype) -> "torch.dtype":
+    """Torch's own dtype of this name."""
+    import torch
+
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Denoising steps of an answer: fewer are faster."""
+
+    action_steps: int | None = None
+    """Until the actions are finished; by default as the checkpoint says."""
+    video_steps: int | None = None
+    """Until the world is finished, the actions' steps included; by default as the checkpoint says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLoop:
+    """With ``--data``: how clips of held-out episodes are compared."""
+
+    clips: int = 32
+    """How many."""
+    mode: Imagining = "joint"
+    """joint: it imagines its own actions; forward_dynamics: it is told those that were really played."""
+    region: tuple[float, float, float, float, float, float] | None = None
+    """Score the clouds once more inside this box (lowest x y z, highest x y z; base frame, metres)."""
+    depth_teacher: Path | None = None
+    """Folder of a depth model of transformers, to compare the imagined depth with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """With ``--env``: how episodes are played."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; by default one."""
+    episodes: int = 10
+    """Episodes per task."""
+    replan_every: int = 16
+    """Actions played of each chunk before the next decision."""
+    max_steps: int | None = None
+    """Actions per episode; by default the simulator's own (metaworld 125, robosuite 150)."""
+    processes: int = 2
+    """Simulators in parallel."""
+    blind: bool = False
+    """Baseline that sees grey images."""
+    random: bool = False
+    """Baseline that draws actions at random."""
