@@ -1,5 +1,6 @@
 """From a stranger's message to a request that the policy can answer, or a refusal that names the broken rule."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,8 +29,7 @@ FAR_M = 100.0
 OPTIONS = ("request_id", "session_id", "reset", "seed", "world", "world_format", "voxel_m", "cameras", "prefix")
 NESTED_KEYS = ("prompt", "state", "images", *OPTIONS, "num_committed")
 FLAT = "observation/"
-CAMERA_KEYS = ("name", "width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand", "on_hand")
-CAMERA_KEYS += ("near_m", "far_m", "depth_at", "has_depth")
+CAMERA_KEYS = tuple(field.name for field in dataclasses.fields(Camera))
 RequestId = int | str | None
 
 
@@ -209,13 +209,14 @@ def _camera(name: str, row: Any, names: tuple[str, ...]) -> Camera:
         if np.abs(value).max() > biggest:
             unit = "pixels" if key == "intrinsics" else "metres"
             raise RefusedError("out_of_range", f"cameras[{name!r}].{key}: at most {biggest:g} {unit}.")
-    near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in (("near_m", 0.1), ("far_m", 10.0)))
-    known["depth_at"] = _number(row, "depth_at", 0.5, -16.0, 16.0)
+    ends = (("near_m", Camera.near_m), ("far_m", Camera.far_m))
+    near, far = (_number(row, key, default, 1e-3, FAR_M) for key, default in ends)
+    known["depth_at"] = _number(row, "depth_at", Camera.depth_at, -16.0, 16.0)
     width, height = (_whole(row, key, 0, 1, MAX_SIDE_PX) for key in ("width", "height"))
     if not (width and height):
         raise RefusedError("missing_key", f"cameras[{name!r}]: width and height of its images are missing.")
     known["hand"] = _choice(row, "hand", ("left", "right"))
-    for key, default in (("on_hand", False), ("has_depth", True)):
+    for key, default in (("on_hand", Camera.on_hand), ("has_depth", Camera.has_depth)):
         known[key] = row.get(key, default)
         if not isinstance(known[key], bool):
             raise RefusedError("wrong_type", f"cameras[{name!r}].{key}: must be true or false.")
