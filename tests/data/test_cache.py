@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import SIZE, make_episode
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from xwam.config import ClipConfig
@@ -90,20 +88,6 @@ def test_cached_is_what_encoding_gives(tmp_path: Path, clips: Clips, normalizer:
     torch.testing.assert_close(found.video[:1], encode_views(encoder, middle.video), atol=1e-3, rtol=0)
     assert set(train.instructions()) == {clips[i].instruction for i in range(len(clips))}
     assert train.fingerprint != validation.fingerprint
-
-
-def test_older_files_had_the_actions_alone(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:
-    build(tmp_path, clips)
-    file = tmp_path / "latents-00000.safetensors"
-    with safe_open(file, "pt") as stored:
-        tensors, metadata = {name: stored.get_tensor(name) for name in stored.keys()}, stored.metadata()  # noqa: SIM118
-    assert not torch.equal(tensors["executed"], tensors.pop("action"))
-    tensors["action"] = tensors.pop("executed")
-    save_file(tensors, file, metadata=metadata)
-    cache = LatentCache(tmp_path, normalizer)
-    for data in (cache, CacheInMemory.of(cache, CPU)):
-        batch = data.batch(np.arange(3), PROMPTS)
-        assert torch.equal(batch.executed, batch.action)
 
 
 def test_an_interrupted_cache_continues(tmp_path: Path, clips: Clips, normalizer: Normalizer) -> None:

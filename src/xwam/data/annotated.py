@@ -46,9 +46,9 @@ class Provenance:
     near_m: float
     far_m: float
     coding: tuple[float, float, float]  # min, max, shift (metres), logarithmic
-    key: str | None = None  # the pictures it was guessed from; None, here and below: not kept by older versions
-    stored: str | None = None  # how they were turned then
-    channel_order: str | None = None
+    key: str  # the pictures it was guessed from
+    stored: str  # how they were turned then
+    channel_order: str
     episodes: dict[str, Scale] = field(default_factory=dict)
 
 
@@ -61,7 +61,7 @@ def other_pictures(known: Provenance, source: CameraSource) -> str:
     """In what the pictures are no longer those that depth was guessed from, in words; empty when they are the same."""
     changed = []
     for name, now in pictures_of(source).items():
-        if (then := vars(known)[name]) not in (None, now):
+        if (then := vars(known)[name]) != now:
             changed.append(f"{name}={then!r}, now {now!r}")
     return "; ".join(changed)
 
@@ -83,7 +83,7 @@ class AnnotatedDepth:
     def has(self, episode: str, camera: str) -> bool:
         """True when this episode's depth is whole."""
         known = self.provenance(camera)
-        return known is not None and episode in known.episodes and self._stored(episode, camera, known).is_file()
+        return known is not None and episode in known.episodes and self._video(episode, camera).is_file()
 
     def read(
         self, episode: str, source: CameraSource, indices: Int[np.ndarray, " T"], fps: float
@@ -101,8 +101,9 @@ class AnnotatedDepth:
                 f"camera={camera!r}: its depth was guessed from other pictures ({changed} in robot.json): name the "
                 "camera otherwise, or guess it again: xwam annotate depth … --rebuild."
             )
-        video = self._stored(episode, camera, known)
-        return codes_to_depth(read_codes(video, indices, float(round(fps))), DepthCoding(*known.coding))
+        return codes_to_depth(
+            read_codes(self._video(episode, camera), indices, float(round(fps))), DepthCoding(*known.coding)
+        )
 
     def write(
         self, episode: str, camera: str, depth_m: Float32[np.ndarray, "N H W"], fps: int, origin: Provenance, how: Scale
@@ -128,22 +129,9 @@ class AnnotatedDepth:
         name = episode.replace("%", "%25").replace("-", "%2D").replace("/", "-")
         return self.folder / camera / f"{_numbered(episode) or name}.mp4"
 
-    def _stored(self, episode: str, camera: str, known: Provenance) -> Path:
-        """Where an episode's depth lies; older versions wrote ``-`` as it is, and two names could give one file."""
-        path = self._video(episode, camera)
-        if path.is_file():
-            return path
-        old = _old_name(episode)
-        is_its_own = [_old_name(other) for other in known.episodes].count(old) == 1
-        return path.with_name(f"{old}.mp4") if is_its_own else path
-
 
 def _numbered(episode: str) -> str | None:
     return f"episode-{int(episode):06d}" if episode.isdecimal() and str(int(episode)) == episode else None
-
-
-def _old_name(episode: str) -> str:
-    return f"episode-{int(episode):06d}" if episode.isdecimal() else episode.replace("/", "-")
 
 
 def _load(path: Path) -> Provenance:

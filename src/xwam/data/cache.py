@@ -41,7 +41,7 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
     return {
         "format": _FORMAT,
         "data": clips.episodes.fingerprint,
-        "clip": _clip_facts(clips),
+        "clip": vars(clips.config),
         "views": list(clips.view_names),
         "depth_range_m": [[camera.near_m, camera.far_m] for camera in clips.cameras],
         "episodes": hashlib.sha256(repr(clips.numbers).encode()).hexdigest()[:16],
@@ -52,16 +52,9 @@ def cache_facts(clips: Clips, *, vae_hash: str, num_variants: int, seed: int) ->
         "augmentation": augmentation,
         "seed": seed,
         "vae": vae_hash,
-        **({"after_the_end": "commands stay"} if clips.stays.any() else {}),
-        **({"executed": "told apart"} if clips.knows_executed else {}),
+        "commands_stay": bool(clips.stays.any()),
+        "knows_executed": clips.knows_executed,
     }
-
-
-def _clip_facts(clips: Clips) -> dict[str, Any]:
-    """The clip's settings; antialias only where some picture becomes smaller: caches from before it stay good."""
-    config = clips.config
-    shrinks = any(camera.width > config.width_px or camera.height > config.height_px for camera in clips.cameras)
-    return {name: x for name, x in vars(config).items() if name != "antialias" or (x and shrinks)}
 
 
 def build_cache(
@@ -159,7 +152,7 @@ class LatentCache:
     def columns(self) -> tuple[Latents, list[str]]:
         """Everything in the cache, clip after clip (latents with all their variants), and each clip's instruction."""
         files = [self._file(shard) for shard in range(_num_shards(self.facts))]
-        columns = (torch.cat([file.get_tensor(_stored(file, name)) for file in files]) for name in Latents._fields)
+        columns = (torch.cat([file.get_tensor(name) for file in files]) for name in Latents._fields)
         return Latents(*columns), [text for file in files for text in _instructions(file)]
 
     def _file(self, shard: int) -> Any:
@@ -167,7 +160,7 @@ class LatentCache:
 
     def _opened(self, path: Path) -> Any:
         file = safe_open(path, "pt")
-        if file.metadata().get("made_of", self.fingerprint) != self.fingerprint:  # older caches do not say
+        if file.metadata()["made_of"] != self.fingerprint:
             raise ValueError(f"{path} was made of something else than {self.folder}/facts.json says: delete the file.")
         return file
 
@@ -177,7 +170,7 @@ class LatentCache:
             raise IndexError(f"index={index}: the cache has {len(self)} clips.")
         file, place = self._file(index // CLIPS_PER_SHARD), index % CLIPS_PER_SHARD
         latents = (file.get_slice(name)[place, variant] for name in _LATENTS)
-        labels = (file.get_slice(_stored(file, name))[place] for name in _LABELS)
+        labels = (file.get_slice(name)[place] for name in _LABELS)
         return Latents(*latents, *labels), _instructions(file)[place]
 
 
@@ -264,11 +257,6 @@ def _fingerprint(facts: dict[str, Any]) -> str:
 
 def _instructions(file: Any) -> list[str]:
     return json.loads(file.metadata()["instructions"])
-
-
-def _stored(file: Any, name: str) -> str:
-    """The column of that name; files from before what was executed was kept had the actions alone."""
-    return "action" if name == "executed" and name not in file.keys() else name  # noqa: SIM118 (no mapping)
 
 
 def _num_shards(facts: dict[str, Any]) -> int:

@@ -21,10 +21,10 @@ from xwam.policy import PROMPTS_FILE
 from xwam.robot.robot_json import ROBOT_FILE, ROBOTS_FOLDER
 from xwam.strict_json import load
 from xwam.train import lora
-from xwam.train.checkpoint import TrainingState, load_training, write_whole
+from xwam.train.checkpoint import write_whole
 from xwam.train.manifest import weights_hash
-from xwam.train.optimizers import make_optimizer, trained
-from xwam.train.saving import read_tensors, tensors_of
+from xwam.train.optimizers import trained
+from xwam.train.saving import read_tensors
 
 SETTINGS = ("config.json", "layout.json", "normalizer.json", "cameras.json", "manifest.json")
 ADAPTER, ADAPTER_FACTS = "adapter.safetensors", "adapter.json"
@@ -71,10 +71,7 @@ def export_adapter(source: Path, target: Path) -> None:
 
 
 def export_state(source: Path, target: Path) -> None:
-    """Copy a checkpoint with its whole training state in one file; a run goes on from it with any number of processes.
-
-    Also reads what earlier versions wrote (weights, average and optimiser in three files).
-    """
+    """Copy a checkpoint with its whole training state in one file; a run may go on from it."""
     _check(source, target)
 
     def fill(folder: Path) -> None:
@@ -172,19 +169,8 @@ def _read_average(source: Path, rank: int) -> dict[str, Tensor]:
 def _whole_state(source: Path) -> dict[str, Tensor]:
     stored = json.loads((source / "manifest.json").read_text())
     rank = stored.get("setup", {}).get("lora_rank", 0)
-    if (source / "training" / "weights.safetensors").is_file():
-        return _three_files(source)
     kinds = ("weights", "average", "first", "second")
     shapes = _learned(source, rank)
     values = {f"{kind}.{name}": torch.empty(shape) for kind in kinds for name, shape in shapes.items()}
     read_tensors(source / "training", values)
     return values
-
-
-def _three_files(source: Path) -> dict[str, Tensor]:
-    config = load(Config, source / "config.json")
-    model = XWAM(config.model)
-    average = {name: torch.empty_like(weight) for name, weight in model.state_dict().items()}
-    state = TrainingState(model, average, make_optimizer(model, config.train))
-    load_training(source, state)
-    return tensors_of(state)

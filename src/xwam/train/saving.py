@@ -52,7 +52,7 @@ def load_state(folder: Path, state: TrainingState) -> int:
     wanted = tensors_of(state)
     read_tensors(folder / "training", wanted)
     counts = json.loads((folder / "training" / "step.json").read_text())
-    set_moments(state.model, state.optimizer, wanted, counts.get("updates", counts["step"]))  # older ones: every step
+    set_moments(state.model, state.optimizer, wanted, counts["updates"])
     return counts["step"]
 
 

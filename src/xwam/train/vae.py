@@ -211,7 +211,6 @@ def first_weights(config: VaeConfig, seed: int, start: Path | None) -> VideoVae:
 def recipe_of(training: VaeTraining, start: Path | None, **more: Any) -> dict[str, Any]:
     """What decides the result, in JSON's own types."""
     facts = {name: value for name, value in asdict(training).items() if name != "save_every"}
-    facts["optimizer"] = "muon"  # older ones were trained with AdamW
     return as_json(facts | {"start": None if start is None else weights_hash(start)} | more)
 
 

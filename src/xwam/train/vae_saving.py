@@ -17,12 +17,10 @@ MAY_CHANGE = ("learning_rate", "max_gradient_norm")  # when a run goes on
 
 def go_on(saved: Path, state: checkpoint.TrainingState, recipe: dict[str, Any]) -> int:
     """Load what was saved; returns the steps done. Raises ValueError when it was made by another recipe."""
-    path = saved / RECIPE
-    stored = json.loads(path.read_text()) if path.is_file() else recipe  # older ones do not say
+    stored = json.loads((saved / RECIPE).read_text())
     for name in stored.keys() | recipe.keys():
         now, before = recipe.get(name), stored.get(name)
-        is_older = name == "films" and name not in stored  # than this line of the recipe
-        if now != before and not is_older and name not in MAY_CHANGE:
+        if now != before and name not in MAY_CHANGE:
             raise ValueError(
                 f"{name}={now} differs from {before} of the training in {saved}: "
                 "continue with the same, or train into an empty folder."
