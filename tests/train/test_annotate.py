@@ -194,7 +194,9 @@ def test_every_episode_has_a_film_of_its_own(tmp_path):
     """Names become file names: '-' and '/' are told apart, and numbers from words."""
     names = ["pick/place-1", "pick-place/1", "pick/place%2D1", "12", "012", "episode-000012", "plain/1"]
     source, coding = ARM.cameras[1], DepthCoding()
-    origin = Provenance(teacher="t", kind="metric", weights="w", near_m=0.1, far_m=20.0, coding=tuple(coding)[:3])
+    pictures = {"key": source.key, "stored": "upright", "channel_order": "rgb"}
+    range_m = {"near_m": 0.1, "far_m": 20.0, "coding": tuple(coding)[:3]}
+    origin = Provenance(teacher="t", kind="metric", weights="w", **range_m, **pictures)
 
     def metres(depth, name):
         return float(depth.read(name, source, np.array([0]), 20.0).mean())
