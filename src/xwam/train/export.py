@@ -123,7 +123,9 @@ def _averaged(source: Path, base: Path | None) -> dict[str, Tensor]:
     config = load(Config, source / "config.json")
     resting = load_weights(_base_of(source, base) / "model.safetensors", config.model).state_dict()
     names = {lora.plain_name(name): name for name, _ in _model(source, rank).named_parameters()}
-    return lora.merge({names[name]: value for name, value in resting.items()} | learned)
+    weights = {names[name]: resting.pop(name) for name in list(resting)} | learned
+    del learned
+    return lora.merge(weights)
 
 
 def _base_of(source: Path, base: Path | None) -> Path:

@@ -5,7 +5,6 @@ and state MLPs, and the depth branch. Everything else rests.
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -47,12 +46,13 @@ def draw_adapter(name: str, weight: Tensor, generator: torch.Generator) -> None:
         nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
 
 
-def merge(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with adapters to plain ones, float32: ``W + B A``. Plain ones stay as they are."""
-    merged = {plain_name(name): value for name, value in weights.items() if not is_adapter(name)}
-    for name, down in weights.items():
-        if name.endswith(DOWN):
-            layer = name.removesuffix(DOWN)
-            target = f"{layer}.weight"
-            merged[target] = merged[target].float() + weights[layer + UP].float() @ down.float()
-    return merged
+def merge(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with adapters to plain ones, float32: ``W + B A``. Plain ones stay as they are.
+
+    ``weights`` is used up: each matrix is let go of when its sum is there, so that there are never two of all.
+    """
+    for name in [name for name in weights if name.endswith(DOWN)]:
+        layer = name.removesuffix(DOWN)
+        base = f"{layer}{BASE}weight"
+        weights[base] = weights[base].float() + weights.pop(layer + UP).float() @ weights.pop(name).float()
+    return {plain_name(name): value for name, value in weights.items()}
