@@ -31,6 +31,7 @@ from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.parts import CameraSource, PartSource
 from xwam.robot.robot_json import RobotConfig, load_robot, save_robot
+from xwam.train import prepare
 from xwam.train.adapt import adapted
 from xwam.train.films import load_films
 from xwam.train.options import Sources
@@ -362,16 +363,21 @@ def test_films_and_clips_are_shared_out_by_weight(runs, weights, expected):
     assert min(shares(uneven, 10)) == 1
 
 
-def test_data_sets_of_one_robot_share_their_statistics(runs):
+def test_data_sets_of_one_robot_share_their_statistics(runs, tmp_path, monkeypatch):
     """The network could not tell them apart: 1 must mean as many metres in both."""
     root, _, _ = runs
     names = ("arm", "joints", "arm")
     sources = open_sources([root / name for name in names], [str(root / f"{name}.json") for name in names], [])
-    first, joints, second = normalizers_of(sources, [[0], [0, 1], [1]])
+    first, joints, second = normalizers_of(sources, [[0], [0, 1], [1]], tmp_path)
     assert first is second
     both = np.concatenate([sources[0].episodes.info(number).state for number in (0, 1)])
     np.testing.assert_allclose(first.state_q01[:3], np.quantile(both[:, :3], 0.01, axis=0), atol=1e-6)
     assert joints.layout != first.layout
+    other = normalizers_of(sources, [[0], [0, 1], [0]], tmp_path)[0]
+    assert other.fingerprint() != first.fingerprint(), "of other episodes"
+    monkeypatch.setattr(prepare, "normalizer_from", None)  # what was measured once is kept
+    again = normalizers_of(sources, [[0], [0, 1], [1]], tmp_path)
+    assert [one.fingerprint() for one in again] == [one.fingerprint() for one in (first, joints, second)]
 
 
 def test_one_camera_with_two_ranges_of_depth_is_pointed_out(runs, tmp_path):

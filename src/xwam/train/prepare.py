@@ -3,6 +3,7 @@
 Everything is made once and found again. When it is all there, neither the VAE nor the text encoder is loaded.
 """
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ def make_latents(
     vae_hash += "-bfloat16" if in_bfloat16 else ""
     caches, all_clips = [], [clips_of(source, config, every=every) for source in sources]
     if statistics_of is None:  # before the latents: it looks at every number
-        normalizers = normalizers_of(sources, [clips.numbers for clips in all_clips])
+        normalizers = normalizers_of(sources, [clips.numbers for clips in all_clips], folder)
     else:
         normalizers = [statistics_for(source, statistics_of) for source in sources]
     for source, clips, normalizer in zip(sources, all_clips, normalizers, strict=True):
@@ -94,18 +95,23 @@ def make_latents(
     return caches
 
 
-def normalizers_of(sources: Sequence[Source], numbers: Sequence[Sequence[int]]) -> list[Normalizer]:
-    """A normaliser for each data set, of these of its episodes.
+def normalizers_of(sources: Sequence[Source], numbers: Sequence[Sequence[int]], folder: Path) -> list[Normalizer]:
+    """A normaliser for each data set, of these of its episodes; kept in ``folder``, as it looks at every number.
 
     Data sets of one layout share theirs: they are one robot's, which the network could not tell apart.
     """
     same: dict[Layout, list[int]] = {}
     for place, source in enumerate(sources):
         same.setdefault(source.episodes.layout, []).append(place)
-    found = {
-        layout: normalizer_from(*(sources[i].episodes for i in places), only=[numbers[i] for i in places])
-        for layout, places in same.items()
-    }
+    found = {}
+    for layout, places in same.items():
+        episodes, only = [sources[i].episodes for i in places], [list(numbers[i]) for i in places]
+        measured = repr([(one.fingerprint, some) for one, some in zip(episodes, only, strict=True)])
+        path = folder / f"statistics-{hashlib.sha256(measured.encode()).hexdigest()[:16]}.json"
+        if not path.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            normalizer_from(*episodes, only=only).save(path)
+        found[layout] = load_normalizer(path, layout)
     return [found[source.episodes.layout] for source in sources]
 
 
