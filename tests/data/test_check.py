@@ -150,6 +150,28 @@ def test_a_unit_that_nobody_said(planted, sound):
     assert "units" not in wrong(sound, replace(ARM, state=(replace(joints, unit="1"),), action=degrees.action))
 
 
+def test_per_cent_of_the_range_taken_for_degrees(planted):
+    """LeRobot before 0.5 clips joints to -100..100 of their range; real degrees stop anywhere else."""
+    joints = PartSource(what="joints", key=STATE_KEY, size=3, unit="deg")
+    robot = replace(ARM, state=(joints,), action=(replace(joints, key="action"),))
+    swing = 130 * np.sin(np.arange(STEPS + 1) / 5)[:, None] * [1.0, 0.5, 0.1]
+
+    def per_cent(number, columns):
+        rows = swing.clip(-99.8, 99.8) if number == 1 else 0.5 * swing
+        columns[STATE_KEY][:, :3], columns["action"][:, :3] = rows[:-1], rows[1:]
+
+    def degrees(_, columns):
+        columns[STATE_KEY][:, :3], columns["action"][:, :3] = swing[:-1], swing[1:]
+
+    change_columns(planted, per_cent)
+    text = "units: 'left_joints' reaches 99.8 and never more: perhaps it is per cent of the range"
+    assert looks(planted, robot).count(text) == 1
+    plain = replace(joints, unit="1")
+    assert "per cent" not in looks(planted, replace(robot, state=(plain,), action=(replace(plain, key="action"),)))
+    change_columns(planted, degrees)
+    assert "per cent" not in looks(planted, robot)
+
+
 def test_an_arm_that_rests_is_no_mistake(planted):
     """The second arm is in the first one's columns, and its numbers never change; nor does what its camera sees."""
     robot = replace(
