@@ -370,6 +370,47 @@ def test_depth_beyond_the_cameras_range(sound):
     assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
 
 
+def calibrated(camera, base_from_camera, intrinsics=((40, 0, 16), (0, 40, 16), (0, 0, 1))) -> RobotConfig:
+    rows = tuple(tuple(map(float, row)) for row in intrinsics)
+    front = replace(camera, intrinsics=rows, base_from_camera=tuple(map(tuple, np.asarray(base_from_camera).tolist())))
+    return replace(ARM, cameras=(front, ARM.cameras[1]))
+
+
+ABOVE = np.array([[1, 0, 0, 0.4], [0, -1, 0, 0], [0, 0, -1, 1.2], [0, 0, 0, 1.0]])  # looks down on the table
+
+
+def test_a_calibration_that_fits(sound):
+    robot = calibrated(ARM.cameras[0], ABOVE)
+    fine = {f.check: f.text for f in check_data(sound, robot) if f.level == "fine"}
+    assert fine["calibration"].startswith("of 1 cameras: lenses fit")
+    assert "calibration" not in {finding.check for finding in check_data(sound, ARM)}
+
+
+def test_a_pose_that_is_none(sound):
+    """The wrong way round, the axes of OpenGL, millimetres: each sees no hand."""
+    total, front = EPISODES * STEPS, ARM.cameras[0]
+    up = ABOVE @ np.diag([1.0, -1, -1, 1])
+    text = looks(sound, calibrated(front, up))
+    assert f"pose of 'front': sees no hand in {total} of {total} frames ({total} of them: behind it)" in text
+    aside = ABOVE.copy()
+    aside[0, 3] = 400
+    text = looks(sound, calibrated(front, aside))
+    assert f"pose of 'front': sees no hand in {total} of {total} frames (0 of them: behind it)" in text
+    assert wrong(sound, calibrated(front, up)) == ""
+    side = np.array([[0, 0, -1, 1.5], [1, 0, 0, 0], [0, -1, 0, 0.3], [0, 0, 0, 1.0]])  # from before the arm
+    assert "pose of" not in looks(sound, calibrated(front, side))
+    assert "pose of 'front'" in looks(sound, calibrated(front, np.linalg.inv(side)))
+
+
+def test_a_lens_of_other_pictures(sound):
+    front = ARM.cameras[0]
+    text = wrong(sound, calibrated(front, ABOVE, [[40, 0, 320], [0, 40, 240], [0, 0, 1]]))
+    assert "lens of 'front': (cx, cy) = (320, 240) lies outside of its 32 x 32 pixels" in text
+    larger = calibrated(front, ABOVE, [[40, 0, 30], [0, 40, 16], [0, 0, 1]])
+    assert wrong(sound, larger) == ""
+    assert "lens of 'front': (cx, cy) = (30, 16) lies far from the middle of its 32 x 32" in looks(sound, larger)
+
+
 def test_pictures_are_no_depth(sound):
     front = replace(ARM.cameras[0], depth_key=ARM.cameras[1].key)
     with pytest.raises(ValueError, match=r"depth_key=.*: must be a depth video whose info has video\.depth_min"):
