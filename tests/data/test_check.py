@@ -14,8 +14,10 @@ from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures
 from scipy.spatial.transform import Rotation
 
 from xwam.check.data import check_data, is_wrong
+from xwam.check.data_pictures import _tighter_range
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
+from xwam.records import Camera
 from xwam.robot.layout import two_arm_layout
 from xwam.robot.parts import PartSource
 from xwam.robot.robot_json import RobotConfig
@@ -368,6 +370,20 @@ def test_depth_beyond_the_cameras_range(sound):
     assert wrong(sound, replace(ARM, cameras=(front, ARM.cameras[1]))) == ""
     short = replace(front, near_m=0.05, far_m=0.5)
     assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
+
+
+def test_a_range_of_depth_that_is_far_too_wide(sound):
+    """What is told, written into robot.json, is good; so is any range that is half full."""
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth", near_m=0.1, far_m=10.0)
+    text = looks(sound, replace(ARM, cameras=(front, ARM.cameras[1])))
+    assert "0% outside near_m=0.1 .. far_m=10: most of the image's values stand for no distance" in text
+    assert "write near_m=0.99, far_m=2 in robot.json" in text
+    for near_m, far_m in ((0.99, 2.0), (0.8, 2.2)):
+        good = replace(front, near_m=near_m, far_m=far_m)
+        assert "depth of 'front'" not in looks(sound, replace(ARM, cameras=(good, ARM.cameras[1])))
+    flat = Camera(name="front", width=8, height=8, near_m=0.9, far_m=1.1)
+    assert _tighter_range(flat, 1.003, 1.006) == (1.0, 1.1)
+    assert _tighter_range(replace(flat, near_m=1.0), 1.003, 1.006) is None, "two digits cannot say it more closely"
 
 
 def calibrated(camera, base_from_camera, intrinsics=((40, 0, 16), (0, 40, 16), (0, 0, 1))) -> RobotConfig:
