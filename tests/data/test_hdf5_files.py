@@ -174,6 +174,17 @@ def test_what_the_checks_ask_a_person_to_look_at(tmp_path):
     assert less not in texts(libero, robot("libero"), "look"), "these need 1"
 
 
+def test_files_without_a_rate_are_played_at_that_of_robot_json(tmp_path):
+    root = write_aloha(tmp_path / "aloha")
+    text = "fps: the files name no rate; robot.json says 50 frames per second, and so will it be played"
+    assert texts(root, ALOHA, "look").count(text) == 1
+    write_robomimic(tmp_path / "one/a.hdf5")
+    assert "fps: 20 frames per second, as the files say" in texts(tmp_path / "one", lift(), "fine")
+    with h5py.File(write_robomimic(tmp_path / "one/b.hdf5"), "a") as file:
+        del file["data"].attrs["env_args"]
+    assert "fps: b.hdf5 names no rate; robot.json says 20 frames" in texts(tmp_path / "one", lift(), "look")
+
+
 def tasks_of(*sets):
     """The tasks of some data sets (each with its robot), with their wordings; none stands for two."""
     wordings = wordings_of([Source(str(root), open_data(root, robot=which), which, None) for root, which in sets])
