@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +184,24 @@ def test_files_without_a_rate_are_played_at_that_of_robot_json(tmp_path):
     with h5py.File(write_robomimic(tmp_path / "one/b.hdf5"), "a") as file:
         del file["data"].attrs["env_args"]
     assert "fps: b.hdf5 names no rate; robot.json says 20 frames" in texts(tmp_path / "one", lift(), "look")
+
+
+def test_one_instruction_for_several_folders(tmp_path):
+    """Words in the files, or one folder with many files, are nothing to look at."""
+    which = replace(ALOHA, instruction="fold the towel")
+    for name in ("fold", "open_jar"):
+        write_aloha(tmp_path / "tasks" / name, words=False)
+    text = "words: robot.json's instruction 'fold the towel' stands for 2 folders (fold, open_jar): are they one task?"
+    assert text in texts(tmp_path / "tasks", which, "look")
+    assert "words" not in texts(tmp_path / "tasks/fold", which, "look")
+    assert "words" not in texts(write_aloha(tmp_path / "tasks/told"), which, "look")
+    with h5py.File(tmp_path / "tasks/told/episode_0.hdf5", "a") as file:
+        file.attrs["language_instruction"] = which.instruction
+    assert "stands for 2 folders" in texts(tmp_path / "tasks", which, "look"), "its own words are its own"
+    shutil.rmtree(tmp_path / "tasks/open_jar")
+    assert "words" not in texts(tmp_path / "tasks", which, "look")
+    alone = write_robomimic(tmp_path / "alone.hdf5")
+    assert "words" not in texts(alone, lift(), "look")
 
 
 def tasks_of(*sets):
