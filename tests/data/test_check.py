@@ -372,6 +372,15 @@ def test_depth_beyond_the_cameras_range(sound):
     assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
 
 
+def test_depth_of_another_lens_cannot_be_seen_so_a_person_is_asked(sound, planted):
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth")
+    deep = replace(ARM, cameras=(front, ARM.cameras[1]))
+    assert looks(sound, deep).count("alignment of depth: depth of 'front' must be aligned to its colour camera") == 1
+    assert "alignment" not in looks(sound)
+    (planted / "meta/layout.json").write_text("{}")
+    assert "alignment" not in looks(planted, deep), "our own is"
+
+
 def test_a_range_of_depth_that_is_far_too_wide(sound):
     """What is told, written into robot.json, is good; so is any range that is half full."""
     front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth", near_m=0.1, far_m=10.0)
@@ -380,7 +389,7 @@ def test_a_range_of_depth_that_is_far_too_wide(sound):
     assert "write near_m=0.99, far_m=2 in robot.json" in text
     for near_m, far_m in ((0.99, 2.0), (0.8, 2.2)):
         good = replace(front, near_m=near_m, far_m=far_m)
-        assert "depth of 'front'" not in looks(sound, replace(ARM, cameras=(good, ARM.cameras[1])))
+        assert "most of the image" not in looks(sound, replace(ARM, cameras=(good, ARM.cameras[1])))
     flat = Camera(name="front", width=8, height=8, near_m=0.9, far_m=1.1)
     assert _tighter_range(flat, 1.003, 1.006) == (1.0, 1.1)
     assert _tighter_range(replace(flat, near_m=1.0), 1.003, 1.006) is None, "two digits cannot say it more closely"

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from xwam.check.data_motion import moving_arms
 from xwam.check.data_subject import LISTED, Finding, Subject, finding_of
 from xwam.data.clips import evenly_spaced
+from xwam.data.lerobot import LeRobotEpisodes
 from xwam.images import resize
 from xwam.records import Camera
 from xwam.robot.layout import layout_slices
@@ -41,6 +42,7 @@ def check_pictures(subject: Subject) -> Iterator[Finding]:
     if resting:
         yield Finding("look", "still cameras", f"{'; '.join(resting[:LISTED])}: do they look at an arm that rests?")
     yield from _check_depth(subject)
+    yield from _check_alignment(subject)
 
 
 def _seen(subject: Subject) -> Pictures:
@@ -168,6 +170,19 @@ def _check_depth(subject: Subject) -> Iterator[Finding]:
             )
             advice += " in robot.json (or wider, where more may come near)"
         yield Finding(level, f"depth of {camera.name!r}", words + advice)
+
+
+def _check_alignment(subject: Subject) -> Iterator[Finding]:
+    """Depth in LeRobot's format that was not recorded here: no number says whether it is the colour camera's."""
+    episodes = subject.episodes
+    is_theirs = isinstance(episodes, LeRobotEpisodes) and not (episodes.root / "meta" / "layout.json").is_file()
+    names = [repr(view.camera.name) for view in episodes.reading.views if view.source.depth_key is not None]
+    if is_theirs and names:
+        words = f"depth of {', '.join(names)} must be aligned to its colour camera: same size, same lens"
+        advice = (
+            "LeRobot's own recording of a RealSense is not; such depth lies beside what it belongs to, leave it out"
+        )
+        yield Finding("look", "alignment of depth", f"{words}. {advice}")
 
 
 def _tighter_range(camera: Camera, low_m: float, high_m: float) -> tuple[float, float] | None:
