@@ -393,6 +393,8 @@ def test_a_range_of_depth_that_is_far_too_wide(sound):
     flat = Camera(name="front", width=8, height=8, near_m=0.9, far_m=1.1)
     assert _tighter_range(flat, 1.003, 1.006) == (1.0, 1.1)
     assert _tighter_range(replace(flat, near_m=1.0), 1.003, 1.006) is None, "two digits cannot say it more closely"
+    wall = replace(flat, near_m=0.1, far_m=4.0)
+    assert [_tighter_range(wall, metres, metres) for metres in (1.5, 4.0, 0.1)] == [(1.4, 1.6), (3.9, 4.0), (0.1, 0.11)]
 
 
 def calibrated(camera, base_from_camera, intrinsics=((40, 0, 16), (0, 40, 16), (0, 0, 1))) -> RobotConfig:

@@ -193,8 +193,10 @@ def _tighter_range(camera: Camera, low_m: float, high_m: float) -> tuple[float, 
     low, high = np.clip([low_m, high_m], camera.near_m, camera.far_m).tolist()
     share = (1 / low - 1 / high) / (1 / camera.near_m - 1 / camera.far_m)
     steps = [10.0 ** (math.floor(math.log10(metres)) - 1) for metres in (low, high)]
-    near = max(camera.near_m, round(math.floor(low / steps[0]) * steps[0], 9))
-    far = min(camera.far_m, round(math.ceil(high / steps[1]) * steps[1], 9))
+    near, far = math.floor(low / steps[0]) * steps[0], math.ceil(high / steps[1]) * steps[1]
+    if near >= far:  # one distance alone
+        near, far = near - steps[0], far + steps[1]
+    near, far = max(camera.near_m, round(near, 9)), min(camera.far_m, round(far, 9))
     return None if share >= LEAST_USED or (near, far) == (camera.near_m, camera.far_m) else (near, far)
 
 
