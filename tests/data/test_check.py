@@ -14,8 +14,10 @@ from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures
 from scipy.spatial.transform import Rotation
 
 from xwam.check.data import check_data, is_wrong
+from xwam.check.data_pictures import _tighter_range
 from xwam.data.lerobot import open_lerobot
 from xwam.data.videos import write_rgb
+from xwam.records import Camera
 from xwam.robot.layout import two_arm_layout
 from xwam.robot.parts import PartSource
 from xwam.robot.robot_json import RobotConfig
@@ -148,6 +150,28 @@ def test_a_unit_that_nobody_said(planted, sound):
     degrees = replace(ARM, state=(joints,), action=(replace(joints, key="action"),))
     assert "is it written in deg?" in wrong(sound, degrees)
     assert "units" not in wrong(sound, replace(ARM, state=(replace(joints, unit="1"),), action=degrees.action))
+
+
+def test_per_cent_of_the_range_taken_for_degrees(planted):
+    """LeRobot before 0.5 clips joints to -100..100 of their range; real degrees stop anywhere else."""
+    joints = PartSource(what="joints", key=STATE_KEY, size=3, unit="deg")
+    robot = replace(ARM, state=(joints,), action=(replace(joints, key="action"),))
+    swing = 130 * np.sin(np.arange(STEPS + 1) / 5)[:, None] * [1.0, 0.5, 0.1]
+
+    def per_cent(number, columns):
+        rows = swing.clip(-99.8, 99.8) if number == 1 else 0.5 * swing
+        columns[STATE_KEY][:, :3], columns["action"][:, :3] = rows[:-1], rows[1:]
+
+    def degrees(_, columns):
+        columns[STATE_KEY][:, :3], columns["action"][:, :3] = swing[:-1], swing[1:]
+
+    change_columns(planted, per_cent)
+    text = "units: 'left_joints' reaches 99.8 and never more: perhaps it is per cent of the range"
+    assert looks(planted, robot).count(text) == 1
+    plain = replace(joints, unit="1")
+    assert "per cent" not in looks(planted, replace(robot, state=(plain,), action=(replace(plain, key="action"),)))
+    change_columns(planted, degrees)
+    assert "per cent" not in looks(planted, robot)
 
 
 def test_an_arm_that_rests_is_no_mistake(planted):
@@ -346,6 +370,72 @@ def test_depth_beyond_the_cameras_range(sound):
     assert wrong(sound, replace(ARM, cameras=(front, ARM.cameras[1]))) == ""
     short = replace(front, near_m=0.05, far_m=0.5)
     assert "100% outside near_m=0.05 .. far_m=0.5" in wrong(sound, replace(ARM, cameras=(short, ARM.cameras[1])))
+
+
+def test_depth_of_another_lens_cannot_be_seen_so_a_person_is_asked(sound, planted):
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth")
+    deep = replace(ARM, cameras=(front, ARM.cameras[1]))
+    assert looks(sound, deep).count("alignment of depth: depth of 'front' must be aligned to its colour camera") == 1
+    assert "alignment" not in looks(sound)
+    (planted / "meta/layout.json").write_text("{}")
+    assert "alignment" not in looks(planted, deep), "our own is"
+
+
+def test_a_range_of_depth_that_is_far_too_wide(sound):
+    """What is told, written into robot.json, is good; so is any range that is half full."""
+    front = replace(ARM.cameras[0], depth_key="observation.images.cam_high_depth", near_m=0.1, far_m=10.0)
+    text = looks(sound, replace(ARM, cameras=(front, ARM.cameras[1])))
+    assert "0% outside near_m=0.1 .. far_m=10: most of the image's values stand for no distance" in text
+    assert "write near_m=0.99, far_m=2 in robot.json" in text
+    for near_m, far_m in ((0.99, 2.0), (0.8, 2.2)):
+        good = replace(front, near_m=near_m, far_m=far_m)
+        assert "most of the image" not in looks(sound, replace(ARM, cameras=(good, ARM.cameras[1])))
+    flat = Camera(name="front", width=8, height=8, near_m=0.9, far_m=1.1)
+    assert _tighter_range(flat, 1.003, 1.006) == (1.0, 1.1)
+    assert _tighter_range(replace(flat, near_m=1.0), 1.003, 1.006) is None, "two digits cannot say it more closely"
+    wall = replace(flat, near_m=0.1, far_m=4.0)
+    assert [_tighter_range(wall, metres, metres) for metres in (1.5, 4.0, 0.1)] == [(1.4, 1.6), (3.9, 4.0), (0.1, 0.11)]
+
+
+def calibrated(camera, base_from_camera, intrinsics=((40, 0, 16), (0, 40, 16), (0, 0, 1))) -> RobotConfig:
+    rows = tuple(tuple(map(float, row)) for row in intrinsics)
+    front = replace(camera, intrinsics=rows, base_from_camera=tuple(map(tuple, np.asarray(base_from_camera).tolist())))
+    return replace(ARM, cameras=(front, ARM.cameras[1]))
+
+
+ABOVE = np.array([[1, 0, 0, 0.4], [0, -1, 0, 0], [0, 0, -1, 1.2], [0, 0, 0, 1.0]])  # looks down on the table
+
+
+def test_a_calibration_that_fits(sound):
+    robot = calibrated(ARM.cameras[0], ABOVE)
+    fine = {f.check: f.text for f in check_data(sound, robot) if f.level == "fine"}
+    assert fine["calibration"].startswith("of 1 cameras: lenses fit")
+    assert "calibration" not in {finding.check for finding in check_data(sound, ARM)}
+
+
+def test_a_pose_that_is_none(sound):
+    """The wrong way round, the axes of OpenGL, millimetres: each sees no hand."""
+    total, front = EPISODES * STEPS, ARM.cameras[0]
+    up = ABOVE @ np.diag([1.0, -1, -1, 1])
+    text = looks(sound, calibrated(front, up))
+    assert f"pose of 'front': sees no hand in {total} of {total} frames ({total} of them: behind it)" in text
+    aside = ABOVE.copy()
+    aside[0, 3] = 400
+    text = looks(sound, calibrated(front, aside))
+    assert f"pose of 'front': sees no hand in {total} of {total} frames (0 of them: behind it)" in text
+    assert wrong(sound, calibrated(front, up)) == ""
+    side = np.array([[0, 0, -1, 1.5], [1, 0, 0, 0], [0, -1, 0, 0.3], [0, 0, 0, 1.0]])  # from before the arm
+    assert "pose of" not in looks(sound, calibrated(front, side))
+    assert "pose of 'front'" in looks(sound, calibrated(front, np.linalg.inv(side)))
+
+
+def test_a_lens_of_other_pictures(sound):
+    front = ARM.cameras[0]
+    text = wrong(sound, calibrated(front, ABOVE, [[40, 0, 320], [0, 40, 240], [0, 0, 1]]))
+    assert "lens of 'front': (cx, cy) = (320, 240) lies outside of its 32 x 32 pixels" in text
+    larger = calibrated(front, ABOVE, [[40, 0, 30], [0, 40, 16], [0, 0, 1]])
+    assert wrong(sound, larger) == ""
+    assert "lens of 'front': (cx, cy) = (30, 16) lies far from the middle of its 32 x 32" in looks(sound, larger)
 
 
 def test_pictures_are_no_depth(sound):

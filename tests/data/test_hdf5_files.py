@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,35 @@ def test_what_the_checks_ask_a_person_to_look_at(tmp_path):
     assert less not in texts(tmp_path, lift(), "look")
     libero = write_robomimic(tmp_path / "libero/x.hdf5", is_libero=True)
     assert less not in texts(libero, robot("libero"), "look"), "these need 1"
+
+
+def test_files_without_a_rate_are_played_at_that_of_robot_json(tmp_path):
+    root = write_aloha(tmp_path / "aloha")
+    text = "fps: the files name no rate; robot.json says 50 frames per second, and so will it be played"
+    assert texts(root, ALOHA, "look").count(text) == 1
+    write_robomimic(tmp_path / "one/a.hdf5")
+    assert "fps: 20 frames per second, as the files say" in texts(tmp_path / "one", lift(), "fine")
+    with h5py.File(write_robomimic(tmp_path / "one/b.hdf5"), "a") as file:
+        del file["data"].attrs["env_args"]
+    assert "fps: b.hdf5 names no rate; robot.json says 20 frames" in texts(tmp_path / "one", lift(), "look")
+
+
+def test_one_instruction_for_several_folders(tmp_path):
+    """Words in the files, or one folder with many files, are nothing to look at."""
+    which = replace(ALOHA, instruction="fold the towel")
+    for name in ("fold", "open_jar"):
+        write_aloha(tmp_path / "tasks" / name, words=False)
+    text = "words: robot.json's instruction 'fold the towel' stands for 2 folders (fold, open_jar): are they one task?"
+    assert text in texts(tmp_path / "tasks", which, "look")
+    assert "words" not in texts(tmp_path / "tasks/fold", which, "look")
+    assert "words" not in texts(write_aloha(tmp_path / "tasks/told"), which, "look")
+    with h5py.File(tmp_path / "tasks/told/episode_0.hdf5", "a") as file:
+        file.attrs["language_instruction"] = which.instruction
+    assert "stands for 2 folders" in texts(tmp_path / "tasks", which, "look"), "its own words are its own"
+    shutil.rmtree(tmp_path / "tasks/open_jar")
+    assert "words" not in texts(tmp_path / "tasks", which, "look")
+    alone = write_robomimic(tmp_path / "alone.hdf5")
+    assert "words" not in texts(alone, lift(), "look")
 
 
 def tasks_of(*sets):

@@ -259,6 +259,25 @@ def test_cameras_follow_the_turned_axes():
     np.testing.assert_allclose(base @ where[0], where[1], atol=1e-9)
 
 
+def test_a_calibrated_wrist_camera_says_which_of_two_hands_carries_it(tmp_path):
+    pose = tuple(map(tuple, np.eye(4).tolist()))
+    wrist = CameraSource(name="wrist", key="w", hand_from_camera=pose)
+    one, both = robot(cameras=(wrist,)), [replace(part, arm=arm) for part in robot().state for arm in ("left", "right")]
+    assert one.cameras[0].hand == "left"
+    assert robot_fingerprint(one) == robot_fingerprint(robot(cameras=(replace(wrist, hand="left"),)))
+    save_robot(tmp_path / "one.json", one)
+    assert json.loads((tmp_path / "one.json").read_text())["cameras"][0]["hand"] == "left"
+    apart = [replace(part, start=part.start + 20 * (part.arm == "right")) for part in both]
+    with pytest.raises(ValueError, match=r"'wrist' hand=null: .* has 2 hands; say which one .*: 'left' or 'right'"):
+        robot(state=tuple(apart), cameras=(wrist,))
+    right = robot(state=tuple(apart), cameras=(replace(wrist, hand="right"),))
+    assert camera_of(right, right.cameras[0], 64, 48).hand == "right"
+    loose = replace(wrist, hand_from_camera=None, on_hand=True)
+    assert robot(state=tuple(apart), cameras=(loose,)).cameras[0].hand == "left"
+    with pytest.raises(ValueError, match="rides on hand='right': the state needs its pose"):
+        robot(cameras=(replace(wrist, hand="right"),))
+
+
 def test_the_file_comes_back_and_mistakes_are_named(tmp_path):
     config = robot()
     path = tmp_path / "robot.json"

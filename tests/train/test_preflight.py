@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_cameras_without_depth_keep_the_ranges_that_the_start_learned(data, tmp_
     own = {camera.name: (camera.near_m, camera.far_m) for camera in plain}
     assert own.pop(name) != (0.5, 2.0)
     assert found == own
+
+
+def test_a_camera_without_depth_beside_one_with_depth_is_not_known_any_more(tmp_path):
+    """The branch learns on from the other one alone: what it says of this one means no metres."""
+    write_foreign(tmp_path / "arm", episodes=2, depth=True, steps=24)
+    front, wrist = ARM.cameras
+    deep = replace(ARM, cameras=(replace(front, depth_key="observation.images.cam_high_depth"), wrist))
+    save_robot(tmp_path / "deep.json", deep)
+    (source,) = open_sources([tmp_path / "arm"], (str(tmp_path / "deep.json"),), ())
+    config = fit(preset("debug"), [source])
+    known = [Camera(name=name, width=8, height=8, near_m=0.5, far_m=2.0) for name in ("front", "wrist", "other")]
+    save_cameras(tmp_path / "cameras.json", known)
+    with pytest.warns(UserWarning, match="camera 'wrist': the start knows its depth") as warned:
+        (cameras,) = _cameras_of([source], config, tmp_path)
+    assert len(warned) == 1
+    found = {camera.name: (camera.near_m, camera.far_m, camera.has_depth) for camera in cameras}
+    assert found == {"front": (0.2, 3.0, True), "wrist": (0.2, 3.0, False)}, "each with its own range"
+    save_cameras(tmp_path / "cameras.json", [known[0], replace(known[1], has_depth=False)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _cameras_of([source], config, tmp_path) == _cameras_of([source], config, None) == [cameras]
 
 
 def test_a_folder_belongs_to_one_command(data, tmp_path):

@@ -7,6 +7,7 @@ with what is wrong and what to do. All checks come in order; a step that cannot 
 from pathlib import Path
 
 from xwam.check.data_actions import check_actions
+from xwam.check.data_cameras import check_cameras
 from xwam.check.data_files import check_files
 from xwam.check.data_motion import check_motion
 from xwam.check.data_pictures import check_pictures
@@ -25,6 +26,7 @@ def check_data(root: Path, robot: RobotConfig | None = None) -> list[Finding]:
         findings += check_motion(subject)
         findings += check_actions(subject)
         findings += check_pictures(subject)
+        findings += check_cameras(subject)
         words = {subject.episodes.row(number).instruction for number in range(subject.episodes.num_episodes)}
         findings.append(Finding("fine", "words", f"{len(words)} different instructions, such as {min(words)!r}"))
     except ValueError as error:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from xwam.check.data_subject import Finding, finding_of, robot_of_layout, unread_places
+from xwam.check.data_subject import LISTED, Finding, finding_of, robot_of_layout, unread_places
+from xwam.data.hdf5_index import opened_episode, rate_of
 from xwam.data.hdf5_read import Hdf5Episodes
+from xwam.data.hdf5_words import words_of
 from xwam.data.lerobot import LeRobotEpisodes
 from xwam.data.lerobot_format import DEMONSTRATED
 from xwam.data.lerobot_index import column_names, read_columns, read_info
@@ -95,7 +97,7 @@ def _check_videos(episodes: LeRobotEpisodes) -> Iterator[Finding]:
 
 
 def _check_groups(episodes: Hdf5Episodes) -> Iterator[Finding]:
-    """Every row has its pictures; many files should not all have the same words."""
+    """Every row has its pictures; the rate, if a file says it; many files should not all have the same words."""
     short = []
     for number in range(episodes.num_episodes):
         row = episodes.row(number)
@@ -106,10 +108,39 @@ def _check_groups(episodes: Hdf5Episodes) -> Iterator[Finding]:
                     f"episode {number} ({row.data.name}{row.group}) has {found} rows of {key!r}, not {row.length}"
                 )
     yield finding_of("frame counts", short, "every row has its picture", "copy the files again or leave them out")
+    yield _check_rate(episodes)
     files, words = {row.data for row in episodes.rows}, {row.instruction for row in episodes.rows}
-    if 1 < len(files) < episodes.num_episodes and len(words) == 1:
+    if len(folders := _folders_without_words(episodes)) > 1:
+        some = ", ".join(str(folder.relative_to(episodes.root)) for folder in folders[:LISTED])
+        some += ", …" if len(folders) > LISTED else ""
+        text = f"robot.json's instruction {episodes.reading.instruction!r} stands for {len(folders)} folders ({some})"
+        advice = "several tasks then are one to the model: give each its own --data and robot.json, with its own words"
+        yield Finding("look", "words", f"{text}: are they one task? {advice}")
+    elif 1 < len(files) < episodes.num_episodes and len(words) == 1:
         text = f"all {len(files)} files, which hold many episodes each, say {min(words)!r}: are they one task?"
         yield Finding("look", "words", text)
+
+
+def _check_rate(episodes: Hdf5Episodes) -> Finding:
+    """HDF5 has no clock: where the files say no rate, nothing but robot.json does."""
+    silent = [path.name for path in dict.fromkeys(row.data for row in episodes.rows) if rate_of(path) is None]
+    if not silent:
+        return Finding("fine", "fps", f"{episodes.fps:g} frames per second, as the files say")
+    who = "the files name" if len(silent) > 1 else f"{silent[0]} names"
+    text = f"{who} no rate; robot.json says {episodes.fps:g} frames per second, and so will it be played"
+    return Finding("look", "fps", f"{text}: at another rate than the recording's the robot moves faster or slower")
+
+
+def _folders_without_words(episodes: Hdf5Episodes) -> list[Path]:
+    """The folders with episodes that have no words of their own: robot.json's instruction fills in."""
+    found = dict[Path, None]()
+    for number, row in enumerate(episodes.rows):
+        if row.data.parent in found or row.instruction != episodes.reading.instruction:
+            continue
+        with opened_episode(row) as group:
+            if words_of(group, row.data, number) is None:
+                found[row.data.parent] = None
+    return list(found)
 
 
 def _check_missing(episodes: RecordedEpisodes) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
 FAST = {"position": 0.15, "rotation": 0.6, "joints": 0.6}  # a jump in one step is at least this long
 MOVES = 1e-3  # metres, radians, or of a gripper's way
 OUTLIER = 10.0  # and this many times the 90 % quantile of all steps
+FULL = 100.0  # per cent of a joint's range
 FAR = {"position": (5.0, 20.0, "m", "mm"), "joints": (6.6, 20.0, "rad", "deg")}  # from where on: look, wrong
 
 
@@ -24,6 +25,7 @@ def check_motion(subject: Subject) -> Iterator[Finding]:
         return
     yield from _check_constant(subject)
     yield from _check_far(subject)
+    yield from _check_degrees(subject)
     yield from _check_jumps(subject)
     for part in (part for part in subject.robot.state if part.what == "rotation" and part.key is not None):
         yield from _check_quaternions(subject, part)
@@ -71,6 +73,24 @@ def _check_far(subject: Subject) -> Iterator[Finding]:
         if most > look and (part.what == "position" or part.written_unit in ANGLES):
             words = f"{part.name!r} reaches {most:.3g} {unit}: is it written in {other}? robot.json must say unit"
             yield Finding("wrong" if most > wrong else "look", "units", words)
+
+
+def _check_degrees(subject: Subject) -> Iterator[Finding]:
+    """Joints that reach 100 as written and never pass it: LeRobot before 0.5 wrote per cent of the range by default."""
+    written: dict[str, float] = {}
+    for part in (*subject.robot.state, *subject.robot.action):
+        in_degrees = part.what == "joints" and part.written_unit == "deg" and part.reference == "absolute"
+        if in_degrees and part.key is not None:
+            rows = [motion.columns[part.key][:, part.start : part.stop] for motion in subject.motions]
+            most = float(np.abs(np.concatenate(rows)).max())
+            written[part.name] = max(most, written.get(part.name, 0.0))
+    for name, most in written.items():
+        if FULL - 0.5 <= most <= FULL + 1e-3:
+            words = f"{name!r} reaches {most:.4g} and never more: perhaps it is per cent of the range, not degrees"
+            advice = (
+                "it would be played as degrees; recorded with LeRobot before 0.5? Then say unit 1 (docs/lerobot.md)"
+            )
+            yield Finding("look", "units", f"{words}: {advice}")
 
 
 def _check_jumps(subject: Subject) -> Iterator[Finding]:

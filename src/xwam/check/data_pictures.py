@@ -1,19 +1,23 @@
 """Do the cameras show what their names say? Black, frozen, doubled and swapped cameras; depth in the wrong unit."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from xwam.check.data_motion import moving_arms
 from xwam.check.data_subject import LISTED, Finding, Subject, finding_of
 from xwam.data.clips import evenly_spaced
+from xwam.data.lerobot import LeRobotEpisodes
 from xwam.images import resize
+from xwam.records import Camera
 from xwam.robot.layout import layout_slices
 
 MOST_EPISODES = 8
 FRAMES = 8  # of each episode
 GRID = 16  # pictures are compared at this size
+LEAST_USED = 0.5  # share of a depth image's values that stand for distances that were measured
 FLAT = 2.0  # grey levels of 255
 MOVED = 6.0
 RIDING = ("wrist", "hand", "gripper")  # names of cameras that ride on a hand
@@ -38,6 +42,7 @@ def check_pictures(subject: Subject) -> Iterator[Finding]:
     if resting:
         yield Finding("look", "still cameras", f"{'; '.join(resting[:LISTED])}: do they look at an arm that rests?")
     yield from _check_depth(subject)
+    yield from _check_alignment(subject)
 
 
 def _seen(subject: Subject) -> Pictures:
@@ -45,12 +50,16 @@ def _seen(subject: Subject) -> Pictures:
     episodes = subject.episodes
     seen: Pictures = {camera.name: {} for camera in episodes.cameras}
     for number in evenly_spaced(episodes.num_episodes, MOST_EPISODES):
-        steps = np.array(evenly_spaced(episodes.length(number), FRAMES))
+        steps = _some_steps(subject, number)
         for name, films in seen.items():
             frames = episodes.frames(number, name, steps)
             if frames is not None:
                 films[number] = resize(_blocks(frames), GRID, GRID)
     return seen
+
+
+def _some_steps(subject: Subject, number: int) -> Int[np.ndarray, " T"]:
+    return np.array(evenly_spaced(subject.episodes.length(number), FRAMES))
 
 
 def _blocks(frames: np.ndarray) -> Float[np.ndarray, "T h w 3"]:
@@ -139,7 +148,7 @@ def _check_depth(subject: Subject) -> Iterator[Finding]:
         metres = [
             depth
             for number in evenly_spaced(episodes.num_episodes, MOST_EPISODES)
-            if (depth := episodes.depth(number, camera.name, np.array([0]))) is not None
+            if (depth := episodes.depth(number, camera.name, _some_steps(subject, number))) is not None
         ]
         if not metres:
             continue
@@ -153,7 +162,42 @@ def _check_depth(subject: Subject) -> Iterator[Finding]:
         words = f"{low:.3g} to {high:.3g} m, {outside:.0%} outside near_m={camera.near_m:g} .. far_m={camera.far_m:g}"
         level = "wrong" if outside > 0.9 else "look" if outside > 0.1 else "fine"  # a room behind the table is no error
         advice = "" if level == "fine" else ": correct the range (or the unit of the depth)"
+        tight = _tighter_range(camera, float(low), float(high)) if subject.is_declared and level == "fine" else None
+        if tight is not None:
+            level = "look"
+            advice = (
+                f": most of the image's values stand for no distance; write near_m={tight[0]:g}, far_m={tight[1]:g}"
+            )
+            advice += " in robot.json (or wider, where more may come near)"
         yield Finding(level, f"depth of {camera.name!r}", words + advice)
+
+
+def _check_alignment(subject: Subject) -> Iterator[Finding]:
+    """Depth in LeRobot's format that was not recorded here: no number says whether it is the colour camera's."""
+    episodes = subject.episodes
+    is_theirs = isinstance(episodes, LeRobotEpisodes) and not (episodes.root / "meta" / "layout.json").is_file()
+    names = [repr(view.camera.name) for view in episodes.reading.views if view.source.depth_key is not None]
+    if is_theirs and names:
+        words = f"depth of {', '.join(names)} must be aligned to its colour camera: same size, same lens"
+        advice = (
+            "LeRobot's own recording of a RealSense is not; such depth lies beside what it belongs to, leave it out"
+        )
+        yield Finding("look", "alignment of depth", f"{words}. {advice}")
+
+
+def _tighter_range(camera: Camera, low_m: float, high_m: float) -> tuple[float, float] | None:
+    """The range to write, to two digits, where these distances fill little of the image: it is even in inverse depth.
+
+    None where the range is good, or already the tightest that two digits can say.
+    """
+    low, high = np.clip([low_m, high_m], camera.near_m, camera.far_m).tolist()
+    share = (1 / low - 1 / high) / (1 / camera.near_m - 1 / camera.far_m)
+    steps = [10.0 ** (math.floor(math.log10(metres)) - 1) for metres in (low, high)]
+    near, far = math.floor(low / steps[0]) * steps[0], math.ceil(high / steps[1]) * steps[1]
+    if near >= far:  # one distance alone
+        near, far = near - steps[0], far + steps[1]
+    near, far = max(camera.near_m, round(near, 9)), min(camera.far_m, round(far, 9))
+    return None if share >= LEAST_USED or (near, far) == (camera.near_m, camera.far_m) else (near, far)
 
 
 def _far(film: np.ndarray, picture: np.ndarray) -> float:

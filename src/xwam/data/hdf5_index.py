@@ -109,6 +109,12 @@ def read_rows(paths: Sequence[Path], keys: Sequence[str], fps: float, instructio
     return rows
 
 
+def rate_of(path: Path) -> float | None:
+    """Frames per second, where a file says it."""
+    with opened(path) as file:
+        return control_hz(file)
+
+
 def group_at(file: "h5py.File | h5py.Group", name: str) -> "h5py.Group":
     """A group by name. Raises ValueError when it is none."""
     import h5py

@@ -109,7 +109,7 @@ class CameraSource:
     intrinsics: Rows | None = None  # 3 x 3
     base_from_camera: Rows | None = None  # 4 x 4, in metres
     hand_from_camera: Rows | None = None
-    hand: str = "left"
+    hand: str | None = None  # the arm that carries it; None: left, where the state has one hand alone (robot_json.py)
     on_hand: bool = False  # it rides on a hand, though hand_from_camera is not known
     near_m: float = 0.1
     far_m: float = 10.0

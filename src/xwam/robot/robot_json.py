@@ -12,6 +12,7 @@ state; in an action -1 closed, 1 open.
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,10 +89,8 @@ class RobotConfig:
         for part in self.state:
             if part.reference != "absolute":
                 raise ValueError(f"state part {part.name!r} reference={part.reference!r}: a state is absolute.")
-        for camera in self.cameras:
-            poses = {f"{camera.hand}_position", f"{camera.hand}_rotation"}
-            if camera.hand_from_camera is not None and not poses <= known:
-                raise ValueError(f"camera {camera.name!r} rides on hand={camera.hand!r}: the state needs its pose.")
+        # what is not said is filled in, so that files and hashes are those of "left", as they always were
+        object.__setattr__(self, "cameras", tuple(_with_hand(camera, known) for camera in self.cameras))
 
     @property
     def axes(self) -> Axes:
@@ -165,7 +164,7 @@ def camera_of(robot: RobotConfig, source: CameraSource, width: int, height: int)
         intrinsics=None if source.intrinsics is None else np.array(source.intrinsics),
         base_from_camera=None if fixed is None else base @ np.array(fixed),
         hand_from_camera=None if ridden is None else hand.T @ np.array(ridden),
-        hand=source.hand,
+        hand=source.hand or "left",
         on_hand=source.on_hand,
         near_m=source.near_m,
         far_m=source.far_m,
@@ -211,6 +210,21 @@ def _size(source: PartSource, *, is_action: bool) -> int:
 
 def _empty(name: str, kind: Kind, size: int) -> Part:
     return Part(name=name, kind=kind, size=size, unit="1", frame="none", scaling="identity", is_used=False)
+
+
+def _with_hand(camera: CameraSource, known: Collection[str]) -> CameraSource:
+    """The camera with the arm that carries it, whose pose the state needs. ``known``: the parts of the state."""
+    posed = [part.removesuffix("_position") for part in known if part.endswith("_position")]
+    posed = sorted(arm for arm in posed if f"{arm}_rotation" in known)
+    if camera.hand_from_camera is not None and camera.hand is None and len(posed) > 1:
+        raise ValueError(
+            f"camera {camera.name!r} hand=null: hand_from_camera is told, and the state has {len(posed)} hands; say "
+            f"which one carries it: {' or '.join(map(repr, posed))}."
+        )
+    hand = camera.hand or "left"
+    if camera.hand_from_camera is not None and hand not in posed:
+        raise ValueError(f"camera {camera.name!r} rides on hand={hand!r}: the state needs its pose.")
+    return replace(camera, hand=hand)
 
 
 def _check_names(what: str, names: list[str]) -> None:

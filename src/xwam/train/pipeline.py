@@ -8,7 +8,8 @@ continues after an interruption::
     out/step-0001000                   a checkpoint: whole, self-contained
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -149,21 +150,36 @@ def _help_to_encode(out: Path, frozen: Path, encode: Callable[[Path], object]) -
 
 
 def _cameras_of(opened: Sequence[Source], config: Config, start: Path | None) -> list[tuple[Camera, ...]]:
-    """Those of each data set that the model looks through; where no data set has depth, the start's range stays.
+    """Those of each data set that the model looks through; where no data set has any depth, the start's ranges stay.
 
-    A camera whose depth neither the data nor the start's have taught is marked so.
+    A camera whose depth neither the data nor the start's have taught is marked so. So is one without depth beside
+    others that have it: the branch learns on from those alone, and a warning names it if the start knew its depth.
     """
     path = None if start is None else start / "cameras.json"
-    learned = load_cameras(path) if path is not None and path.is_file() else ()
+    stored = load_cameras(path) if path is not None and path.is_file() else ()
+    learned = {camera.name: camera for camera in stored if camera.name in config.view_names}
     measured = {name for name in config.view_names if any(has_depth(source, [name]) for source in opened)}
-    unmeasured = {camera.name: camera for camera in learned if camera.name not in measured}
+    if measured:
+        _warn_of_lost_depth(camera for name, camera in learned.items() if name not in measured)
+        learned = {}
 
     def ranged(camera: Camera) -> Camera:
-        known = unmeasured.get(camera.name, camera)
-        is_taught = camera.name in measured or (camera.name in unmeasured and known.has_depth)
+        known = learned.get(camera.name, camera)
+        is_taught = camera.name in measured or (camera.name in learned and known.has_depth)
         return replace(camera, near_m=known.near_m, far_m=known.far_m, has_depth=is_taught)
 
     return [tuple(ranged(c) for c in source.episodes.cameras if c.name in config.view_names) for source in opened]
+
+
+def _warn_of_lost_depth(cameras: Iterable[Camera]) -> None:
+    """Cameras whose depth the start knows, and which the data teach no more."""
+    if lost := ", ".join(repr(camera.name) for camera in cameras if camera.has_depth):
+        warnings.warn(
+            f"camera {lost}: the start knows its depth, and here other cameras have depth and it has none. Depth is "
+            "then learned from those alone, so what is imagined of this one counts as unknown; add its depth "
+            "(`xwam annotate depth`).",
+            stacklevel=3,
+        )
 
 
 def _validation(config: Config, opened: Sequence[Source], run: Run, watch: Watch, device: str) -> Validate | None:
