@@ -41,13 +41,16 @@ def compare_worlds(
     has_lpips: bool = False,
     region: geometry_metrics.Box | None = None,
 ) -> Scores:
-    """Scores of one imagined future. Raises ValueError when there is no world in the prediction.
+    """Scores of one imagined future, over the frames of ``real``: an episode that ended has fewer than were imagined.
 
+    Raises ValueError when there is no world in the prediction.
     ``recoded``: ``real`` through the model's autoencoder, for the scores that end in ``_vae``. ``region``: where the
     clouds are scored once more, by themselves.
     """
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
+    imagined = imagined.first_frames(len(real.state))
+    assert imagined.video is not None
     real_video, real = real.video, within_range(real)
     static = metrics.static_views(imagined.cameras)
     video, truth = imagined.video[static], real_video[static]

@@ -1,5 +1,6 @@
 """Open loop: on clips of held-out episodes, is what the model imagines what really happened?
 
+Clips are of as many episodes as there are, and begin anywhere up to an episode's end; frames beyond it do not count.
 Every number of evaluate/compare.py, as means over clips and per horizon step (how fast does imagination decay?), beside
 the baselines and what the autoencoder alone loses; and a report that shows the best, the median and the worst clip.
 """
@@ -17,7 +18,14 @@ from tqdm import tqdm
 from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.evaluate import metrics
-from xwam.evaluate.clips import action_scores, check_same_robot, held_out, imagine_clip, through_autoencoder
+from xwam.evaluate.clips import (
+    action_scores,
+    check_same_robot,
+    held_out,
+    imagine_clip,
+    one_of_each,
+    through_autoencoder,
+)
 from xwam.evaluate.compare import Scores, compare_worlds, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import write_report
@@ -65,11 +73,12 @@ def evaluate_open_loop(
         raise ValueError(f"clips={num_clips}: compare at least 1.")
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
     check_same_robot(policy, clips.episodes)
-    chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
+    chosen = one_of_each(clips, num_clips, seed=seed)
     why_not = metrics.lpips_missing()
     settings = {
         "mode": mode,
         **({"actions_beside": "standing still"} if mode == "joint" else {}),
+        "clips": "one of every episode before a second of any, up to its end",
         "seed": seed,
         "data": clips.episodes.fingerprint,
         "action_steps": policy.config.denoise.num_action_steps,
@@ -151,7 +160,7 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
                     instruction=imagined.instruction,
                     seed=index,
                     success=None,
-                    num_steps=len(imagined.action),
+                    num_steps=min(len(imagined.action), clips.episodes.length(number) - step),
                     layout=policy.layout,
                     decisions=[Decision(imagined=imagined, real=real, page=page, is_told=is_told)],
                     label=label,
