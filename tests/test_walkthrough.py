@@ -154,6 +154,8 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     written = json.loads((tmp_path / "open.json").read_text())
     assert len(written.pop("clips")) == 2
     assert written == json.loads(json.dumps(report).replace("NaN", "null"))
+    assert written["settings"]["num_episodes"] == 1
+    assert written["standard_error"]["psnr_db"] is None, "one episode says nothing of others"
 
 
 def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):

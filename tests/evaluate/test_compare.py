@@ -8,7 +8,7 @@ import pytest
 from tests.model.test_depth_teacher import save_tiny_model
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate import metrics
-from xwam.evaluate.compare import compare_worlds, summarize
+from xwam.evaluate.compare import compare_worlds, standard_errors, summarize
 from xwam.evaluate.geometry_metrics import cloud_distances
 from xwam.model.depth_teacher import Alignment, MonocularDepth, to_metres
 from xwam.view.points import base_points, fuse
@@ -155,6 +155,17 @@ def test_means_leave_out_what_is_missing():
     found = summarize(rows)
     assert found["per_step"] == {"a": [2.0, 3.0, 3.0]}
     assert (found["a"], found["b"]) == (pytest.approx(13 / 5), 1.5)
+
+
+def test_errors_of_means_count_episodes_and_not_clips():
+    """Means of the episodes: 2, 5 and 8, so the standard deviation is 3."""
+    rows = [{"a": np.array([1.0, 3.0]), "b": np.array(1.0)}, {"a": np.array([5.0, np.nan])}, {"a": np.array([8.0])}]
+    expected = 3 / np.sqrt(3)
+    assert standard_errors(rows, [7, 4, 2])["a"] == pytest.approx(expected)
+    again = [row for row in rows for _ in range(10)]
+    assert standard_errors(again, [7] * 10 + [4] * 10 + [2] * 10)["a"] == pytest.approx(expected), "nothing is gained"
+    assert np.isnan(standard_errors(rows, [7, 4, 2])["b"]), "one episode alone has it"
+    assert np.isnan(standard_errors(rows, [7, 7, 7])["a"])
 
 
 def test_a_world_without_calibration_still_has_pixels_and_depth(real):

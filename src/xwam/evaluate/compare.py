@@ -100,6 +100,22 @@ def summarize(rows: Sequence[Scores]) -> dict[str, Any]:
     return {**means, "per_step": per_step}
 
 
+def standard_errors(rows: Sequence[Scores], episodes: Sequence[int]) -> dict[str, float]:
+    """Standard error of every score's mean, from the means of episodes; ``episodes`` says whose clip each row is.
+
+    Clips of one episode overlap: they are no independent samples. NaN where fewer than two episodes have a number.
+    """
+    found = {}
+    for name in sorted({name for row in rows for name in row}):
+        of_episode: dict[int, list[np.ndarray]] = {}
+        for row, episode in zip(rows, episodes, strict=True):
+            of_episode.setdefault(episode, []).append(np.atleast_1d(row[name]) if name in row else np.zeros(0))
+        means = np.array([finite_mean(np.concatenate(curves)) for curves in of_episode.values()])
+        means = means[np.isfinite(means)]
+        found[name] = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
+    return found
+
+
 # --- images and depth -------------------------------------------------------------------------------------------
 
 

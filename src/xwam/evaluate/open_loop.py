@@ -26,7 +26,7 @@ from xwam.evaluate.clips import (
     one_of_each,
     through_autoencoder,
 )
-from xwam.evaluate.compare import Scores, compare_worlds, summarize
+from xwam.evaluate.compare import Scores, compare_worlds, standard_errors, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import write_report
 from xwam.evaluate.report_charts import Totals
@@ -44,6 +44,7 @@ class Judged(NamedTuple):
     """One clip: where it lies, its scores, and the seconds until its actions and its world were there."""
 
     index: int
+    episode: int
     scores: Scores
     seconds: tuple[float, float]
 
@@ -98,7 +99,7 @@ def evaluate_open_loop(
             scores |= action_scores(policy, clip, imagined)
         else:  # the path is what was given
             scores = {name: curve for name, curve in scores.items() if not name.startswith("path_")}
-        done[index] = Judged(index, scores, latencies(imagined))
+        done[index] = Judged(index, clips.locate(index)[0], scores, latencies(imagined))
         _write(out, settings, done, chosen)
     report = _write(out, settings, done, chosen)
     _say_what_was_not_scored(report, region, teacher)
@@ -120,12 +121,15 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
-    if "clips" not in stored or not are_same(found, settings):
+    found = stored.get("settings", {})
+    if "clips" not in stored or not are_same(found, settings, but=("num_clips", "num_episodes")):
         raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
         row["index"]: Judged(
-            row["index"], {n: np.array(x, float) for n, x in row["scores"].items()}, tuple(row["seconds"])
+            index=row["index"],
+            episode=row["episode"],
+            scores={n: np.array(x, float) for n, x in row["scores"].items()},
+            seconds=tuple(row["seconds"]),
         )
         for row in stored["clips"]
     }
@@ -135,10 +139,15 @@ def _write(out: Path, settings: dict[str, Any], done: Mapping[int, Judged], chos
     """Only clips that were asked for count; others that the file held stay in it."""
     judged = [done[index] for index in chosen if index in done]
     rows = [
-        {"index": row.index, "scores": {n: x.tolist() for n, x in row.scores.items()}, "seconds": list(row.seconds)}
+        row._asdict() | {"scores": {n: x.tolist() for n, x in row.scores.items()}, "seconds": list(row.seconds)}
         for row in done.values()
     ]
-    report = {**summarize([row.scores for row in judged]), "settings": {**settings, "num_clips": len(judged)}}
+    scores, episodes = [row.scores for row in judged], [row.episode for row in judged]
+    report = {
+        **summarize(scores),
+        "standard_error": standard_errors(scores, episodes),
+        "settings": {**settings, "num_clips": len(judged), "num_episodes": len(set(episodes))},
+    }
     write_json(out, {**report, "clips": rows})
     return report
 

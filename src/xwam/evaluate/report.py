@@ -129,7 +129,7 @@ def _totals_of(episodes: Sequence[EpisodeReport], scores: list[dict]) -> Totals:
 
 
 def _details(summary: Mapping[str, Any]) -> str:
-    known = {"title", *(ended(name, ending) for name in (*NUMBERS, *ROWS) for ending in ENDINGS)}
+    known = {"title", "standard_error", *(ended(name, ending) for name in (*NUMBERS, *ROWS) for ending in ENDINGS)}
     rows = []
     for name, value in summary.items():
         if name not in known:

@@ -95,28 +95,36 @@ def charts(totals: Totals) -> str:
 
 
 def table(numbers: Mapping[str, object]) -> str:
-    """All numbers of the imagined worlds beside their baselines; nothing where there is no baseline to show."""
+    """All numbers of the imagined worlds beside their baselines; nothing where there is no baseline to show.
+
+    ``numbers["standard_error"]``, where there is one, has what stands behind each of them as plus or minus.
+    """
     columns = [e for e in ENDINGS if any(ended(name, e) in numbers for name in ROWS)]
     if len(columns) < 2:
         return ""
     names = ENDINGS | {"_copy": f"{ENDINGS['_copy']}; actions: standing still"}
     head = "".join(f"<th>{names[ending]}</th>" for ending in columns)
     body = []
+    errors = numbers.get("standard_error", {})
+    assert isinstance(errors, Mapping)
     for name, (label, factor, form, unit) in ROWS.items():
-        found = [numbers.get(ended(name, ending)) for ending in columns]
-        if any(value is not None for value in found):
-            cells = (_cell(value, factor, form, unit) for value in found)
+        names_of_row = [ended(name, ending) for ending in columns]
+        if any(numbers.get(one) is not None for one in names_of_row):
+            cells = (_cell(numbers.get(one), errors.get(one), factor, form, unit) for one in names_of_row)
             body.append(f"<tr><td>{html.escape(label)}</td>{''.join(cells)}</tr>")
+    words = "&plusmn;: standard error of the mean over episodes (clips of one episode are not independent)."
+    note = f'<p class="note">{words}</p>' if errors else ""
     return (
         '<h2>All numbers</h2><div class="card wide"><table><thead><tr><td></td>'
-        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table>{note}</div>"
     )
 
 
-def _cell(value: object, factor: int, form: str, unit: str) -> str:
+def _cell(value: object, error: object, factor: float, form: str, unit: str) -> str:
     if not isinstance(value, float) or not np.isfinite(value):
         return "<td></td>"
-    return f"<td>{factor * value:{form}} {unit}</td>"
+    beside = f" &plusmn; {factor * error:{form}}" if isinstance(error, float) and np.isfinite(error) else ""
+    return f"<td>{factor * value:{form}}{beside} {unit}</td>"
 
 
 def _rate(wins: int, trials: int) -> tuple[float, float, float]:
