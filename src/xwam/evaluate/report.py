@@ -13,7 +13,7 @@ import numpy as np
 
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import ended, finite_mean, summarize
-from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, table
+from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, copied, table
 from xwam.evaluate.report_episode import EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
 from xwam.files import write_text
@@ -98,8 +98,8 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
     numbers = {**means, **summary}
     for name, (label, factor, form, unit, explanation) in NUMBERS.items():
         if isinstance(numbers.get(name), float) and np.isfinite(numbers[name]):
-            copied = numbers.get(ended(name, "_copy"))
-            beside = [f"last frame copied: {factor * copied:{form}}"] if copied is not None else []
+            still = numbers.get(ended(name, "_copy"))
+            beside = [f"{copied(name)}: {factor * still:{form}}"] if still is not None else []
             value = f"{factor * numbers[name]:{form}} <small>{unit}</small>"
             rows.append((label, value, "; ".join([explanation] * bool(explanation) + beside)))
     tiles = (

@@ -48,12 +48,16 @@ ROWS = {
     "consistency_m": ("views differ by", 1000, ".1f", "mm"),
     "seen_through": ("points another view sees through", 1, ".1%", ""),
     "path_m": ("hand path error", 1000, ".1f", "mm"),
+    "path_rotation_rad": ("hand path error, rotation", 180 / np.pi, ".2f", "degrees"),
     "action_position_m": ("action error, position per step", 1000, ".1f", "mm"),
+    "action_rotation_rad": ("action error, rotation per step", 180 / np.pi, ".2f", "degrees"),
+    "action_gripper": ("action error, gripper per step", 1, ".3f", ""),
     "action_joints_rad": ("action error, joints per step", 180 / np.pi, ".2f", "degrees"),
     "action_joints_m": ("action error, sliding joints per step", 1000, ".1f", "mm"),
     "action_command": ("action error, commands per step", 1, ".3f", ""),
 }
 """The table: (label, factor, format, unit)."""
+STILL = "hand stays where it is"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +83,7 @@ def charts(totals: Totals) -> str:
             Line(label, _curve(totals.per_step[key], totals.frame_hz, factor), colour, dashed)
             for ending, label, colour, dashed in (
                 ("", ENDINGS[""], IMAGINED, False),
-                ("_copy", ENDINGS["_copy"], GREY, True),
+                ("_copy", copied(name), GREY, True),
                 ("_vae", ENDINGS["_vae"], VIOLET, True),
                 ("_teacher_aligned", ENDINGS["_teacher_aligned"], GREEN, True),
             )
@@ -94,6 +98,11 @@ def charts(totals: Totals) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
+def copied(name: str) -> str:
+    """What a score that ends in ``_copy`` is about."""
+    return STILL if name.startswith("path_") else ENDINGS["_copy"]
+
+
 def table(numbers: Mapping[str, object]) -> str:
     """All numbers of the imagined worlds beside their baselines; nothing where there is no baseline to show.
 
@@ -102,7 +111,7 @@ def table(numbers: Mapping[str, object]) -> str:
     columns = [e for e in ENDINGS if any(ended(name, e) in numbers for name in ROWS)]
     if len(columns) < 2:
         return ""
-    names = ENDINGS | {"_copy": f"{ENDINGS['_copy']}; actions: standing still"}
+    names = ENDINGS | {"_copy": f"{ENDINGS['_copy']}; hand and actions: standing still"}
     head = "".join(f"<th>{names[ending]}</th>" for ending in columns)
     body = []
     errors = numbers.get("standard_error", {})
