@@ -28,7 +28,8 @@ NUMBERS = {
     "near_chamfer_m": ("Cloud near the hand", 1000, ".1f", "mm", "Chamfer distance within 40 cm"),
     "region_chamfer_m": ("Cloud in the region", 1000, ".1f", "mm", "Chamfer distance in the box asked for"),
     "f_10mm": ("Cloud, F-score", 1, ".2f", "", "at 10 mm; 1 is equal"),
-    "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, among the imagined ones"),
+    "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, where imagined ones agree within 5 cm"),
+    "seen_through": ("Seen through", 100, ".1f", "%", "of the points, by another imagined view: off by more than 5 cm"),
     "path_m": ("Hand path", 100, ".1f", "cm", "imagined from executed"),
 }
 """Numbers for the top of the page: (label, factor, format, unit, explanation)."""

@@ -45,7 +45,7 @@ ROWS = {
     "f_5mm": ("F-score at 5 mm", 1, ".3f", ""),
     "f_10mm": ("F-score at 10 mm", 1, ".3f", ""),
     "f_20mm": ("F-score at 20 mm", 1, ".3f", ""),
-    "consistency_m": ("views differ by", 1000, ".1f", "mm"),
+    "consistency_m": ("views differ by, where within 5 cm", 1000, ".1f", "mm"),
     "seen_through": ("points another view sees through", 1, ".1%", ""),
     "path_m": ("hand path error", 1000, ".1f", "mm"),
     "path_rotation_rad": ("hand path error, rotation", 180 / np.pi, ".2f", "degrees"),
