@@ -93,7 +93,8 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
         words = f"median of {len(totals.action_seconds)} decisions"
         rows.append(("Actions after", _duration(float(np.median(totals.action_seconds))), words))
     if len(totals.world_seconds):
-        rows.append(("World after", _duration(float(np.median(totals.world_seconds))), "video, depth and states"))
+        words = "; ".join(filter(None, ["video, depth and states", totals.of_shown]))
+        rows.append(("World after", _duration(float(np.median(totals.world_seconds))), words))
     names = {name for row in scores for name in row}
     means = {n: float(finite_mean(np.array([np.mean(row[n]) for row in scores if n in row]))) for n in names}
     numbers = {**means, **summary}
@@ -102,7 +103,7 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
             still = numbers.get(ended(name, "_copy"))
             beside = [f"{copied(name)}: {factor * still:{form}}"] if still is not None else []
             value = f"{factor * numbers[name]:{form}} <small>{unit}</small>"
-            rows.append((label, value, "; ".join([explanation] * bool(explanation) + beside)))
+            rows.append((label, value, "; ".join(filter(None, [explanation, *beside, totals.of_shown]))))
     tiles = (
         f'<div class="tile">{name}<b>{value}</b><span class="faint">{why}</span></div>' for name, value, why in rows
     )

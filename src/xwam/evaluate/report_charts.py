@@ -62,13 +62,24 @@ STILL = "hand stays where it is"
 
 @dataclass(frozen=True, kw_only=True)
 class Totals:
-    """What the top of the report is about: all that was played or imagined, not only the episodes shown below."""
+    """What the top of the report is about: all that was played or imagined, not only the episodes shown below.
+
+    But where ``num_shown`` says how many these are, they alone were imagined: worlds and their scores are theirs.
+    """
 
     tasks: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # successes and trials; empty: nobody played
     action_seconds: Sequence[float] = ()  # until the actions, one per decision
     world_seconds: Sequence[float] = ()  # until the world
     per_step: Mapping[str, Sequence[float]] = field(default_factory=dict)  # curves over the future frames
     frame_hz: float = 1.0
+    num_shown: int | None = None
+
+    @property
+    def of_shown(self) -> str:
+        """Words for what only the episodes below were scored for; empty where everything was."""
+        if self.num_shown is None:
+            return ""
+        return "over the episode below" if self.num_shown == 1 else f"over the {self.num_shown} episodes below"
 
 
 def charts(totals: Totals) -> str:
@@ -90,7 +101,8 @@ def charts(totals: Totals) -> str:
             if (key := ended(name, ending)) in totals.per_step
         ]
         if lines:
-            found.append((line_chart(lines, "seconds from now", axis), words))
+            beside = f" {totals.of_shown.capitalize()}." if totals.of_shown else ""
+            found.append((line_chart(lines, "seconds from now", axis), words + beside))
     if len(totals.action_seconds) >= FEW:
         plot = histogram([1000 * s for s in totals.action_seconds], "ms until the actions")
         found.append((plot, "How long the robot waits; dashed: the median."))
