@@ -51,6 +51,7 @@ def write_closed_report(
             ],
             frame_hz=policy.config.clip.frame_hz,
             per_step=_decay(episodes, policy),
+            batch=config.num_envs,
             num_shown=len(episodes),
         )
         facts = {"title": f"{len(results)} episodes: {', '.join(sorted(trials))}", "tasks": numbers["tasks"]}

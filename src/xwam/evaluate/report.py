@@ -90,7 +90,7 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
         words = f"true rate {low:.0%} to {high:.0%} (95 %)"
         rows.append(("Success", f"{wins} <small>of {trials}</small>", words))
     if len(totals.action_seconds):
-        words = f"median of {len(totals.action_seconds)} decisions"
+        words = "; ".join(filter(None, [f"median of {len(totals.action_seconds)} decisions", totals.of_batch]))
         rows.append(("Actions after", _duration(float(np.median(totals.action_seconds))), words))
     if len(totals.world_seconds):
         words = "; ".join(filter(None, ["video, depth and states", totals.of_shown]))

@@ -72,7 +72,13 @@ class Totals:
     world_seconds: Sequence[float] = ()  # until the world
     per_step: Mapping[str, Sequence[float]] = field(default_factory=dict)  # curves over the future frames
     frame_hz: float = 1.0
+    batch: int = 1  # so many requests at most were answered together
     num_shown: int | None = None
+
+    @property
+    def of_batch(self) -> str:
+        """Words for seconds that several robots waited together; empty where each was answered by itself."""
+        return "" if self.batch == 1 else f"compute time of a batch of up to {self.batch}"
 
     @property
     def of_shown(self) -> str:
@@ -105,7 +111,8 @@ def charts(totals: Totals) -> str:
             found.append((line_chart(lines, "seconds from now", axis), words + beside))
     if len(totals.action_seconds) >= FEW:
         plot = histogram([1000 * s for s in totals.action_seconds], "ms until the actions")
-        found.append((plot, "How long the robot waits; dashed: the median."))
+        what = "Compute time until the actions" if totals.batch == 1 else totals.of_batch.capitalize()
+        found.append((plot, f"{what}; dashed: the median."))
     figures = (f'<figure class="card">{plot}<figcaption>{words}</figcaption></figure>' for plot, words in found)
     return f'<div class="charts">{"".join(figures)}</div>'
 
