@@ -148,7 +148,7 @@ def table(numbers: Mapping[str, object]) -> str:
     )
 
 
-def _cell(value: object, error: object, factor: float, form: str, unit: str) -> str:
+def _cell(value: object, error: object, factor: float | int, form: str, unit: str) -> str:
     if not isinstance(value, float) or not np.isfinite(value):
         return "<td></td>"
     beside = f" &plusmn; {factor * error:{form}}" if isinstance(error, float) and np.isfinite(error) else ""
