@@ -22,10 +22,10 @@ from xwam.data.clips import Clips
 from xwam.data.lerobot import open_lerobot
 from xwam.data.observations import save_observation
 from xwam.encode import tensor_to_video, video_to_tensor
-from xwam.evaluate import closed_loop, open_loop
+from xwam.evaluate import closed_loop, open_loop, results_file
 from xwam.evaluate.clips import held_out, imagine_clip, observation_of, score_clip, through_autoencoder
 from xwam.evaluate.closed_loop import ClosedLoopConfig, Simulation, evaluate_closed_loop
-from xwam.evaluate.compare import compare_worlds
+from xwam.evaluate.compare import compare_worlds, summarize
 from xwam.evaluate.open_loop import evaluate_open_loop
 from xwam.evaluate.played import real_world
 from xwam.evaluate.report import write_report
@@ -87,7 +87,7 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
         (centre_window(real.video.shape[2], real.video.shape[3], policy.config.clip.crop),) * len(real.cameras),
     )
     np.testing.assert_array_equal(real.depth[:, :1], recorded, "the pixels that a clip of a data set has")
-    scores = compare_worlds(imagined.first_frames(len(real.state)), real, policy.layout)
+    scores = compare_worlds(imagined, real, policy.layout)
     assert {"psnr_db", "abs_rel", "chamfer_m", "path_left_position_m"} <= set(scores)
     page = tmp_path / "world.html"
     write_page(page, imagined, policy.layout, real=real)
@@ -154,6 +154,8 @@ def test_open_loop_scores_held_out_clips(world, tmp_path):
     written = json.loads((tmp_path / "open.json").read_text())
     assert len(written.pop("clips")) == 2
     assert written == json.loads(json.dumps(report).replace("NaN", "null"))
+    assert written["settings"]["num_episodes"] == 1
+    assert written["standard_error"]["psnr_db"] is None, "one episode says nothing of others"
 
 
 def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
@@ -183,6 +185,10 @@ def test_an_interrupted_open_loop_goes_on(world, tmp_path, monkeypatch):
     assert (few["settings"]["num_clips"], len(looked)) == (1, 3), "only those that are asked for count"
     with pytest.raises(ValueError, match="results of other settings"):
         evaluate_open_loop(load_policy(last), root / "data", num_clips=3, mode="forward_dynamics", **arguments)
+    with monkeypatch.context() as older:
+        older.setattr(results_file, "METRICS", 1)
+        with pytest.raises(ValueError, match="results of other settings"):
+            evaluate_open_loop(load_policy(last), root / "data", num_clips=3, **arguments)
     assert "NaN" not in (tmp_path / "open.json").read_text(), "JSON has no such number"
     for wrong, message in (({"num_clips": 0}, "clips=0: compare at least 1"), ({"out": tmp_path / "open"}, r"\.json")):
         with pytest.raises(ValueError, match=message):
@@ -223,6 +229,28 @@ def test_beyond_the_end_of_an_episode_nothing_is_called_real(world, tmp_path):
     saved = load_prediction(tmp_path / "end" / "world.npz")
     assert len(saved.real.state) == 1 + 8 // load_policy(last).config.clip.actions_per_frame
     assert len(saved.prediction.state) > len(saved.real.state)
+
+
+def test_a_clip_that_the_episode_cuts_short_scores_as_its_frames_do(world):
+    """Whatever the filling looks like: nothing beyond the end counts."""
+    root, last = world
+    policy = load_policy(last)
+    clip = held_out(root / "data", policy.config)[0]
+    masks = {name: np.arange(vars(clip)[name].shape[-1]) < 3 for name in ("video_mask", "depth_mask", "state_mask")}
+    video, state = clip.video.copy(), clip.state.copy()
+    video[:, 3:], state[3:] = 0, state[:1]
+    short = replace(clip, video=video, state=state, **{n: m & vars(clip)[n] for n, m in masks.items()})
+    imagined, real = imagine_clip(policy, short, seed=0)
+    assert (len(imagined.state), len(real.state), real.video.shape[1]) == (len(clip.state), 3, 3)
+    expected, found = (score_clip(policy, one, seed=0) for one in (clip, short))
+    assert expected.keys() == found.keys()
+    for name, curve in found.items():
+        if curve.ndim:
+            np.testing.assert_array_equal(curve, expected[name][:2], err_msg=name)
+    assert through_autoencoder(policy, real).video.shape == real.video.shape
+    scores = summarize([expected, found])
+    assert len(scores["per_step"]["psnr_db"]) == len(clip.state) - 1
+    assert scores["per_step"]["psnr_db"][-1] == expected["psnr_db"][-1], "of those that go so far"
 
 
 def test_the_autoencoder_is_asked_view_by_view_and_changes_nothing_else(world):

@@ -81,8 +81,7 @@ def _play(env: Env, policy: Policy, seed: int, bar: tqdm) -> Rollout:
 
 def _scores(decision: Decision, policy: Policy) -> Scores:
     assert decision.real is not None
-    real = decision.real
-    return compare_worlds(decision.imagined.first_frames(len(real.state)), real, policy.layout)
+    return compare_worlds(decision.imagined, decision.real, policy.layout)
 
 
 def _result(

@@ -56,7 +56,6 @@ def imagine_recording(
     if mode == "forward_dynamics" and not clip.state_mask.all():
         raise ValueError(f"frame={frame}: the episode ends within its {len(clip.action)} actions; begin earlier.")
     imagined, real = imagine_clip(policy, clip, seed=seed, mode=mode)
-    real = real.first_frames(int(clip.state_mask.sum()))  # beyond its end an episode's last frame stands still
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 

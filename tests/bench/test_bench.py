@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xwam.bench import report
+from xwam.bench import report, stages
 from xwam.bench.clock import Sample, Timing, matrix_rate, measure
 from xwam.bench.operations import count_operations, product_shapes
 from xwam.bench.stages import Plan, run_bench
@@ -88,6 +88,22 @@ def test_every_stage_is_in_the_table(measured):
     assert all(f"| {name} |" in text for name in names)
     for fact in ("GFLOP/s", "First request", "Peak memory", "versions", "seed 0"):
         assert fact in text
+
+
+def test_the_first_request_comes_before_all_else_and_a_world_is_warmed_up_too(monkeypatch):
+    policy, seen = open_subject("debug", device="cpu", dtype=torch.float32, seed=0), []
+    predict = policy.predict
+
+    def watched(*asked, **how):
+        seen.append("actions" if how.get("actions_only") else "world")
+        return predict(*asked, **how)
+
+    monkeypatch.setattr(policy, "predict", watched)
+    monkeypatch.setattr(stages, "matrix_rate", lambda shapes, *_: (seen.append("rate"), dict.fromkeys(shapes, 1e9))[1])
+    found = run_bench("debug", policy, Plan(2, 60.0, with_world=True, is_compiled=False, seed=0))
+    assert seen[:2] == ["actions", "rate"]
+    (decode,) = (stage for stage in found.stages if stage.name == "decode")
+    assert (len(decode.timing.samples), seen.count("world")) == (2, 3)
 
 
 def test_json_holds_every_sample(measured):

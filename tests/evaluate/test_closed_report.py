@@ -1,6 +1,7 @@
 """The closed-loop report: counts all episodes, plays three again with the same seeds, and holds them in 4D."""
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -75,13 +76,21 @@ def test_three_episodes_are_played_again_and_shown(tmp_path, policy, numbers):
     assert "1 <small>of 4</small>" in text
     assert "median of 8 decisions" in text
     assert "ms until the actions" in text
+    assert "Compute time until the actions; dashed: the median." in text
+    assert "video, depth and states; over the 3 episodes below" in text
+    assert "How fast the images decay (static cameras). Over the 3 episodes below." in text
+    assert re.search(r"Image, PSNR<b>[^/]*/small></b><span class=.faint.>last frame copied: [\d.]+; over the 3", text)
     assert text.count('type="application/gzip"') == 3
     assert "Best of 4 (played again: another end): fake-reach" in text, "random weights do not solve what was noted"
     assert "Worst of 4: fake-reach" in text
 
     asked.clear()
-    write_closed_report(tmp_path / "blind.html", policy, replace(CONFIG, is_blind=True), numbers, make_fake)
+    blind = replace(CONFIG, is_blind=True, num_envs=3)
+    write_closed_report(tmp_path / "blind.html", policy, blind, numbers, make_fake)
     assert all((image == 127).all() for _, image in asked)
+    text = (tmp_path / "blind.html").read_text()
+    assert "Compute time of a batch of up to 3; dashed: the median." in text
+    assert "median of 8 decisions; compute time of a batch of up to 3" in text
 
 
 def test_a_checkpoint_without_depth_is_reported_without_pages(tmp_path, numbers):

@@ -8,7 +8,7 @@ import pytest
 from tests.model.test_depth_teacher import save_tiny_model
 from tests.view.scene import LAYOUT, make_imagined, make_real
 from xwam.evaluate import metrics
-from xwam.evaluate.compare import compare_worlds, summarize
+from xwam.evaluate.compare import compare_worlds, ended, standard_errors, summarize
 from xwam.evaluate.geometry_metrics import cloud_distances
 from xwam.model.depth_teacher import Alignment, MonocularDepth, to_metres
 from xwam.view.points import base_points, fuse
@@ -51,7 +51,8 @@ def test_what_lies_beyond_the_range_of_a_camera_is_unknown(real):
 def test_one_number_per_future_frame(scores):
     curves = {name for name, value in scores.items() if value.shape == (STEPS - 1,)}
     assert {"psnr_db", "ssim", "abs_rel", "chamfer_m", "f_5mm", "consistency_m", "path_left_position_m"} <= curves
-    assert set(scores) - curves == {"path_left_position_rotation_rad"}
+    turns = {"path_rotation_rad", "path_left_position_rotation_rad"}
+    assert set(scores) - curves == turns | {ended(name, "_copy") for name in turns}
     assert scores["psnr_db"][0] > scores["psnr_db"][1], "this imagination decays"
     assert scores["path_left_position_m"][0] < scores["path_left_position_m"][1]
 
@@ -99,6 +100,16 @@ def test_copying_is_scored_with_true_first_depth(real, scores):
     first = fuse(real, LAYOUT, 0).points  # a wrist camera's frame stays where it was taken, too
     expected = [cloud_distances(first, fuse(real, LAYOUT, k).points).scores().chamfer_m for k in (1, 2)]
     np.testing.assert_allclose(scores["chamfer_copy_m"], expected)
+
+
+def test_a_hand_that_stays_is_scored_beside_the_imagined_one(real, scores):
+    moved = np.linalg.norm(real.state[1:, :3] - real.state[0, :3], axis=1)
+    assert moved.min() > 0
+    for name in ("path_copy_m", "path_left_position_copy_m"):
+        np.testing.assert_allclose(scores[name], moved, rtol=1e-5)
+    angle = 2 * np.arccos(np.clip(np.abs(real.state[1:, 3:7] @ real.state[0, 3:7]), 0, 1)).mean()
+    for name in ("path_rotation_copy_rad", "path_left_position_rotation_copy_rad"):
+        np.testing.assert_allclose(scores[name], angle, atol=1e-3)
 
 
 def test_alignment_forgives_a_wrong_scale(real):
@@ -155,6 +166,17 @@ def test_means_leave_out_what_is_missing():
     found = summarize(rows)
     assert found["per_step"] == {"a": [2.0, 3.0, 3.0]}
     assert (found["a"], found["b"]) == (pytest.approx(13 / 5), 1.5)
+
+
+def test_errors_of_means_count_episodes_and_not_clips():
+    """Means of the episodes: 2, 5 and 8, so the standard deviation is 3."""
+    rows = [{"a": np.array([1.0, 3.0]), "b": np.array(1.0)}, {"a": np.array([5.0, np.nan])}, {"a": np.array([8.0])}]
+    expected = 3 / np.sqrt(3)
+    assert standard_errors(rows, [7, 4, 2])["a"] == pytest.approx(expected)
+    again = [row for row in rows for _ in range(10)]
+    assert standard_errors(again, [7] * 10 + [4] * 10 + [2] * 10)["a"] == pytest.approx(expected), "nothing is gained"
+    assert np.isnan(standard_errors(rows, [7, 4, 2])["b"]), "one episode alone has it"
+    assert np.isnan(standard_errors(rows, [7, 7, 7])["a"])
 
 
 def test_a_world_without_calibration_still_has_pixels_and_depth(real):

@@ -139,6 +139,10 @@ def test_a_view_that_is_too_far_shows():
     depth = np.full((2, 40, 40), 2.0)
     depth[1] = 2.03  # 3 cm below the plane, in the eyes of camera b
     assert consistency_of(depth).error_m == pytest.approx(0.03, rel=1e-3)
+    depth[0, :, :20] -= 0.1  # a half that is wrong by far more does not show in the error, only beside it
+    scores = consistency_of(depth)
+    assert scores.error_m == pytest.approx(0.03, rel=1e-3)
+    assert scores.seen_through > 0.2
 
 
 def test_looking_through_is_counted_and_hiding_is_not():

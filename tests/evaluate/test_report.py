@@ -187,6 +187,9 @@ def test_the_top_may_be_about_more_than_what_is_shown(tmp_path, episodes):
         frame_hz=5.0,
     )
     scores = {"abs_rel": 0.15, "abs_rel_copy": 0.25, "abs_rel_teacher_aligned": 0.5, "chamfer_m": 0.0045}
+    scores |= {"path_m": 0.02, "path_copy_m": 0.25, "path_rotation_rad": np.pi / 90, "action_rotation_copy_rad": 0.0}
+    scores |= {"action_gripper": 0.125}
+    scores["standard_error"] = {"abs_rel_copy": float("nan"), "chamfer_m": 0.0012}
     write_report(tmp_path / "r.html", [replace(episodes[0], label="Best of 40")], scores, totals=totals)
     text = (tmp_path / "r.html").read_text()
     assert "Best of 40: reach-v3" in text
@@ -194,7 +197,14 @@ def test_the_top_may_be_about_more_than_what_is_shown(tmp_path, episodes):
     assert "250 <small>ms</small>" in text
     assert "mean, of the true depth; last frame copied: 25.0" in text
     assert "<tr><td>AbsRel</td><td>0.1500 </td><td>0.2500 </td><td>0.5000 </td></tr>" in text
-    assert "<tr><td>Chamfer distance</td><td>4.5 mm</td><td></td><td></td></tr>" in text
+    assert "<tr><td>Chamfer distance</td><td>4.5 &plusmn; 1.2 mm</td><td></td><td></td></tr>" in text
+    assert "imagined from executed; hand stays where it is: 25.0" in text
+    for row in (
+        "hand path error, rotation</td><td>2.00 degrees",
+        "action error, rotation per step</td><td></td><td>0.00",
+    ):
+        assert row in text
+    assert "<td>action error, gripper per step</td><td>0.125 " in text
     assert text.count("<polyline") >= 3 + 1  # AbsRel and its baseline, Chamfer; the median of the histogram
     assert "ms until the actions" in text
 

@@ -11,7 +11,7 @@ import torch
 
 import xwam
 from xwam import encode
-from xwam.bench.clock import Timing, matrix_rate, measure, peak_memory, sample
+from xwam.bench.clock import Sample, Timing, matrix_rate, measure, peak_memory, sample
 from xwam.bench.operations import Shape, count_operations, inputs_of, product_shapes
 from xwam.bench.subject import INSTRUCTION, random_observation
 from xwam.compile import WarmUp, compiled, warm_up
@@ -63,13 +63,17 @@ class Bench(NamedTuple):
 
 
 def run_bench(subject: str, policy: Policy, plan: Plan) -> Bench:
-    """Measure a policy. The rate of matrix products is taken before and after the stages, the better one counts."""
+    """Measure a policy, its first request before anything else has run.
+
+    The rate of matrix products is taken before and after the stages, the better one counts.
+    """
     device, dtype = policy.device, next(policy.networks.transformer.parameters()).dtype
     shapes = product_shapes(policy.config)[:MAX_SHAPES]
-    before = matrix_rate(shapes, device, dtype)
+    observation = random_observation(policy, 0)
     first = time.perf_counter()
-    list(policy.predict(random_observation(policy, 0), seed=plan.seed, actions_only=True))
+    list(policy.predict(observation, seed=plan.seed, actions_only=True))
     first = time.perf_counter() - first
+    before = matrix_rate(shapes, device, dtype)
     warm = warm_up(compiled(policy)) if plan.is_compiled else None
     stages = measure_stages(policy, plan)
     after = matrix_rate(shapes, device, dtype)
@@ -126,30 +130,34 @@ def measure_stages(policy: Policy, plan: Plan) -> list[Stage]:
 
 
 def _world_stages(policy: Policy, plan: Plan, world: int, decode: int) -> list[Stage]:
-    """The rest of full requests: each event is waited for, so its stages share one request."""
-    parts: dict[str, list] = {"world (after the actions)": [], "decode": [], "point cloud, one time step": []}
-    observation = random_observation(policy, 0)
+    """The rest of full requests."""
+    _world_samples(policy, plan.seed)  # untimed
+    requests: list[dict[str, Sample]] = []
     began = time.perf_counter()
-    while not parts["decode"] or (
-        len(parts["decode"]) < plan.repeats and time.perf_counter() - began < plan.seconds_per_stage
-    ):
-        events = policy.predict(observation, seed=plan.seed)
-        next(events)
-        answers: list[Prediction] = []
-        later = sample(lambda e=events, a=answers: a.append(next(e)), policy.device)
-        answer = answers[0]
-        spent = answer.seconds
-        share = spent["decode"] / (spent["decode"] + spent["world"])
-        parts["world (after the actions)"].append(later._replace(wall=spent["world"], work=later.work * (1 - share)))
-        parts["decode"].append(later._replace(wall=spent["decode"], work=later.work * share))
-        if answer.depth is None:  # a model without a depth branch
-            continue
-        cloud = replace(answer, depth=answer.depth.clip(0.5, 2.0))  # random weights see nothing: give them a depth
-        parts["point cloud, one time step"].append(
-            sample(lambda c=cloud: fuse(c, policy.layout, 1), torch.device("cpu"))
-        )
+    while not requests or (len(requests) < plan.repeats and time.perf_counter() - began < plan.seconds_per_stage):
+        requests.append(_world_samples(policy, plan.seed))
     counts = {"world (after the actions)": world, "decode": decode}
-    return [Stage(name, Timing(tuple(samples)), counts.get(name)) for name, samples in parts.items() if samples]
+    return [Stage(name, Timing(tuple(request[name] for request in requests)), counts.get(name)) for name in requests[0]]
+
+
+def _world_samples(policy: Policy, seed: int) -> dict[str, Sample]:
+    """What follows the actions in one request: each event is waited for, so its stages share it."""
+    events = policy.predict(random_observation(policy, 0), seed=seed)
+    next(events)
+    answers: list[Prediction] = []
+    later = sample(lambda: answers.append(next(events)), policy.device)
+    answer = answers[0]
+    spent = answer.seconds
+    share = spent["decode"] / (spent["decode"] + spent["world"])
+    samples = {
+        "world (after the actions)": later._replace(wall=spent["world"], work=later.work * (1 - share)),
+        "decode": later._replace(wall=spent["decode"], work=later.work * share),
+    }
+    if answer.depth is None:  # a model without a depth branch
+        return samples
+    cloud = replace(answer, depth=answer.depth.clip(0.5, 2.0))  # random weights see nothing: give them a depth
+    fused = sample(lambda: fuse(cloud, policy.layout, 1), torch.device("cpu"))
+    return samples | {"point cloud, one time step": fused}
 
 
 def facts(policy: Policy, plan: Plan, dtype: torch.dtype) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def demo(
     print(f"{sum(result['success'])} of {episodes} episodes solved. Open {out / 'report.html'} in a browser.")
 
 
-NOT_PRINTED = ("episodes", "others", "clips", "settings", "per_step")  # of what an evaluation writes
+NOT_PRINTED = ("episodes", "others", "clips", "settings", "per_step", "standard_error")  # of what an evaluation writes
 
 
 def evaluate(

@@ -123,6 +123,14 @@ class Clips:
         before = int(self._ends[place - 1]) if place else 0
         return self.numbers[place], (index - before) * self.every
 
+    @property
+    def of_episodes(self) -> list[range]:
+        """The clips of every episode, by number; without those that begin so late that no other frame follows."""
+        step = self.config.actions_per_frame
+        followed = [-(-max(self.episodes.length(number) - step, 0) // self.every) for number in self.numbers]
+        ends = [0, *self._ends.tolist()]
+        return [range(a, min(b, a + most)) for a, b, most in zip(ends[:-1], ends[1:], followed, strict=True)]
+
     def at(self, episode: int, start: int) -> Clip:
         """The clip that begins at this step of this episode."""
         info, config = self.episodes.info(episode), self.config

@@ -25,16 +25,28 @@ from xwam.robot.robot_json import RobotConfig
 
 
 def held_out(data: Path, config: Config, *, robot: RobotConfig | None = None, absent: Collection[str] = ()) -> Clips:
-    """Whole clips of a data set's held-out demonstrations. Raises ValueError when there are none."""
+    """Clips of a data set's held-out demonstrations, up to their ends. Raises ValueError when there are none."""
     clips = Clips(
         open_data(data, robot=robot), config.clip, config.view_names,
-        split="validation", padded=False, demonstrations_only=True, absent=absent,
+        split="validation", demonstrations_only=True, absent=absent,
     )  # fmt: skip
-    if len(clips) == 0:
-        raise ValueError(
-            f"data={data}: no held-out demonstration is long enough for one clip; record longer or more ones."
-        )
+    if not any(clips.of_episodes):
+        raise ValueError(f"data={data}: no held-out demonstration has two frames; record longer or more ones.")
     return clips
+
+
+def one_of_each(clips: Clips, most: int, *, seed: int) -> list[int]:
+    """At most so many clips to look at: one of every episode, in a random order, before a second of any.
+
+    Clips of one episode overlap, so they say less. Fewer are the beginning of more; none lacks a frame that follows.
+    """
+    rng = np.random.default_rng(seed)
+    orders, chosen = [rng.permutation(numbers) for numbers in clips.of_episodes], list[int]()
+    for turn in range(max(map(len, orders), default=0)):
+        if len(chosen) >= most:
+            break
+        chosen += rng.permutation([order[turn] for order in orders if turn < len(order)]).tolist()
+    return chosen[:most]
 
 
 def check_same_robot(policy: Policy, episodes: Episodes) -> None:
@@ -57,6 +69,7 @@ def score_clip(policy: Policy, clip: Clip, *, seed: int) -> Scores:
 def imagine_clip(policy: Policy, clip: Clip, *, seed: int, mode: Imagining = "joint") -> tuple[Prediction, Prediction]:
     """What the model imagines from a clip's first frame, and what really happened; only of views that were seen.
 
+    Where the episode ends within the clip, what happened is shorter: there its last frame would stand still.
     ``mode="forward_dynamics"``: it is told the actions that were really played, and the states they led through.
     """
     if mode == "joint":
@@ -81,9 +94,9 @@ def observation_of(clip: Clip) -> Observation:
 
 
 def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
-    """What really happened, as the same kind of record: cropped as the model sees it."""
+    """What really happened, as the same kind of record: cropped as the model sees it, up to the episode's end."""
     seen = centre_crop(clip, crop=crop)
-    return replace(
+    whole = replace(
         like,
         action=clip.executed,
         state=clip.state,
@@ -92,15 +105,22 @@ def reality(clip: Clip, like: Prediction, crop: float) -> Prediction:
         cameras=seen.cameras,
         seconds={},
     )
+    return whole.first_frames(int(clip.state_mask.sum()))
 
 
 @torch.no_grad()
 def through_autoencoder(policy: Policy, world: Prediction) -> Prediction:
-    """A world encoded and decoded by the policy's autoencoder: what it loses, no imagination can have."""
+    """A world encoded and decoded by the policy's autoencoder, and nothing else: what the autoencoder alone loses.
+
+    It takes whole clips: a shorter world goes through with its last frame repeated.
+    """
     vae = policy.networks.vae
 
     def recoded(pictures: Tensor) -> Tensor:
-        return torch.cat([vae.decode(vae.encode(view.to(policy.device))) for view in pictures.split(1)])
+        count = pictures.shape[2]
+        steps = torch.arange(policy.config.clip.num_frames).clamp(max=count - 1)
+        views = pictures[:, :, steps].split(1)
+        return torch.cat([vae.decode(vae.encode(view.to(policy.device)))[:, :, :count] for view in views])
 
     video, depth = world.video, world.depth
     if video is not None:

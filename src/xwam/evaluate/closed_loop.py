@@ -66,7 +66,7 @@ class EpisodeResult:
     seed: int
     success: bool
     num_steps: int
-    action_seconds: float  # median time from observation to actions
+    action_seconds: float  # median compute time of its answers; each was computed for up to ``num_envs`` robots at once
     waits: Sequence[float] = ()  # that time for every decision
 
 
@@ -98,7 +98,7 @@ class Simulation:
         return self.seed * DECISIONS_PER_EPISODE + len(self.seconds)
 
     def play(self, chunk: Float[np.ndarray, "Ta Da"], seconds: float) -> None:
-        """Send actions, for which the robot waited so long."""
+        """Send actions; their batch took so long to compute."""
         self.seconds.append(seconds)
         self.connection.send(("play", chunk))
 
@@ -237,7 +237,7 @@ def _start(count: int, config: ClosedLoopConfig, policy: Policy) -> list[Simulat
 
 
 def summarize(results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Success rates with 95 % Wilson intervals, per task and over all episodes, and action latency."""
+    """Success rates with 95 % Wilson intervals, per task and over all episodes, and the compute time of a batch."""
 
     def rate(rows: Sequence[EpisodeResult]) -> dict[str, Any]:
         wins = sum(r.success for r in rows)

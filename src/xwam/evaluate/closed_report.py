@@ -1,7 +1,8 @@
 """The report of a closed-loop evaluation: all successes and waiting times, and three episodes played again in 4D.
 
 The best episode is the quickest success, the worst a failure if there is one. They are played again with the same
-seeds, this time with the imagined world if the checkpoint has any; the first decision of each is shown in 4D.
+seeds, this time with the imagined world if the checkpoint has any; the first decision of each is shown in 4D. Scores
+of pictures and depth are of these three alone, and the page says so.
 """
 
 import tempfile
@@ -50,6 +51,8 @@ def write_closed_report(
             ],
             frame_hz=policy.config.clip.frame_hz,
             per_step=_decay(episodes, policy),
+            batch=config.num_envs,
+            num_shown=len(episodes),
         )
         facts = {"title": f"{len(results)} episodes: {', '.join(sorted(trials))}", "tasks": numbers["tasks"]}
         write_report(out, episodes, facts | numbers["settings"], totals=totals, is_alone=True)

@@ -5,9 +5,10 @@ clouds are fused from the views that are calibrated. Names end in what they are 
 
 - no ending: the imagined world (``near_chamfer_m``: the cloud within 40 cm of where the hands really are;
   ``region_chamfer_m``: in the box that was asked for, such as a table's top and what stands on it);
-- ``_copy``: the last frame seen, again and again (with its true depth, from where it was taken): what a model that
-  imagines nothing gets;
-- ``_vae``: what really happened, through the model's autoencoder and back: the most that any imagination of it can get;
+- ``_copy``: the last frame seen, again and again (with its true depth, from where it was taken), and a hand that stays
+  where it was: what a model that imagines nothing gets;
+- ``_vae``: what really happened, through the model's autoencoder and back: what the autoencoder alone loses. It is no
+  bound: a decoder may be taught to show imaginations better than what it gets from the encoder;
 - ``_aligned``: each depth image scaled to the true one first (``metrics.aligning_scale``);
 - ``_teacher``, ``_teacher_aligned``: a monocular estimator on the **imagined** pictures in place of the depth branch;
   a relative one has no metres of its own, so it only appears aligned, in scale and shift.
@@ -41,13 +42,16 @@ def compare_worlds(
     has_lpips: bool = False,
     region: geometry_metrics.Box | None = None,
 ) -> Scores:
-    """Scores of one imagined future. Raises ValueError when there is no world in the prediction.
+    """Scores of one imagined future, over the frames of ``real``: an episode that ended has fewer than were imagined.
 
+    Raises ValueError when there is no world in the prediction.
     ``recoded``: ``real`` through the model's autoencoder, for the scores that end in ``_vae``. ``region``: where the
     clouds are scored once more, by themselves.
     """
     if imagined.video is None or real.video is None:
         raise ValueError("video=None: this prediction holds actions only; ask for the world (actions_only=False).")
+    imagined = imagined.first_frames(len(real.state))
+    assert imagined.video is not None
     real_video, real = real.video, within_range(real)
     static = metrics.static_views(imagined.cameras)
     video, truth = imagined.video[static], real_video[static]
@@ -56,18 +60,13 @@ def compare_worlds(
     )
     if recoded is not None and recoded.video is not None:
         scores |= _image_scores(recoded.video[static], truth, "_vae", has_lpips)
-    paths = geometry_metrics.hand_path_scores(imagined.state, real.state, layout)
-    if paths:
-        scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
-    for name, path in paths.items():
-        scores[f"path_{name}_m"] = path.steps_m[1:]
-        if path.rotation_rad is not None:
-            scores[f"path_{name}_rotation_rad"] = np.array(path.rotation_rad)
+    still = np.repeat(real.state[:1], len(real.state), axis=0)
+    scores |= _path_scores(imagined.state, real.state, layout, "") | _path_scores(still, real.state, layout, "_copy")
     if imagined.depth is None or real.depth is None:
         return scores
     frozen = replace(
         real,
-        state=np.repeat(real.state[:1], len(real.state), axis=0),  # where a wrist camera was when it took the frame
+        state=still,  # where a wrist camera was when it took the frame
         depth=np.broadcast_to(real.depth[:, :1], real.depth.shape).copy(),
         video=metrics.copy_last_frame(real_video),
     )
@@ -97,6 +96,22 @@ def summarize(rows: Sequence[Scores]) -> dict[str, Any]:
     return {**means, "per_step": per_step}
 
 
+def standard_errors(rows: Sequence[Scores], episodes: Sequence[int]) -> dict[str, float]:
+    """Standard error of every score's mean, from the means of episodes; ``episodes`` says whose clip each row is.
+
+    Clips of one episode overlap: they are no independent samples. NaN where fewer than two episodes have a number.
+    """
+    found = {}
+    for name in sorted({name for row in rows for name in row}):
+        of_episode: dict[int, list[np.ndarray]] = {}
+        for row, episode in zip(rows, episodes, strict=True):
+            of_episode.setdefault(episode, []).append(np.atleast_1d(row[name]) if name in row else np.zeros(0))
+        means = np.array([finite_mean(np.concatenate(curves)) for curves in of_episode.values()])
+        means = means[np.isfinite(means)]
+        found[name] = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
+    return found
+
+
 # --- images and depth -------------------------------------------------------------------------------------------
 
 
@@ -111,6 +126,19 @@ def _image_scores(video: np.ndarray, truth: np.ndarray, ending: str, has_lpips: 
         flat = [v[:, future].reshape(-1, *v.shape[2:]) for v in (video, truth)]
         scores[f"lpips{ending}"] = metrics.lpips(*flat).reshape(len(video), -1).mean(axis=0)
     return scores
+
+
+def _path_scores(state: np.ndarray, truth: np.ndarray, layout: Layout, ending: str) -> Scores:
+    """How far the hands are from where they really were, each by itself and their mean; and how far they are turned."""
+    paths, scores = geometry_metrics.hand_path_scores(state, truth, layout), {}
+    if paths:
+        scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
+    turns = {name: path.rotation_rad for name, path in paths.items() if path.rotation_rad is not None}
+    if turns:
+        scores["path_rotation_rad"] = np.array(np.mean(list(turns.values())))
+    scores |= {f"path_{name}_m": path.steps_m[1:] for name, path in paths.items()}
+    scores |= {f"path_{name}_rotation_rad": np.array(angle) for name, angle in turns.items()}
+    return {ended(name, ending): value for name, value in scores.items()}
 
 
 class _Truth:

@@ -77,7 +77,7 @@ class CloudDistances(NamedTuple):
 class ViewConsistency(NamedTuple):
     """How well depth maps of several cameras agree on one surface."""
 
-    error_m: float  # median distance along the second camera's ray; NaN when no two views share a surface
+    error_m: float  # median distance along the second camera's ray, at most the margin; NaN: no common surface
     seen_through: float  # share of points that another view looks through: one of the two must be wrong
     num_points: int
 
@@ -133,7 +133,8 @@ def view_consistency(
     For a point of view a that falls between known pixels of view b (but not on an edge), ``gap = its depth in b -
     depth map of b there``. Beyond ``margin_m`` it is hidden behind what b sees, which is no error; below
     ``-margin_m`` b looks through it, which is counted in ``seen_through``; the rest is the same surface and gives
-    ``error_m = median |gap|``.
+    ``error_m = median |gap|``. That is meaningful only where ``seen_through`` is small: gaps beyond the margin are cut
+    off, so views that disagree more may have a smaller ``error_m``.
     """
     gaps = [
         _gaps(points[a].reshape(-1, 3), depth_m[b], cameras[b], base_from_camera[b])

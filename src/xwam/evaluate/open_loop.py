@@ -1,5 +1,6 @@
 """Open loop: on clips of held-out episodes, is what the model imagines what really happened?
 
+Clips are of as many episodes as there are, and begin anywhere up to an episode's end; frames beyond it do not count.
 Every number of evaluate/compare.py, as means over clips and per horizon step (how fast does imagination decay?), beside
 the baselines and what the autoencoder alone loses; and a report that shows the best, the median and the worst clip.
 """
@@ -17,8 +18,15 @@ from tqdm import tqdm
 from xwam.config import Imagining
 from xwam.data.clips import Clips
 from xwam.evaluate import metrics
-from xwam.evaluate.clips import action_scores, check_same_robot, held_out, imagine_clip, through_autoencoder
-from xwam.evaluate.compare import Scores, compare_worlds, summarize
+from xwam.evaluate.clips import (
+    action_scores,
+    check_same_robot,
+    held_out,
+    imagine_clip,
+    one_of_each,
+    through_autoencoder,
+)
+from xwam.evaluate.compare import Scores, compare_worlds, standard_errors, summarize
 from xwam.evaluate.geometry_metrics import Box
 from xwam.evaluate.report import write_report
 from xwam.evaluate.report_charts import Totals
@@ -36,6 +44,7 @@ class Judged(NamedTuple):
     """One clip: where it lies, its scores, and the seconds until its actions and its world were there."""
 
     index: int
+    episode: int
     scores: Scores
     seconds: tuple[float, float]
 
@@ -65,11 +74,12 @@ def evaluate_open_loop(
         raise ValueError(f"clips={num_clips}: compare at least 1.")
     clips = held_out(data, policy.config, robot=robot, absent=policy.absent)
     check_same_robot(policy, clips.episodes)
-    chosen = np.random.default_rng(seed).permutation(len(clips))[:num_clips].tolist()
+    chosen = one_of_each(clips, num_clips, seed=seed)
     why_not = metrics.lpips_missing()
     settings = {
         "mode": mode,
         **({"actions_beside": "standing still"} if mode == "joint" else {}),
+        "clips": "one of every episode before a second of any, up to its end",
         "seed": seed,
         "data": clips.episodes.fingerprint,
         "action_steps": policy.config.denoise.num_action_steps,
@@ -89,7 +99,7 @@ def evaluate_open_loop(
             scores |= action_scores(policy, clip, imagined)
         else:  # the path is what was given
             scores = {name: curve for name, curve in scores.items() if not name.startswith("path_")}
-        done[index] = Judged(index, scores, latencies(imagined))
+        done[index] = Judged(index, clips.locate(index)[0], scores, latencies(imagined))
         _write(out, settings, done, chosen)
     report = _write(out, settings, done, chosen)
     _say_what_was_not_scored(report, region, teacher)
@@ -111,12 +121,15 @@ def _finished(out: Path, settings: dict[str, Any]) -> dict[int, Judged]:
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    found = {name: value for name, value in stored.get("settings", {}).items() if name != "num_clips"}
-    if "clips" not in stored or not are_same(found, settings):
+    found = stored.get("settings", {})
+    if "clips" not in stored or not are_same(found, settings, but=("num_clips", "num_episodes")):
         raise OtherSettingsError(f"out={out} holds results of other settings {found}: choose another file (--out).")
     return {
         row["index"]: Judged(
-            row["index"], {n: np.array(x, float) for n, x in row["scores"].items()}, tuple(row["seconds"])
+            index=row["index"],
+            episode=row["episode"],
+            scores={n: np.array(x, float) for n, x in row["scores"].items()},
+            seconds=tuple(row["seconds"]),
         )
         for row in stored["clips"]
     }
@@ -126,10 +139,15 @@ def _write(out: Path, settings: dict[str, Any], done: Mapping[int, Judged], chos
     """Only clips that were asked for count; others that the file held stay in it."""
     judged = [done[index] for index in chosen if index in done]
     rows = [
-        {"index": row.index, "scores": {n: x.tolist() for n, x in row.scores.items()}, "seconds": list(row.seconds)}
+        row._asdict() | {"scores": {n: x.tolist() for n, x in row.scores.items()}, "seconds": list(row.seconds)}
         for row in done.values()
     ]
-    report = {**summarize([row.scores for row in judged]), "settings": {**settings, "num_clips": len(judged)}}
+    scores, episodes = [row.scores for row in judged], [row.episode for row in judged]
+    report = {
+        **summarize(scores),
+        "standard_error": standard_errors(scores, episodes),
+        "settings": {**settings, "num_clips": len(judged), "num_episodes": len(set(episodes))},
+    }
     write_json(out, {**report, "clips": rows})
     return report
 
@@ -151,7 +169,7 @@ def _write_report(out: Path, policy: Policy, clips: Clips, judged: Sequence[Judg
                     instruction=imagined.instruction,
                     seed=index,
                     success=None,
-                    num_steps=len(imagined.action),
+                    num_steps=min(len(imagined.action), clips.episodes.length(number) - step),
                     layout=policy.layout,
                     decisions=[Decision(imagined=imagined, real=real, page=page, is_told=is_told)],
                     label=label,

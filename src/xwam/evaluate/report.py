@@ -13,7 +13,7 @@ import numpy as np
 
 from xwam.evaluate import metrics
 from xwam.evaluate.compare import ended, finite_mean, summarize
-from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, table
+from xwam.evaluate.report_charts import ENDINGS, ROWS, Totals, charts, copied, table
 from xwam.evaluate.report_episode import EpisodeReport, decision_scores, episode_section, latencies
 from xwam.evaluate.report_style import SCRIPT, STYLE
 from xwam.files import write_text
@@ -28,7 +28,8 @@ NUMBERS = {
     "near_chamfer_m": ("Cloud near the hand", 1000, ".1f", "mm", "Chamfer distance within 40 cm"),
     "region_chamfer_m": ("Cloud in the region", 1000, ".1f", "mm", "Chamfer distance in the box asked for"),
     "f_10mm": ("Cloud, F-score", 1, ".2f", "", "at 10 mm; 1 is equal"),
-    "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, among the imagined ones"),
+    "consistency_m": ("Views differ by", 1000, ".1f", "mm", "median, where imagined ones agree within 5 cm"),
+    "seen_through": ("Seen through", 100, ".1f", "%", "of the points, by another imagined view: off by more than 5 cm"),
     "path_m": ("Hand path", 100, ".1f", "cm", "imagined from executed"),
 }
 """Numbers for the top of the page: (label, factor, format, unit, explanation)."""
@@ -89,19 +90,20 @@ def _tiles(totals: Totals, scores: list[dict], summary: Mapping[str, Any]) -> st
         words = f"true rate {low:.0%} to {high:.0%} (95 %)"
         rows.append(("Success", f"{wins} <small>of {trials}</small>", words))
     if len(totals.action_seconds):
-        words = f"median of {len(totals.action_seconds)} decisions"
+        words = "; ".join(filter(None, [f"median of {len(totals.action_seconds)} decisions", totals.of_batch]))
         rows.append(("Actions after", _duration(float(np.median(totals.action_seconds))), words))
     if len(totals.world_seconds):
-        rows.append(("World after", _duration(float(np.median(totals.world_seconds))), "video, depth and states"))
+        words = "; ".join(filter(None, ["video, depth and states", totals.of_shown]))
+        rows.append(("World after", _duration(float(np.median(totals.world_seconds))), words))
     names = {name for row in scores for name in row}
     means = {n: float(finite_mean(np.array([np.mean(row[n]) for row in scores if n in row]))) for n in names}
     numbers = {**means, **summary}
     for name, (label, factor, form, unit, explanation) in NUMBERS.items():
         if isinstance(numbers.get(name), float) and np.isfinite(numbers[name]):
-            copied = numbers.get(ended(name, "_copy"))
-            beside = [f"last frame copied: {factor * copied:{form}}"] if copied is not None else []
+            still = numbers.get(ended(name, "_copy"))
+            beside = [f"{copied(name)}: {factor * still:{form}}"] if still is not None else []
             value = f"{factor * numbers[name]:{form}} <small>{unit}</small>"
-            rows.append((label, value, "; ".join([explanation] * bool(explanation) + beside)))
+            rows.append((label, value, "; ".join(filter(None, [explanation, *beside, totals.of_shown]))))
     tiles = (
         f'<div class="tile">{name}<b>{value}</b><span class="faint">{why}</span></div>' for name, value, why in rows
     )
@@ -129,7 +131,7 @@ def _totals_of(episodes: Sequence[EpisodeReport], scores: list[dict]) -> Totals:
 
 
 def _details(summary: Mapping[str, Any]) -> str:
-    known = {"title", *(ended(name, ending) for name in (*NUMBERS, *ROWS) for ending in ENDINGS)}
+    known = {"title", "standard_error", *(ended(name, ending) for name in (*NUMBERS, *ROWS) for ending in ENDINGS)}
     rows = []
     for name, value in summary.items():
         if name not in known:

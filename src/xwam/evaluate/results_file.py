@@ -13,6 +13,7 @@ import torch
 from xwam.files import as_json, claimed
 from xwam.policy import Policy
 
+METRICS = 2  # counts up when what is measured changes: numbers of two kinds are no one result
 FOLDER = Path("runs/evaluation")  # where results go when no file is named
 
 
@@ -32,14 +33,15 @@ def check_file(out: Path) -> None:
 
 @torch.no_grad()
 def identity(policy: Policy) -> dict[str, Any]:
-    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises."""
+    """What tells results from others in JSON's own types: a digest of the weights, how it denoises, and METRICS."""
     digest = hashlib.sha256()
     for network in (policy.networks.transformer, policy.networks.vae):
         for value in network.state_dict().values():
             bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
             digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
     statistics = policy.normalizer.fingerprint()
-    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
+    denoise = asdict(policy.config.denoise)
+    return {"metrics": METRICS, "weights": digest.hexdigest()[:16], "denoise": denoise, "statistics": statistics}
 
 
 def are_same(stored: Mapping[str, Any], asked: Mapping[str, Any], *, but: Collection[str] = ()) -> bool:

@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from tqdm import tqdm
 
 from xwam.config import Simulator, with_denoise_steps
-from xwam.evaluate.clips import held_out, score_clip
+from xwam.evaluate.clips import held_out, one_of_each, score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.results_file import are_same, identity
 from xwam.files import write_json
@@ -25,7 +25,7 @@ from xwam.policy import Policy
 
 Point = dict[str, float]
 """Numbers of one point, by name: ``wins`` and ``episodes`` of the closed loop; of the open loop means, with their
-intervals (``…_low``, ``…_high``; clips of one episode are not independent, so they are a little too narrow)."""
+intervals (``…_low``, ``…_high``; too narrow where there are more clips than episodes: they are not independent)."""
 
 OPEN_LOOP = ("action_position_m", "psnr_db", "psnr_copy_db", "moving_psnr_db", "moving_psnr_copy_db", "abs_rel")
 OPEN_LOOP += ("chamfer_m", "path_left_position_m", "path_right_position_m")
@@ -77,7 +77,7 @@ def _open_loop(policy: Policy, path: Path, trial: Trial) -> Point:
     stored = json.loads(path.read_text()) if path.is_file() else {"asked": asked, "clips": {}}
     if not are_same(stored["asked"], asked):
         raise ValueError(f"path={path} was scored with {stored['asked']}, not {asked}: choose another folder.")
-    chosen = np.random.default_rng(trial.seed).permutation(len(clips))[: trial.num_clips].tolist()
+    chosen = one_of_each(clips, trial.num_clips, seed=trial.seed)
     for index in tqdm(chosen, desc="open loop", unit="clip"):
         if str(index) not in stored["clips"]:
             scores = score_clip(policy, clips[index], seed=index)

@@ -13,7 +13,7 @@ from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
 from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
-from xwam.evaluate.clips import score_clip
+from xwam.evaluate.clips import one_of_each, score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import summarize
 from xwam.images import encoded
@@ -72,7 +72,7 @@ def _look(
     """
     cameras = {camera.name: camera for camera in robot.cameras}
     absent = set(config.view_names) - set(cameras)
-    chosen = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
+    chosen = one_of_each(clips, num_clips, seed=0)
     words = sorted({"", *(clips[i].instruction for i in chosen)})
     prompts = encoded_prompts(words, run.frozen, run.out / "prompts.safetensors", config.model.text_length)
     policy = Policy(config, robot.normalizer, cameras, networks, device=device, prompts=prompts, absent=absent)
