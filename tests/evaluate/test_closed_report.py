@@ -76,6 +76,7 @@ def test_three_episodes_are_played_again_and_shown(tmp_path, policy, numbers):
     assert "median of 8 decisions" in text
     assert "ms until the actions" in text
     assert text.count('type="application/gzip"') == 3
+    assert "How fast the images decay" in text
     assert "Best of 4 (played again: another end): fake-reach" in text, "random weights do not solve what was noted"
     assert "Worst of 4: fake-reach" in text
 
