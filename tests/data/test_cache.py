@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, make_episode
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tests.data.conftest import SIZE, make_episode
 from xwam.config import ClipConfig
 from xwam.data import cache as cache_module
 from xwam.data.augment import augment, centre_crop
