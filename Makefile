@@ -48,11 +48,11 @@ demo: system .venv/ready  ## act and imagine in Meta-World, write runs/demo/repo
 test: system browser .venv/robosuite  ## the whole test suite
 	$(BIN)/python -m pytest
 
-test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits, rerun (into .venv-extras)
+test-extras: .venv/ready  ## what the suite skips: Ray Serve with two replicas, fewer bits, rerun, LPIPS (into .venv-extras)
 	$(PYTHON) -m venv .venv-extras
 	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
-	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[serve,ray,quantize,train,view,rerun,dev]'
-	RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 .venv-extras/bin/python -m pytest tests/test_quantize.py tests/serve/test_quantized.py tests/serve/test_ray.py tests/view/test_mosaic.py
+	.venv-extras/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable packages/xwam-client --editable '.[serve,ray,quantize,train,view,rerun,lpips,dev]'
+	RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 .venv-extras/bin/python -m pytest tests/test_quantize.py tests/serve/test_quantized.py tests/serve/test_ray.py tests/view/test_mosaic.py tests/evaluate/test_metrics.py
 
 pictures: browser .venv/ready  ## refresh the screenshot of the 4D page in the README
 	XWAM_PICTURES=docs/pictures $(BIN)/python -m pytest tests/view/test_html.py -k person

@@ -20,10 +20,11 @@ import json
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import Tensor
 from torch.nn import functional
 
@@ -45,8 +46,8 @@ class Naive:
     def __init__(self, policy: Policy) -> None:
         self.policy, self.config = policy, policy.config
         self.model = policy.networks.transformer
-        self.vae = AutoencoderKLWan.from_config(policy.networks.vae.vae.config).eval()
-        self.vae.load_state_dict(policy.networks.vae.vae.state_dict())
+        self.vae: Any = AutoencoderKLWan.from_config(policy.networks.vae.vae.config)
+        self.vae.eval().load_state_dict(policy.networks.vae.vae.state_dict())
 
     @torch.no_grad()
     def request(self, seed: int, *, with_world: bool) -> tuple[ActionsReady, Tensor | None]:
@@ -62,15 +63,19 @@ class Naive:
         context = policy.encode_prompts([observation.instruction])
 
         def call(noisy, levels, *, depth, video):
-            return Velocity(*self.forward(*noisy, *levels, context, depth=with_world))
+            return Velocity(*self.forward(*noisy, *levels, context=context, depth=with_world))
 
         events = denoise(call, start, config=config.denoise, given=Given(), actions_only=not with_world)
-        found = [event for event in events if isinstance(event, (ActionsReady, WorldReady))]
+        actions, *later = events
+        assert isinstance(actions, ActionsReady)
         if not with_world:
-            return found[0], None
-        both = torch.cat([found[1].video, found[1].depth])
+            return actions, None
+        (world,) = later
+        assert isinstance(world, WorldReady)
+        assert world.depth is not None
+        both = torch.cat([world.video, world.depth])
         films = [self._decode(both[i : i + 1, :, :, v]) for i in range(2) for v in range(both.shape[3])]
-        return found[0], torch.cat(films)
+        return actions, torch.cat(films)
 
     def forward(self, video, state, action, video_sigma, action_sigma, context, *, depth):
         model = self.model
@@ -191,11 +196,14 @@ def compare(name: str, *, is_compiled: bool, turns: int, with_world: bool) -> di
         if film is not None:
             with torch.no_grad():
                 images = encode.tensor_to_video(film[: len(config.view_names)])[:, 1:]
-            off = int(np.abs(images.astype(int) - answers[1].video[:, 1:].astype(int)).max())
+            video = answers[1].video
+            assert video is not None
+            off = int(np.abs(images.astype(int) - video[:, 1:].astype(int)).max())
             report["video_error_bytes"] = max(report.get("video_error_bytes", 0), off)
         with torch.no_grad():
             model = policy.networks.transformer
-            seconds["release's step"].append(cpu_seconds(lambda: naive.forward(*inputs, context, depth=with_world))[0])
+            spent, _ = cpu_seconds(lambda: naive.forward(*inputs, context=context, depth=with_world))
+            seconds["release's step"].append(spent)
             seconds["our step"].append(cpu_seconds(lambda m=model: m(*inputs, prompt, depth=with_world))[0])
         for shape, rate in matrix_rate(product_shapes(config)[:4], torch.device("cpu"), torch.float32).items():
             rates[shape] = max(rates[shape], rate)

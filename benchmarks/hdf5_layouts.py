@@ -86,8 +86,10 @@ def main(out: Path) -> None:
         states, actions = one.state[1:], one.action[1:]
         steps = np.arange(len(states))
         for camera in ("agentview", "wrist"):
-            frames = before.frames(number, camera, steps + 1), after.frames(number, camera, steps)
-            assert np.array_equal(*frames), f"pictures of {camera} differ"
+            frames, others = before.frames(number, camera, steps + 1), after.frames(number, camera, steps)
+            assert frames is not None
+            assert others is not None
+            assert np.array_equal(frames, others), f"pictures of {camera} differ"
         print(
             f"  episode {number}: pictures equal; states differ by {np.abs(states - other.state[:-1]).max():.1e}, "
             f"actions by {np.abs(actions - other.action).max():.1e}"

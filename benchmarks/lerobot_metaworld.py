@@ -46,7 +46,7 @@ def opened(task: str) -> Any:
 
     env = MetaworldEnv(task, obs_type="pixels_agent_pos")
     tasks = metaworld.MT1(task, seed=42)
-    size = {"width": RENDERED_PX, "height": RENDERED_PX}
+    size: dict[str, Any] = {"width": RENDERED_PX, "height": RENDERED_PX}
     inner: Any = tasks.train_classes[task](render_mode="rgb_array", camera_name="corner2", **size)
     inner.set_task(tasks.train_tasks[0])
     inner.model.cam_pos[2] = [0.75, 0.075, 0.7]
@@ -65,7 +65,8 @@ def play(env: Any, seed: int) -> list[dict[str, Any]] | None:
         if len(rows) % HELD == 0:
             noise[:3] = rng.normal(0, NOISE, 3)
         command = np.clip(env.expert_policy.get_action(env._env._get_obs()) + noise, -1, 1).astype(np.float32)
-        picture = Image.fromarray(np.ascontiguousarray(seen["pixels"])).resize((STORED_PX,) * 2, Image.Resampling.BOX)
+        picture = Image.fromarray(np.ascontiguousarray(seen["pixels"]))
+        picture = picture.resize((STORED_PX, STORED_PX), Image.Resampling.BOX)
         rows.append(
             {
                 "observation.image": np.asarray(picture),

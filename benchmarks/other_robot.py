@@ -73,7 +73,7 @@ def commands(number: int) -> Float[np.ndarray, "N 7"]:
 def record(root: Path) -> None:
     """Smooth commands, as robosuite writes them."""
     env = make_env()
-    rest = {"kind": "joint_position", "unit": "1", "frame": "none", "scaling": "identity"}
+    rest: dict[str, Any] = {"kind": "joint_position", "unit": "1", "frame": "none", "scaling": "identity"}
     layout = Layout(name="raw", state=(Part(name="raw", size=8, **rest),), action=(Part(name="raw", size=7, **rest),))
     cameras = [Camera(name=key, width=SIZE, height=SIZE) for key in CAMERAS.values()]
     writer = DatasetWriter(root, layout=layout, cameras=cameras, action_hz=20.0, robot_type="panda")
@@ -104,7 +104,8 @@ def main(out: Path) -> None:
     changes = {"num_steps": 10, "validate_every": 0}
     last = run_pipeline("debug", data, out / "run", changes, vae=VAE, sources=Sources(robot=(str(file),)))
     episodes, robot, policy = open_lerobot(data, robot=ROBOT), load_robot(last / "robot.json"), load_policy(last)
-    images = {name: episodes.frames(0, name, np.array([10]))[0] for name in robot.view_names}
+    films = {name: episodes.frames(0, name, np.array([10])) for name in robot.view_names}
+    images = {name: film[0] for name, film in films.items() if film is not None}
     state = episodes.info(0).state[10]
     observation = Observation(images=images, state=state, instruction="wave the hand")
     chunk = next(policy.predict(observation, actions_only=True)).action

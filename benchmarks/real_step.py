@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -78,12 +78,13 @@ def run(settings: RealStep) -> dict:
     config, how, device = preset(settings.preset), settings.how, torch.device(settings.device)
     config = replace(config, train=replace(config.train, batch_size=settings.batch_size, compile=settings.compile))
     state, batch = random_state(config, how, device), random_batch(config, device)
+    model: Any = state.model
     seconds = []
     for now in range(settings.steps + 2):
         _wait_for(device)
         began = time.perf_counter()
         drawn = step.draw(batch, config, step.generator_for(0, now, device))
-        compute_gradients(state.model, batch, drawn, batch.prompt[0], config, ALONE, how)
+        compute_gradients(model, batch, drawn, batch.prompt[0], config, ALONE, how)
         change_weights(state, config, ALONE, now)
         _wait_for(device)
         seconds.append(time.perf_counter() - began)

@@ -39,8 +39,9 @@ def robot(port: int, question: bytes, until: float, into: Asked) -> None:
         connection.recv()
         while (asked := time.perf_counter()) < until:
             connection.send(question)
-            answer = unpackb(connection.recv())
-            assert not isinstance(answer, str), answer
+            sent = connection.recv()
+            assert isinstance(sent, bytes), sent  # words are an error
+            answer = unpackb(sent)
             into.latencies.append(time.perf_counter() - asked)
             into.batches.append(answer["server_timing"]["batch_size"])
 

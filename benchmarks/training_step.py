@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def run_step(state, batch, empty_prompt, config, precision) -> float:
     drawn = step.draw(batch, config, step.generator_for(0, 0))
     with matrix_precision(torch.device("cpu"), precision):
         terms = step.compute_terms(model, batch, drawn, empty_prompt)
-    loss = sum(term.sum / term.count.clamp(min=1) for term in terms.values())
+    loss: Any = sum(term.sum / term.count.clamp(min=1) for term in terms.values())
     loss.backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

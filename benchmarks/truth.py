@@ -175,7 +175,7 @@ def save_whole(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """A file that is there is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
-    np.savez_compressed(temporary, **arrays)
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
     temporary.rename(path)
 
 

@@ -50,6 +50,23 @@ def test_forward_dynamics_keeps_what_is_given_and_listens_to_it(trained):
         imagine_actions(policy, replace(observation, state=down), action, path)
 
 
+def test_the_network_reads_the_actions_in_its_own_numbers(trained, monkeypatch):
+    root, last = trained
+    policy = load_policy(last)
+    clip, told = held_out(root / "data", policy.config)[0], []
+    forward = policy.networks.transformer.forward
+
+    def listen(video, state, action, *rest, **more):
+        told.append(action[0].numpy())
+        return forward(video, state, action, *rest, **more)
+
+    monkeypatch.setattr(policy.networks.transformer, "forward", listen)
+    imagine_actions(policy, observation_of(clip), clip.action, clip.state)
+    assert told
+    for action in told:
+        np.testing.assert_allclose(policy.normalizer.denormalize_action(action), clip.action, atol=1e-6)
+
+
 def test_the_steps_say_what_is_far(trained):
     _, last = trained
     policy = load_policy(last)

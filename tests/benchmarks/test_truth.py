@@ -1,6 +1,7 @@
 """Truth: a perfect imagination is called perfect, a deaf one is found out, and the whole runs on a small checkpoint."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from benchmarks import truth
 from benchmarks.truth import Truth
 from tests.sim.fake_env import FakeEnv
 from xwam.evaluate.study import same_settings
+from xwam.policy import load_policy
+from xwam.presets import preset
 
 
 class HandInSight(FakeEnv):
@@ -20,6 +23,20 @@ class HandInSight(FakeEnv):
         for name in ("left", "right"):
             seen.images[name][row - 3 : row + 4, column - 3 : column + 4] = (255, 0, 0)
         return seen
+
+
+class SolvedAtTen(HandInSight):
+    """Any ten actions solve its task."""
+
+    def reset(self, seed):
+        super().reset(seed)
+        self.num_steps = 0
+
+    def step(self, action):
+        super().step(action)
+        self.num_steps += 1
+        self.success = self.num_steps >= 10
+        return self.success
 
 
 def settings_for(checkpoint, out) -> Truth:
@@ -41,6 +58,31 @@ def test_the_whole_on_a_small_checkpoint(trained, tmp_path):
     assert truth.run(settings, make_env=HandInSight) == result
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert "nearer to its own actions" in (tmp_path / "table.md").read_text()
+
+
+def test_frames_after_success_are_solved_ones(trained):
+    _, last = trained
+    played = truth.play(SolvedAtTen("fake-reach", width_px=32, height_px=32), load_policy(last), seed=3, num_chunks=1)
+    assert played["is_solved"].tolist() == [False, False, False, True, True], "after 0, 4, 8, 12 and 16 actions"
+
+
+def test_who_imagines_what_will_come_is_nearer_to_its_own_actions(monkeypatch):
+    config = preset("debug")
+    env, other, twin = (
+        HandInSight(task, width_px=32, height_px=32) for task in ("fake-reach", "fake-fragile", "fake-reach")
+    )
+
+    def foresee(policy, first, actions, through, *, seed):
+        frames = truth.record(twin, 3, actions, config.clip)[3]
+        return SimpleNamespace(video=truth._seen(frames, config.view_names, config.clip))
+
+    monkeypatch.setattr(truth, "imagine_actions", foresee)
+    found = truth.swap(env, other, SimpleNamespace(config=config), seed=3)
+    assert found["pixels"][0] > 0
+    assert found["own"].tolist() == [0, 0]
+    assert (found["wrong"] == found["by_action_real"]).all()
+    assert found["by_action"] == found["by_action_real"] > 0
+    assert found["by_seed"] == 0
 
 
 def write_episodes(settings: Truth, imagine) -> None:

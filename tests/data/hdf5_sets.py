@@ -9,10 +9,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from foreign import SIZE, STEPS, path_of, pictures
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from tests.data.foreign import SIZE, STEPS, path_of, pictures
 from xwam.robot.robot_json import RobotConfig, load_robot
 
 ROBOTS = Path(__file__).parents[2] / "robots"

@@ -1,7 +1,7 @@
 """Our data sets in LeRobot's own reader, and LeRobot's in ours. Needs LeRobot 0.4.x (in an environment of its own).
 
-``python tests/data/lerobot_conformance.py check`` writes a small data set with our writer and compares what LeRobot's
-reader sees; ``… fixture DIR`` writes tests/data/fixtures/lerobot_v3 with LeRobot's writer.
+``PYTHONPATH=. python tests/data/lerobot_conformance.py check`` writes a small data set with our writer and compares
+what LeRobot's reader sees; ``… fixture DIR`` writes tests/data/fixtures/lerobot_v3 with LeRobot's writer.
 
 Install: ``pip install --no-deps lerobot==0.4.4 torchvision==0.21.0 draccus datasets pandas …`` beside this package;
 torchvision 0.21 is the last with the video reader that needs no ffmpeg of the system.
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import SIZE, make_episode, toy_cameras
 
+from tests.data.conftest import SIZE, make_episode, toy_cameras
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.robot.layout import two_arm_layout
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, make_episode
 from torch import Tensor
 
+from tests.data.conftest import SIZE, make_episode
 from xwam.config import ClipConfig
 from xwam.data import cache as cache_module
 from xwam.data.augment import augment, centre_crop

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures, video_of, write_foreign
 from scipy.spatial.transform import Rotation
 
+from tests.data.foreign import ARM, EPISODES, FPS, STEPS, change_columns, copy_of, pictures, video_of, write_foreign
 from xwam.check.data import check_data, is_wrong
 from xwam.check.data_pictures import _tighter_range
 from xwam.data.lerobot import open_lerobot
@@ -38,9 +38,7 @@ def planted(sound, tmp_path):
 
 def wrong(root, robot: RobotConfig = ARM) -> str:
     """All that the checks call wrong, in one text."""
-    findings = check_data(root, robot)
-    assert is_wrong(findings) == any(finding.level == "wrong" for finding in findings)
-    return "\n".join(f"{finding.check}: {finding.text}" for finding in findings if finding.level == "wrong")
+    return "\n".join(f"{f.check}: {f.text}" for f in check_data(root, robot) if f.level == "wrong")
 
 
 def looks(root, robot: RobotConfig = ARM) -> str:
@@ -60,6 +58,7 @@ def sensing(part) -> RobotConfig:
 def test_a_sound_data_set(sound):
     findings = check_data(sound, ARM)
     assert wrong(sound) == ""
+    assert not is_wrong(findings), "something to look at is no mistake"
     fine = {finding.check for finding in findings if finding.level == "fine"}
     assert {"frame counts", "gaps", "fps", "video frames", "NaN", "constant slots", "jumps", "cameras"} <= fine
     assert {"action 'left_position'", "action 'left_rotation'", "gripper 'left_gripper'"} <= fine
@@ -90,6 +89,7 @@ def test_rows_are_missing(planted):
     path = sorted((planted / "data").rglob("*.parquet"))[1]
     pq.write_table(pq.read_table(path).slice(0, STEPS - 5), path)
     assert f"frame counts: episode 1 has {STEPS - 5} rows of {STEPS}" in wrong(planted)
+    assert is_wrong(check_data(planted, ARM))
 
 
 def test_a_video_is_short(planted):
@@ -445,8 +445,7 @@ def test_pictures_are_no_depth(sound):
 
 
 def test_episodes_too_short_to_compare_are_still_checked(tmp_path, layout, cameras):
-    from conftest import make_episode
-
+    from tests.data.conftest import make_episode
     from xwam.data.lerobot import DatasetWriter
 
     writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
@@ -459,8 +458,7 @@ def test_episodes_too_short_to_compare_are_still_checked(tmp_path, layout, camer
 
 
 def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):
-    from conftest import make_episode
-
+    from tests.data.conftest import make_episode
     from xwam.data.lerobot import DatasetWriter
 
     writer = DatasetWriter(tmp_path / "set", layout=layout, cameras=cameras, action_hz=20.0, robot_type="toy")
@@ -474,8 +472,7 @@ def test_our_own_data_sets_need_no_robot_json(tmp_path, layout, cameras):
 
 
 def test_our_own_with_an_unused_arm_before_the_used_one(tmp_path, layout, cameras):
-    from conftest import make_episode
-
+    from tests.data.conftest import make_episode
     from xwam.data.lerobot import DatasetWriter
 
     two = two_arm_layout("toy")

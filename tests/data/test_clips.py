@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import SIZE, make_episode
 
+from tests.data.conftest import SIZE, make_episode
 from xwam.config import ClipConfig
 from xwam.data.cache import cache_facts
 from xwam.data.clips import Clips, split_episodes

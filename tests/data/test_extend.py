@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-from foreign import path_of, write_foreign
 
+from tests.data.foreign import path_of, write_foreign
 from xwam.cli import main
 from xwam.data.lerobot import open_lerobot
 from xwam.robot.columns import read_action, read_state, write_action

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foreign import ARM, FPS, pictures, video_of, write_foreign
-from hdf5_sets import robot, write_aloha
 
+from tests.data.foreign import ARM, FPS, pictures, video_of, write_foreign
+from tests.data.hdf5_sets import robot, write_aloha
 from xwam.data.folders import files_below
 from xwam.data.opening import open_data
 from xwam.data.videos import write_rgb

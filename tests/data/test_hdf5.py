@@ -7,10 +7,10 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from foreign import SIZE, STEPS, path_of, pictures
-from hdf5_sets import EPISODES, WORDS, joints, robot, write_aloha, write_robomimic, write_robotwin
 from PIL import Image
 
+from tests.data.foreign import SIZE, STEPS, path_of, pictures
+from tests.data.hdf5_sets import EPISODES, WORDS, joints, robot, write_aloha, write_robomimic, write_robotwin
 from xwam.check.data import check_data
 from xwam.config import ClipConfig
 from xwam.data.clips import Clips

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from foreign import ARM, SIZE, STEPS, copy_of, write_foreign
-from hdf5_sets import EPISODES, WORDS, robot, write_aloha, write_robomimic, write_robotwin
 
+from tests.data.foreign import ARM, SIZE, STEPS, copy_of, write_foreign
+from tests.data.hdf5_sets import EPISODES, WORDS, robot, write_aloha, write_robomimic, write_robotwin
 from xwam.check.data import check_data
 from xwam.data.hdf5_index import hdf5_files
 from xwam.data.hdf5_read import open_hdf5
@@ -231,7 +231,7 @@ def test_a_task_has_one_name_however_it_was_recorded(tmp_path, monkeypatch):
 
 def test_words_that_stand_for_a_task_join_the_one_that_has_a_name(tmp_path, layout, cameras):
     """LeRobot's own sets have only words; in ours a task has a name besides."""
-    from conftest import make_episode
+    from tests.data.conftest import make_episode
 
     theirs = write_foreign(tmp_path / "theirs", episodes=2)
     for path in (theirs / "meta/episodes").rglob("*.parquet"):

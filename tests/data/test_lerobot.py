@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_episode
 
+from tests.data.conftest import make_episode
 from xwam.data import lerobot_write
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.records import Camera
@@ -312,7 +312,7 @@ def test_writing_needs_no_torch() -> None:
 
 def test_lerobot_reads_what_we_write(tmp_path: Path) -> None:
     pytest.importorskip("lerobot", reason="LeRobot lives in its own environment: see lerobot_conformance.py")
-    from lerobot_conformance import check
+    from tests.data.lerobot_conformance import check
 
     check(tmp_path / "set")
 

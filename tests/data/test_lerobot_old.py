@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import SIZE, make_episode
 
+from tests.data.conftest import SIZE, make_episode
 from xwam.data.depth import DepthCoding, depth_to_codes
 from xwam.data.lerobot import DatasetWriter, open_lerobot
 from xwam.data.videos import write_codes, write_rgb

@@ -8,8 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from foreign import ARM, EPISODES, FPS, SIZE, STEPS, change_columns, copy_of, path_of, pictures, video_of, write_foreign
 
+from tests.data.foreign import (
+    ARM,
+    EPISODES,
+    FPS,
+    SIZE,
+    STEPS,
+    change_columns,
+    copy_of,
+    path_of,
+    pictures,
+    video_of,
+    write_foreign,
+)
 from xwam.check.data import check_data
 from xwam.config import ClipConfig
 from xwam.data.augment import augment

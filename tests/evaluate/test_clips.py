@@ -1,4 +1,4 @@
-"""Which clips are compared, and what a robot would score that does nothing: the least that a policy must beat."""
+"""The clips that are judged, what is real of them, and what a robot would score that does nothing."""
 
 from dataclasses import replace
 
@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.examples import make_clip
-from xwam.data.clips import Clips
-from xwam.evaluate.clips import one_of_each, standing_still
+from xwam.data.clips import Clips, split_episodes
+from xwam.evaluate.clips import held_out, imagine_clip, one_of_each, standing_still
+from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.layout import layout_slices
@@ -30,6 +31,24 @@ ROBOT = RobotConfig(
     ),
     cameras=(CameraSource(name="front", key="front"),),
 )
+
+
+def test_clips_that_are_judged_are_of_episodes_that_no_training_saw(trained):
+    root, last = trained
+    clips = held_out(root / "data", load_policy(last, with_world=False).config)
+    training, kept = split_episodes(clips.episodes.num_episodes)
+    judged = {clips.locate(index)[0] for index in range(len(clips))}
+    assert judged <= set(kept)
+    assert judged.isdisjoint(training)
+
+
+def test_reality_is_cropped_as_the_model_sees_it(trained):
+    root, last = trained
+    policy = load_policy(last)
+    clip = held_out(root / "data", policy.config)[0]
+    imagined, real = imagine_clip(policy, clip, seed=0)
+    np.testing.assert_array_equal(imagined.video[:, 0], real.video[:, 0], "both begin with what was seen")
+    assert not np.array_equal(real.video, clip.video)
 
 
 def test_standing_still_is_no_change_and_joints_as_they_are():

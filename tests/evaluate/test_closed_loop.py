@@ -66,6 +66,34 @@ def play(monkeypatch, waiting, num_workers=1):
     return {(result.task, result.seed): result for result in results}
 
 
+def test_placements_of_two_evaluations_do_not_meet():
+    assert closed_loop.placements(7, 2) == [1_070_000, 1_070_001]
+
+
+def test_every_decision_has_a_seed_of_its_own():
+    here, there = Pipe()
+    simulation = closed_loop.Simulation(here, multiprocessing.get_context("spawn").Process())
+    seeds = []
+    for episode in (5, 6):
+        simulation.begin("fake-reach", episode)
+        for _ in range(2):
+            seeds.append(simulation.decision_seed())
+            simulation.play(np.zeros((1, FakeEnv.layout.action_width), np.float32), 0.1)
+    there.close()
+    assert seeds == [5000, 5001, 6000, 6001]
+
+
+def test_every_task_counts_alike_in_the_mean_and_every_episode_in_the_overall_rate():
+    plays = [("push", True), ("reach", True), ("reach", False), ("reach", False), ("reach", False)]
+    rows = [
+        closed_loop.EpisodeResult(task=task, seed=seed, success=success, num_steps=9, action_seconds=0.1)
+        for seed, (task, success) in enumerate(plays)
+    ]
+    found = closed_loop.summarize(rows)
+    assert {task: row["success"] for task, row in found["tasks"].items()} == {"push": 1.0, "reach": 0.25}
+    assert (found["mean_success"], found["overall"]["success"]) == (0.625, 0.4)
+
+
 def test_a_worker_closes_what_it_replaces(events):
     here, thread = start()
     for task, seed in (("fake-reach", 1), ("fake-reach", 2), ("fake-fragile", 1), ("fake-reach", 3)):

@@ -81,6 +81,7 @@ def test_three_episodes_are_played_again_and_shown(tmp_path, policy, numbers):
     assert "How fast the images decay (static cameras). Over the 3 episodes below." in text
     assert re.search(r"Image, PSNR<b>[^/]*/small></b><span class=.faint.>last frame copied: [\d.]+; over the 3", text)
     assert text.count('type="application/gzip"') == 3
+    assert "How fast the images decay" in text
     assert "Best of 4 (played again: another end): fake-reach" in text, "random weights do not solve what was noted"
     assert "Worst of 4: fake-reach" in text
 

@@ -92,20 +92,21 @@ def test_a_region_has_a_low_and_a_high_corner(corners):
         box(corners)
 
 
-def two_cameras_above_a_plane():
-    """Two cameras 2 m above z = 0, looking straight down, 20 cm apart."""
+def two_cameras_above_a_plane(depth_at=0.5):
+    """Two cameras 2 m above z = 0, looking straight down, 20 cm apart; and the rays on which depth is measured."""
     intrinsics = np.array([[40.0, 0, 20], [0, 40.0, 20], [0, 0, 1]])
-    cameras = [Camera(name=n, width=40, height=40, intrinsics=intrinsics, base_from_camera=np.eye(4)) for n in "ab"]
+    common = {"width": 40, "height": 40, "intrinsics": intrinsics, "depth_at": depth_at}
+    cameras = [Camera(name=name, base_from_camera=np.eye(4), **common) for name in "ab"]
     poses = np.tile(np.diag([1.0, -1, -1, 1]), (2, 1, 1))
     poses[:, 2, 3] = 2
     poses[1, 0, 3] = 0.2
-    column, row = np.meshgrid(np.arange(40) + 0.5, np.arange(40) + 0.5)
+    column, row = np.meshgrid(np.arange(40) + depth_at, np.arange(40) + depth_at)
     rays = np.stack([column, row, np.ones_like(row)], axis=-1) @ np.linalg.inv(intrinsics).T
     return cameras, poses, rays
 
 
-def consistency_of(depth):
-    cameras, poses, rays = two_cameras_above_a_plane()
+def consistency_of(depth, depth_at=0.5):
+    cameras, poses, rays = two_cameras_above_a_plane(depth_at)
     points = (depth[..., None] * rays) @ np.swapaxes(poses[:, :3, :3], 1, 2)[:, None] + poses[:, None, None, :3, 3]
     points[depth == 0] = np.nan
     return view_consistency(points.astype(np.float32), depth, cameras, poses)
@@ -120,6 +121,16 @@ def test_views_that_agree_have_no_error():
     depth[1, :, :20] = 0  # unknown pixels take no part
     assert consistency_of(depth).error_m == pytest.approx(0, abs=1e-6)
     assert consistency_of(depth).num_points < scores.num_points
+
+
+@pytest.mark.parametrize("depth_at", [0.5, 0.0, 1.0])
+def test_views_agree_wherever_in_a_pixel_depth_was_measured(depth_at):
+    """On a plane that rises by a third of x, where a shift by a pixel is off by more than a centimetre."""
+    _, poses, rays = two_cameras_above_a_plane(depth_at)
+    depth = np.stack([(2 - x / 3) / (1 + rays[..., 0] / 3) for x in poses[:, 0, 3]])
+    scores = consistency_of(depth, depth_at)
+    assert scores.error_m == pytest.approx(0, abs=1e-6)
+    assert scores.num_points > 2000
 
 
 def test_exact_views_of_a_world_agree_and_imagined_ones_less():

@@ -76,6 +76,15 @@ def test_scores_are_those_of_the_steps_that_happened(episodes):
     np.testing.assert_allclose(scores["path_m"], drift, rtol=1e-5)
 
 
+def test_depth_beyond_the_range_of_a_camera_is_not_scored(episodes):
+    decision = episodes[0].decisions[0]
+    unknown, far = (replace(decision.real, depth=decision.real.depth.copy()) for _ in range(2))
+    unknown.depth[:, :, :8] = 0
+    far.depth[:, :, :8] = 2 * max(camera.far_m for camera in far.cameras)
+    expected, found = (decision_scores(replace(decision, real=real), LAYOUT)["abs_rel"] for real in (unknown, far))
+    assert found == expected
+
+
 def test_no_scores_without_a_comparison(episodes):
     decision = episodes[0].decisions[0]
     assert decision_scores(replace(decision, real=None), LAYOUT) == {}

@@ -1,13 +1,14 @@
 """Depth that a teacher adds: a real model with small random weights, the scale of what was measured, no lost work."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.data.foreign import ARM, FPS, SIZE, write_foreign
+from tests.data.hdf5_sets import robot as hdf5_robot
+from tests.data.hdf5_sets import write_robotwin
 from tests.model.test_depth_teacher import save_tiny_model
 from xwam.cli import main
 from xwam.config import ClipConfig
@@ -19,11 +20,6 @@ from xwam.data.opening import open_data
 from xwam.records import Camera
 from xwam.robot.robot_json import save_robot
 from xwam.train.annotate import annotate_depth, seen_from
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from foreign import ARM, FPS, SIZE, write_foreign
-from hdf5_sets import robot as hdf5_robot
-from hdf5_sets import write_robotwin
 
 pytest.importorskip("PIL", reason="pip install 'xwam[view]'")
 INTRINSICS = ((40.0, 0.0, 16.0), (0.0, 40.0, 16.0), (0.0, 0.0, 1.0))

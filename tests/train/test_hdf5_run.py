@@ -1,17 +1,13 @@
 """From HDF5 files to a robot that acts: trained, measured and played by the robot.json that explains them."""
 
 import json
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from foreign import pictures
-from hdf5_sets import robot, write_robomimic, write_robotwin
-
+from tests.data.foreign import pictures
+from tests.data.hdf5_sets import robot, write_robomimic, write_robotwin
 from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.opening import open_data

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,7 @@ import torch
 import tyro
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from foreign import ARM, write_foreign
-
+from tests.data.foreign import ARM, write_foreign
 from tests.examples import SHORT_VAE
 from tests.sim.fake_env import make_fake
 from tests.train.encoded import hide

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from foreign import ARM, copy_of, pictures, video_of, write_foreign, written
-
+from tests.data.foreign import ARM, copy_of, pictures, video_of, write_foreign, written
 from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.cache import LatentCache
