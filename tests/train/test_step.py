@@ -39,6 +39,13 @@ def test_prefixes_leave_everything_else_that_is_drawn_as_it_was():
     assert 0 < drawn.given.actions.max() <= CONFIG.noise.max_prefix
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_so_many_prompts_are_dropped(share):
+    config = replace(CONFIG, train=replace(CONFIG.train, text_dropout=share))
+    dropped = torch.stack([step.draw(BATCH, config, step.generator_for(0, n)).text_is_dropped for n in range(60)])
+    assert dropped.float().mean().item() == pytest.approx(share, abs=0.06)
+
+
 def test_prefixes_depend_on_seed_and_step_alone_and_processes_share_them():
     first, again, other = (step.draw(BATCH, CONFIG, step.generator_for(0, n)).given.actions for n in (3, 3, 4))
     assert torch.equal(first, again)

@@ -14,8 +14,9 @@ from xwam.cli import main
 from xwam.model.vae import VideoVae, encoder_hash, is_decoder_name
 from xwam.presets import preset
 from xwam.sim.collect import Recording, collect
+from xwam.train.checkpoint import TrainingState
 from xwam.train.options import VaeChanges
-from xwam.train.vae import learning_rate_at, train_vae
+from xwam.train.vae import film_step, first_weights, learning_rate_at, optimizer_of, train_vae, update
 from xwam.train.vae_decoder import train_decoder
 from xwam.train.vae_recipe import TINY_VAE, ClipShape, changed_recipe, draw_clips
 
@@ -87,6 +88,33 @@ def test_the_loss_falls(films, tmp_path):
     train_vae(CONFIG, films, training, tmp_path, log=lambda numbers, step: seen.append(numbers["loss"]))
     assert len(seen) == 3
     assert seen[-1] < seen[0]
+
+
+def numbers_of_one_step(films, **changes) -> dict[str, float]:
+    """What the first step says, from the same weights and the same crops every time."""
+    training = replace(TRAINING, **changes)
+    vae = first_weights(CONFIG, 0, None)
+    average = {name: value.clone() for name, value in vae.state_dict().items()}
+    state = TrainingState(vae, average, optimizer_of(vae, training))
+    return {name: value.item() for name, value in film_step(films, training, "auto")(state, 0).items()}
+
+
+def test_large_latents_cost_and_noise_is_added_to_them(films):
+    plain, free, still = (numbers_of_one_step(films, **c) for c in ({}, {"kl_weight": 0.0}, {"latent_noise": 0.0}))
+    assert plain["loss"] - free["loss"] == pytest.approx(TRAINING.kl_weight * plain["kl"], rel=1e-2)
+    assert plain["loss"] > free["loss"]
+    assert plain["psnr"] != still["psnr"], "the decoder read other latents"
+    assert plain["kl"] == still["kl"], "the encoder answered the same"
+
+
+def test_a_step_goes_down_the_clipped_gradient_and_the_average_follows():
+    network = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.constant_(network.weight, 3.0)
+    state = TrainingState(network, {"weight": torch.ones(1, 1)}, torch.optim.SGD(network.parameters()))
+    norm = update(state, 100 * network.weight.sum(), replace(TRAINING, learning_rate=0.5, max_gradient_norm=2.0), 2)
+    assert norm.item() == 100
+    assert network.weight.item() == pytest.approx(3 - 0.5 * 2)
+    assert state.average["weight"].item() == pytest.approx(0.25 * 1 + 0.75 * 2), "a young run: decay (1 + 2) / (10 + 2)"
 
 
 def test_clips_keep_time_and_range(films):

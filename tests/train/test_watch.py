@@ -9,19 +9,24 @@ import threading
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
 from tests.train.encoded import EncodedClips
 from tests.train.test_loop import CONFIG, losses_of, make_run
+from xwam.data.clips import Clips
+from xwam.data.opening import open_data
+from xwam.evaluate.closed_loop import placements
 from xwam.model.xwam import XWAM, init_weights
+from xwam.policy import load_policy
 from xwam.train import checkpoint, export, loop, manifest
 from xwam.train.log import open_log
 from xwam.train.options import Setup, Watch
 from xwam.train.peers import Peers
 from xwam.train.saving import load_state
 from xwam.train.state import make_state
-from xwam.train.validate import make_closed_loop, together
+from xwam.train.validate import make_closed_loop, make_validate, together
 
 
 def test_the_closed_loop_is_played_with_the_averaged_weights(tmp_path):
@@ -35,8 +40,28 @@ def test_the_closed_loop_is_played_with_the_averaged_weights(tmp_path):
     assert numbers.keys() == {"success", "success/reach-v3", "step"}
     kept = json.loads((run.out / "closed-loop" / "step-0000007.json").read_text())
     assert kept["episodes"][0]["num_steps"] == 8 or kept["episodes"][0]["success"]
+    assert kept["episodes"][0]["seed"] not in placements(0, 10_000), "those count in the evaluation"
     other = {name: value + 0.01 for name, value in model.state_dict().items()}
     assert look(other, 7).keys() == numbers.keys(), "a step that is trained again, not to the bit, is played again"
+
+
+def test_every_chosen_clip_is_validated(trained, tmp_path):
+    """A robot that stands still is off by what each clip's actions do, whatever the weights."""
+    root, last = trained
+    policy = load_policy(last)
+    clips = Clips(
+        open_data(root / "data"), policy.config.clip, policy.config.view_names,
+        split="validation", padded=False, every=3, demonstrations_only=True,
+    )  # fmt: skip
+    robot = checkpoint.Robot(policy.normalizer, clips.cameras)
+    run = loop.Run(tmp_path, robot, root / "run/frozen", {})
+    look = make_validate(policy.config, {"data": (clips, robot)}, run, num_clips=len(clips))
+    taught = [clip.action[clip.action_mask] for clip in map(clips.__getitem__, range(len(clips)))]
+    moved = [np.linalg.norm(action[:, :3], axis=1).mean() for action in taught]
+    assert len(moved) > 1
+    assert np.ptp(moved) > 1e-3
+    numbers = look(policy.networks.transformer.state_dict(), 1)
+    assert numbers["action_position_copy_m"] == pytest.approx(np.mean(moved), rel=1e-5)
 
 
 def test_a_run_in_somebodys_repository_does_not_take_its_commit(tmp_path, monkeypatch):
