@@ -74,6 +74,8 @@ def test_scores_are_those_of_the_steps_that_happened(episodes):
     assert 0 < scores["abs_rel"] < 0.02
     drift = np.linalg.norm(decision.imagined.state[1:3, :3] - decision.real.state[1:, :3], axis=1)
     np.testing.assert_allclose(scores["path_m"], drift, rtol=1e-5)
+    moved = np.linalg.norm(decision.real.state[1:, :3] - decision.real.state[0, :3], axis=1)
+    np.testing.assert_allclose(scores["path_copy_m"], moved, rtol=1e-5)
 
 
 def test_depth_beyond_the_range_of_a_camera_is_not_scored(episodes):

@@ -34,7 +34,7 @@ class OpenLoop:
     """With ``--data``: how clips of held-out episodes are compared."""
 
     clips: int = 32
-    """How many."""
+    """How many: one of every held-out episode before a second of any."""
     mode: Imagining = "joint"
     """joint: it imagines its own actions; forward_dynamics: it is told those that were really played."""
     region: tuple[float, float, float, float, float, float] | None = None

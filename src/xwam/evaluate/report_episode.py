@@ -233,9 +233,11 @@ def decision_scores(decision: Decision, layout: Layout) -> dict[str, Any]:
     if imagined.depth is not None and real.depth is not None:
         depth = metrics.depth_scores(imagined.depth[static][:, 1:count], real.depth[static][:, 1:count])
         scores["abs_rel"] = depth.abs_rel
-    paths = geometry_metrics.hand_path_scores(imagined.state[:count], real.state[:count], layout)
-    if paths and not decision.is_told:
-        scores["path_m"] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
+    executed = real.state[:count]
+    for name, states in (("path_m", imagined.state[:count]), ("path_copy_m", executed[:1].repeat(count, axis=0))):
+        paths = geometry_metrics.hand_path_scores(states, executed, layout)
+        if paths and not decision.is_told:
+            scores[name] = np.mean([path.steps_m[1:] for path in paths.values()], axis=0)
     return scores
 
 
