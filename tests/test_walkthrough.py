@@ -101,7 +101,7 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
     np.testing.assert_array_equal(load_prediction(tmp_path / "world.npz").prediction.video, imagined.video)
 
 
-def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
+def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path, capsys):
     """From a data set and from a file with the same observation: the same imagination, and every file for people."""
     root, last = world
     config = load_policy(last).config
@@ -138,6 +138,9 @@ def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
     for words in ([], ["--input", "x.npz", "--data", "x"]):
         with pytest.raises(SystemExit):
             main(["imagine", str(last), *words])
+    with pytest.raises(SystemExit):
+        main(["imagine", "no-such-checkpoint", "--input", "no-such-file.npz"])
+    assert "no-such-file.npz" in capsys.readouterr().err, "the file is read before the weights are"
 
 
 def test_open_loop_scores_held_out_clips(world, tmp_path):
@@ -219,7 +222,7 @@ def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypa
 def test_beyond_the_end_of_an_episode_nothing_is_called_real(world, tmp_path):
     root, last = world
     length = open_lerobot(root / "data").length(0)
-    imagine_recording(last, root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
+    imagine_recording(load_policy(last), root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
     saved = load_prediction(tmp_path / "end" / "world.npz")
     assert len(saved.real.state) == 1 + 8 // load_policy(last).config.clip.actions_per_frame
     assert len(saved.prediction.state) > len(saved.real.state)

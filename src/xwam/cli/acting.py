@@ -204,21 +204,26 @@ def imagine(
         steps: denoising steps of an answer.
         device: cpu, cuda, …
     """
-    from xwam.imagine import imagine_recording, imagine_saved
+    from xwam.data.observations import load_observation
+    from xwam.data.opening import robot_for
+    from xwam.imagine import imagine_observation, imagine_recording
+    from xwam.policy import load_policy
 
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
-    asked: dict[str, Any] = {"seed": seed, "device": device, "has_rerun": rerun, "robot": robot, **vars(steps)}
     if input is not None and mode != "joint":
         raise ValueError(f"mode={mode}: an observation comes without actions; give --data DIR --episode --frame.")
     if input is not None and (episode or frame):
         raise ValueError(f"episode={episode}, frame={frame}: they are of a data set; leave them out with --input.")
-    if input is not None:
-        shown = imagine_saved(checkpoint, input, out, **asked)
-    else:
-        assert data is not None
-        shown = imagine_recording(checkpoint, data, out, episode=episode, frame=frame, mode=mode, **asked)
-    print(shown)
+    observation = None if input is None else load_observation(input)  # a wrong file fails before the weights are read
+    policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
+    asked: dict[str, Any] = {"seed": seed, "has_rerun": rerun}
+    if observation is not None:
+        print(imagine_observation(policy, observation, out, **asked))
+        return
+    assert data is not None
+    asked |= {"episode": episode, "frame": frame, "mode": mode, "robot": robot_for(checkpoint, robot, data)}
+    print(imagine_recording(policy, data, out, **asked))
 
 
 def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed"), rerun: bool = False) -> None:
