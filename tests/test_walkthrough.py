@@ -387,6 +387,10 @@ def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
     asked = report["settings"]
     assert (asked["tasks"], asked["num_episodes"], asked["max_steps"], asked["replan_every"]) == (["reach-v3"], 1, 4, 4)
     assert "mean_success" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(last), *words, "--out", str(tmp_path / "closed.json"), "--precision", "bfloat16"])
+    main(["evaluate", str(last), *words, "--out", str(tmp_path / "rounded.json"), "--precision", "bfloat16"])
+    assert json.loads((tmp_path / "rounded.json").read_text())["settings"]["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize(("simulator", "limit"), [("metaworld", 125), ("robosuite", 150)])

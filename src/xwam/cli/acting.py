@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from xwam.cli.options import ClosedLoop, OpenLoop, Steps
+from xwam.cli.options import ClosedLoop, Dtype, OpenLoop, Steps, torch_dtype
 from xwam.config import Imagining, Simulator
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def evaluate(
     report: bool = True,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
+    precision: Dtype = "float32",
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env SIMULATOR --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -60,6 +61,7 @@ def evaluate(
         report: write the page with plots and with the best, median and worst episode in 4D.
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         steps: denoising steps of an answer.
+        precision: of the weights of transformer and decoder; other results than float32, in a file of their own.
         device: cpu, cuda, …
     """
     from xwam.data.opening import robot_for
@@ -69,7 +71,7 @@ def evaluate(
 
     _check_way(env, data, open_loop, closed_loop)
     warn_of_idle_gpu(device)
-    policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
+    policy = load_policy(checkpoint, device=device, dtype=torch_dtype(precision), robot=robot, **vars(steps))
     if data is not None:
         _warn_of_known_clips(checkpoint)
         explained = robot_for(checkpoint, robot, data)
@@ -186,6 +188,7 @@ def imagine(
     rerun: bool = False,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
+    precision: Dtype = "float32",
     device: str = "cpu",
 ) -> None:
     """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.
@@ -202,6 +205,7 @@ def imagine(
         rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         steps: denoising steps of an answer.
+        precision: of the weights of transformer and decoder.
         device: cpu, cuda, …
     """
     from xwam.data.observations import load_observation
@@ -216,7 +220,7 @@ def imagine(
     if input is not None and (episode or frame):
         raise ValueError(f"episode={episode}, frame={frame}: they are of a data set; leave them out with --input.")
     observation = None if input is None else load_observation(input)  # a wrong file fails before the weights are read
-    policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
+    policy = load_policy(checkpoint, device=device, dtype=torch_dtype(precision), robot=robot, **vars(steps))
     asked: dict[str, Any] = {"seed": seed, "has_rerun": rerun}
     if observation is not None:
         print(imagine_observation(policy, observation, out, **asked))

@@ -32,14 +32,19 @@ def check_file(out: Path) -> None:
 
 @torch.no_grad()
 def identity(policy: Policy) -> dict[str, Any]:
-    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises."""
+    """What tells a policy from others in JSON's own types: a digest of its weights, and how it denoises.
+
+    Its precision only where it is not float32. The digest does not show it: weights stored in bfloat16 are the same.
+    """
     digest = hashlib.sha256()
     for network in (policy.networks.transformer, policy.networks.vae):
         for value in network.state_dict().values():
             bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
             digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
     statistics = policy.normalizer.fingerprint()
-    return {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
+    found = {"weights": digest.hexdigest()[:16], "denoise": asdict(policy.config.denoise), "statistics": statistics}
+    dtype = next(policy.networks.transformer.parameters()).dtype
+    return found if dtype == torch.float32 else found | {"precision": str(dtype).removeprefix("torch.")}
 
 
 def are_same(stored: Mapping[str, Any], asked: Mapping[str, Any], *, but: Collection[str] = ()) -> bool:
