@@ -10,6 +10,17 @@ from xwam.config import SPACE_STRIDE, Config, Simulator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
+LESS_MEMORY = (
+    "the GPU's memory is full. `xwam train … --plan` says what training takes; less: --recompute, --accumulate 4, "
+    "--lora-rank 16, --optimizer adamw_8bit, --validate-every 0; serving: --precision bfloat16, --max-batch 1, "
+    "--quantize int8-weights, --actions-only, known prompts (policy.save_prompts) without the folder text/; "
+    "evaluate and imagine: --precision bfloat16."
+)
+
+
+def memory_advice(error: BaseException) -> str | None:
+    """What takes less memory, where an error says that a GPU has no more; None for every other error."""
+    return LESS_MEMORY if type(error).__name__ == "OutOfMemoryError" else None  # torch's, which is not imported here
 
 
 def _check_least(values: Mapping[str, Any], **least: int) -> None:
