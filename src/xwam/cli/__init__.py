@@ -14,6 +14,7 @@ from xwam.cli.serving import serve
 from xwam.cli.training import convert, train, train_vae
 from xwam.train.options import memory_advice
 
+ABOUT = "Train, run and look at a robot policy that also imagines the future. `xwam VERB --help` explains a verb."
 VERBS = {
     "demo": demo,
     "collect": collect,
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # diffusers imports it, and it then warns of 4-bit kernels that nothing here uses
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=ABOUT, args=arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"xwam: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -23,7 +23,15 @@ def demo(
     out: Path = Path("runs/demo"),
     checkpoint: Path = Path("checkpoints/tiny"),
 ) -> None:
-    """Act and imagine in Meta-World with the shipped checkpoint; writes report.html, result.json and an mp4."""
+    """Act and imagine in Meta-World with the shipped checkpoint; writes report.html, result.json and an mp4.
+
+    Args:
+        task: a task of Meta-World; the shipped checkpoint knows six.
+        episodes: episodes to play.
+        seed: which unseen placements.
+        out: folder for the results.
+        checkpoint: a checkpoint folder.
+    """
     from xwam.demo import run_demo
 
     result = run_demo(task=task, num_episodes=episodes, seed=seed, out=out, checkpoint=checkpoint)
@@ -231,7 +239,13 @@ def imagine(
 
 
 def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed"), rerun: bool = False) -> None:
-    """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``); with --rerun also world.rrd."""
+    """Make the 4D page, mosaic and point clouds of a saved prediction.
+
+    Args:
+        prediction: the file, world.npz of ``imagine``.
+        out: folder for the results.
+        rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
+    """
     from xwam.imagine import view_saved
 
     print(view_saved(prediction, out, has_rerun=rerun))

@@ -26,9 +26,10 @@ def collect(
         tasks: names of tasks; by default one.
         episodes: episodes per task in the end.
         out: folder of the data set.
-        seed: first placement; by default 0, with wander 80,000 (scenes that no demonstration shows); at most 100,000
-            less the episodes.
-        noise: how strongly executed actions are disturbed (the clean action is what is stored).
+        seed: first placement; by default 0, with wander 80,000 (scenes that no demonstration shows). Every episode
+            takes the next one, all below 100,000.
+        noise: how strongly the played actions are disturbed; stored are both, the expert's clean action and the
+            played one.
         wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
         processes: how many simulators at the same time.
         size_px: height and width of the images.

@@ -110,7 +110,7 @@ class Changes:
     """Checkpoints of steps that are multiples of it stay; without it only the two newest do, and the one that did best
     with --evaluate-tasks. The last one is not always the best one on a robot."""
     compile: FlagCreatePairsOff[bool] = True
-    """Where the preset says so; without, no compiler is needed, and a step of tiny takes a quarter longer."""
+    """do not compile the blocks: no compiler is needed, a step of tiny takes a quarter longer."""
 
     def given(self) -> dict[str, Any]:
         """What is given, by the names of TrainConfig and NoiseConfig."""
@@ -123,11 +123,11 @@ class VaeChanges:
     """Numbers of an autoencoder's recipe."""
 
     steps: int = 5200
-    """How many."""
+    """training steps."""
     image_steps: int = 1200
     """The first steps, of a new autoencoder, see single pictures only."""
     learning_rate: float = 4e-3
-    """The highest; lower, as 1e-3, for going on from finished weights."""
+    """the highest learning rate; take a lower one, such as 1e-3, to go on from finished weights."""
     batch_factor: int = 1
     """Times as many clips per step; a GPU wants about 8."""
     crop_px: int | None = None
@@ -162,9 +162,9 @@ class Watch:
     evaluate_simulator: Simulator = "metaworld"
     """Whose tasks they are."""
     evaluate_episodes: int = 4
-    """Episodes per task of that."""
+    """with --evaluate-tasks: episodes per task."""
     evaluate_max_steps: int | None = None
-    """Actions per episode of that; by default the simulator's own."""
+    """with --evaluate-tasks: actions per episode; by default the simulator's own."""
     wandb: str | None = None
     """A Weights & Biases project to log to as well."""
 
