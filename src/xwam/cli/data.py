@@ -18,6 +18,7 @@ def collect(
     wander: bool = False,
     processes: int = 2,
     size_px: int = 128,
+    action_hz: float | None = None,
 ) -> None:
     """Record scripted experts as a LeRobot v3 data set. Interrupt and repeat at will: it continues.
 
@@ -33,13 +34,17 @@ def collect(
         wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
         processes: how many simulators at the same time.
         size_px: height and width of the images.
+        action_hz: actions per second, 20 by default; metaworld can also be recorded with 80, 40, 16, 10, 8 or 5, to
+            be mixed with other data of that rate.
     """
     from xwam.sim.collect import Recording
     from xwam.sim.collect import collect as run
     from xwam.sim.simulators import simulator_named
 
     tasks = tasks or (simulator_named(simulator).first_task,)
-    recording = Recording(simulator=simulator, noise=noise, wander=wander, width_px=size_px, height_px=size_px)
+    recording = Recording(
+        simulator=simulator, noise=noise, wander=wander, width_px=size_px, height_px=size_px, action_hz=action_hz
+    )
     run(out, tasks, episodes, recording, seed=seed, num_workers=processes)
 
 
