@@ -11,6 +11,7 @@ import tyro
 from xwam_benchmarks import command
 
 from xwam.cli import VERBS
+from xwam.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "checkpoints/tiny/README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -96,6 +97,11 @@ def test_shown_commands_are_taken(page):
             assert not unknown, f"{line}: {unknown}"
             if any(word.startswith("--") for word in words[3:]) and "…" not in line:
                 take(words[1:])
+
+
+def test_help_names_every_preset():
+    text = tyro.extras.get_parser(VERBS["train"]).format_help()
+    assert [name for name in PRESETS if name not in text] == []
 
 
 def test_a_wrong_command_is_found(tmp_path):

@@ -79,6 +79,8 @@ def test_bf16_is_for_transformer_and_decoder(folder):
     assert off.max() > 0
     assert off.mean() < 0.5, "grey levels"
     assert load_policy(folder, dtype=torch.bfloat16, with_world=False).networks.vae.vae.decoder is None
+    assert identity(load_policy(folder))["precision"] == "float32"
+    assert identity(policy)["precision"] == "bfloat16", "weights stored in bfloat16 have the same digest in both"
 
 
 def test_a_policy_is_known_whatever_computes_its_digest():

@@ -101,7 +101,7 @@ def test_the_robot_acts_and_the_world_is_imagined_and_shown(world, tmp_path):
     np.testing.assert_array_equal(load_prediction(tmp_path / "world.npz").prediction.video, imagined.video)
 
 
-def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
+def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path, capsys):
     """From a data set and from a file with the same observation: the same imagination, and every file for people."""
     root, last = world
     config = load_policy(last).config
@@ -138,6 +138,9 @@ def test_what_a_robot_saw_is_saved_and_imagined_from(world, tmp_path):
     for words in ([], ["--input", "x.npz", "--data", "x"]):
         with pytest.raises(SystemExit):
             main(["imagine", str(last), *words])
+    with pytest.raises(SystemExit):
+        main(["imagine", "no-such-checkpoint", "--input", "no-such-file.npz"])
+    assert "no-such-file.npz" in capsys.readouterr().err, "the file is read before the weights are"
 
 
 def test_open_loop_scores_held_out_clips(world, tmp_path):
@@ -225,7 +228,7 @@ def test_calibrated_data_without_depth_is_reported_too(world, tmp_path, monkeypa
 def test_beyond_the_end_of_an_episode_nothing_is_called_real(world, tmp_path):
     root, last = world
     length = open_lerobot(root / "data").length(0)
-    imagine_recording(last, root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
+    imagine_recording(load_policy(last), root / "data", tmp_path / "end", episode=0, frame=length - 9, seed=0)
     saved = load_prediction(tmp_path / "end" / "world.npz")
     assert len(saved.real.state) == 1 + 8 // load_policy(last).config.clip.actions_per_frame
     assert len(saved.prediction.state) > len(saved.real.state)
@@ -412,6 +415,10 @@ def test_the_verb_evaluate_plays_the_simulator(world, tmp_path, capsys):
     asked = report["settings"]
     assert (asked["tasks"], asked["num_episodes"], asked["max_steps"], asked["replan_every"]) == (["reach-v3"], 1, 4, 4)
     assert "mean_success" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(last), *words, "--out", str(tmp_path / "closed.json"), "--precision", "bfloat16"])
+    main(["evaluate", str(last), *words, "--out", str(tmp_path / "rounded.json"), "--precision", "bfloat16"])
+    assert json.loads((tmp_path / "rounded.json").read_text())["settings"]["precision"] == "bfloat16"
 
 
 @pytest.mark.parametrize(("simulator", "limit"), [("metaworld", 125), ("robosuite", 150)])

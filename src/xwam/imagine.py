@@ -10,12 +10,12 @@ from pathlib import Path
 
 from xwam.config import Imagining
 from xwam.data.clips import Clips
-from xwam.data.observations import load_observation
-from xwam.data.opening import open_data, robot_for
+from xwam.data.opening import open_data
 from xwam.evaluate.clips import check_same_robot, imagine_clip
-from xwam.policy import load_policy
-from xwam.records import Prediction
+from xwam.policy import Policy
+from xwam.records import Observation, Prediction
 from xwam.robot.layout import Layout
+from xwam.robot.robot_json import RobotConfig
 from xwam.view.export import load_prediction, save_prediction, write_glb, write_ply
 from xwam.view.html import write_page
 from xwam.view.mosaic import write_mosaic
@@ -26,27 +26,24 @@ PAGES = ("world.mp4", "world.html", "world.glb", "world.rrd", "points-[0-9]*.ply
 
 
 def imagine_recording(
-    checkpoint: Path,
+    policy: Policy,
     data: Path,
     out: Path,
     *,
     episode: int,
     frame: int,
     seed: int,
+    robot: RobotConfig | None = None,
     mode: Imagining = "joint",
-    device: str = "cpu",
     has_rerun: bool = False,
-    robot: str | None = None,
-    action_steps: int | None = None,
-    video_steps: int | None = None,
 ) -> Path:
-    """Imagine what follows step ``frame`` of an episode, beside what really followed. The rest: see load_policy.
+    """Imagine what follows step ``frame`` of an episode, beside what really followed. ``robot`` explains foreign data.
 
-    ``mode="forward_dynamics"``: the world that the recorded actions lead to.
+    ``mode="forward_dynamics"``: the world that the recorded actions lead to. Raises ValueError where there is no such
+    step, or the data are of another robot.
     """
-    policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
     clips = Clips(
-        open_data(data, robot=robot_for(checkpoint, robot, data)), policy.config.clip, policy.config.view_names,
+        open_data(data, robot=robot), policy.config.clip, policy.config.view_names,
         split="all", validation_share=0.0, absent=policy.absent,
     )  # fmt: skip
     check_same_robot(policy, clips.episodes)
@@ -59,21 +56,10 @@ def imagine_recording(
     return write_world(out, imagined, policy.layout, real=real, has_rerun=has_rerun)
 
 
-def imagine_saved(
-    checkpoint: Path,
-    seen: Path,
-    out: Path,
-    *,
-    seed: int,
-    device: str = "cpu",
-    has_rerun: bool = False,
-    robot: str | None = None,
-    action_steps: int | None = None,
-    video_steps: int | None = None,
+def imagine_observation(
+    policy: Policy, observation: Observation, out: Path, *, seed: int, has_rerun: bool = False
 ) -> Path:
-    """Imagine what follows an observation that was saved as a file (data/observations.py)."""
-    observation = load_observation(seen)  # a wrong file fails here, before anything heavy is loaded
-    policy = load_policy(checkpoint, device=device, robot=robot, action_steps=action_steps, video_steps=video_steps)
+    """Imagine what follows an observation, say one that was saved as a file (data/observations.py)."""
     *_, imagined = policy.predict(observation, seed=seed)
     return write_world(out, imagined.without_views(policy.absent), policy.layout, has_rerun=has_rerun)
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from xwam_client.client import COMPARED, Client, MismatchError, Observation
+from xwam_client.agreement import COMPARED, MismatchError
+from xwam_client.client import MOST_UNTOLD, Client, Observation
 from xwam_client.protocol import RefusedError, decode_world
 from xwam_client.rollout import rollout
 
@@ -97,6 +98,28 @@ def test_whoever_looks_at_a_world_holds_up_no_actions(client):
     request.world.add_done_callback(look)
     assert done.wait(60)
     assert found[0].shape == request.actions.result(0)["actions"].shape
+
+
+def test_worlds_that_nobody_looks_at_do_not_pile_up(server):
+    """The first is being looked at, so many may wait with it; the newest is refused, and later ones come again."""
+    asked, looks_on = [], threading.Event()
+    with Client(port=server.port) as client:
+        for _ in range(MOST_UNTOLD + 2):
+            asked.append(client.ask(SEEN, seed=5, world=True))
+            asked[-1].world.add_done_callback(lambda _: looks_on.wait(60))
+            asked[-1].actions.result(60)
+            deadline = time.monotonic() + 60
+            while client._pending and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert len(client._untold) == MOST_UNTOLD
+        looks_on.set()
+        for request in asked[:MOST_UNTOLD]:
+            assert request.world.result(60)["type"] == "world"
+        for request in asked[MOST_UNTOLD:]:
+            refused = request.world.exception(60)
+            assert (refused.rule, "looked at" in str(refused)) == ("superseded", True)
+        last = client.ask(SEEN, seed=5, world=True)
+        assert last.world.result(60)["type"] == "world"
 
 
 def test_pictures_that_the_server_would_not_read_are_not_sent(client, monkeypatch):

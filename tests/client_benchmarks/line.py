@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-from xwam_client.client import MismatchError, Observation
+from xwam_client.agreement import MismatchError
+from xwam_client.client import Observation
 from xwam_client.protocol import RefusedError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from xwam_benchmarks import command
 from xwam_benchmarks.evaluate import Server, Trial, evaluate, wilson_interval
-from xwam_client.client import MismatchError
+from xwam_client.agreement import MismatchError
 from xwam_client.protocol import RefusedError
 
 from tests.client.conftest import RunningAt

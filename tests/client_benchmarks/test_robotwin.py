@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from xwam_benchmarks import robotwin
-from xwam_client.client import MismatchError
+from xwam_client.agreement import MismatchError
 
 from tests.client_benchmarks.metadata import of_file, of_published
 

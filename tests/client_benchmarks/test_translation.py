@@ -7,7 +7,7 @@ from xwam_benchmarks import libero, robocasa, robotwin
 from xwam_benchmarks.arm import OPEN_M, Arm
 from xwam_benchmarks.rotations import matrix_from_quat, matrix_from_vector, quat_from_matrix, wxyz
 from xwam_benchmarks.slots import Axes, names_of_cameras
-from xwam_client.client import MismatchError
+from xwam_client.agreement import MismatchError
 
 from tests.client_benchmarks.metadata import of_file, of_published
 from xwam.robot.axes import ROBOCASA, ROBOTWIN

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from xwam.serve.ray_serve import RayConfig, read_arguments
+from xwam.policy import load_policy
+from xwam.serve.ray_serve import RayConfig, read_arguments, service_of
 
 SCRIPT = Path(__file__).with_name("ray_robots.py")
 
@@ -22,6 +23,21 @@ def test_arguments_of_serve_run():
         read_arguments({})
     with pytest.raises(ValueError, match="max_replicas=1"):
         read_arguments({"checkpoint": "x", "replicas": 2, "max_replicas": 1})
+    for wrong in ({"precision": "float16"}, {"quantize": "int4"}, {"max_batch": "0"}, {"action_steps": -1}):
+        name, value = next(iter(wrong.items()))
+        with pytest.raises(ValueError, match=f"{name}='?{value}"):
+            read_arguments({"checkpoint": "x", **wrong})
+
+
+def test_a_replica_is_as_the_arguments_say(served_folder):
+    words = {"precision": "bfloat16", "max_batch": "2", "action_steps": "1", "video_steps": "2", "compile": "yes"}
+    service = service_of(read_arguments({"checkpoint": str(served_folder), **words}))
+    assert service.metadata["precision"] == "bfloat16"
+    assert (service.config.max_batch, service.config.is_compiled) == (2, True)
+    denoise = service.policy.config.denoise
+    assert (denoise.num_action_steps, denoise.num_video_steps) == (1, 2)
+    own = service_of(read_arguments({"checkpoint": str(served_folder)})).policy.config
+    assert own == load_policy(served_folder).config
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'xwam[ray]'")

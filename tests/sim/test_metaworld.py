@@ -11,7 +11,7 @@ from xwam.sim.instructions import INSTRUCTIONS
 
 pytest.importorskip("metaworld", reason="pip install 'xwam[sim]'")
 
-from xwam.sim.metaworld import MARKED_GOALS, MAX_DELTA_M, METAWORLD_LAYOUT, TASKS, VIEWS, instructions, make_metaworld
+from xwam.sim.metaworld import MARKED_GOALS, METAWORLD_LAYOUT, TASKS, VIEWS, instructions, make_metaworld
 from xwam.sim.record import record_wandering
 from xwam.sim.render import load_mujoco
 
@@ -94,7 +94,17 @@ def test_an_action_moves_the_command_by_its_metres(env):
     action = np.zeros(env.layout.action_width, np.float32)
     action[MOVE] = 0.02, -0.01, 1.0
     env.step(action)
-    np.testing.assert_allclose(env._raw.data.mocap_pos[0] - before, [0.02, -0.01, MAX_DELTA_M], atol=1e-6)
+    np.testing.assert_allclose(env._raw.data.mocap_pos[0] - before, [0.02, -0.01, env.max_delta_m], atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["reach-v3", "pick-place-v3", "drawer-open-v3"])
+def test_an_action_may_last_longer_and_moves_as_fast(task):
+    env = make_metaworld(task, width_px=8, height_px=8, action_hz=10.0)
+    assert (env.action_hz, env.max_delta_m, env.max_steps) == (10, 0.08, 62)
+    for seed in (1, 2):
+        env.reset(seed)
+        assert any(env.step(env.expert_action()) for _ in range(env.max_steps))
+    env.close()
 
 
 def test_wandering_goes_far_and_stays_in_the_workspace(env):
@@ -207,6 +217,9 @@ def test_bad_input_is_refused(env):
         instructions("drawer")
     with pytest.raises(ValueError, match="width_px=0"):
         make_metaworld("drawer-open-v3", width_px=0)
+    for wrong in (30.0, 15.0, 0.0, -20.0, 100.0):
+        with pytest.raises(ValueError, match=f"action_hz={wrong:g}: .*choose 80, 40, 20, 16, 10, 8"):
+            make_metaworld("drawer-open-v3", action_hz=wrong)
     with pytest.raises(ValueError, match="seed=-1"):
         env.reset(-1)
     env.reset(0)

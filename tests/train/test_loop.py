@@ -369,12 +369,17 @@ def test_an_error_of_one_process_ends_it_at_once():
         "import atexit, time\n"
         "from xwam.train.peers import Peers, peers_may_wait\n"
         "atexit.register(time.sleep, 60)\n"
-        "with peers_may_wait(Peers(0, {})):\n"
-        "    raise ValueError('a broken file')\n"
+        "from torch import OutOfMemoryError\n"
+        "with peers_may_wait(Peers(0, 2)):\n"
+        "    raise {}\n"
     )
-    done = subprocess.run([sys.executable, "-c", script.format(2)], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1
-    assert "ValueError: a broken file" in done.stderr
+    for error, advice in (("ValueError('a broken file')", ""), ("OutOfMemoryError('of GPU 0')", "--recompute")):
+        words = [sys.executable, "-c", script.format(error)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=50)
+        assert done.returncode == 1
+        assert error.split("'")[1] in done.stderr
+        assert advice in done.stderr
+        assert ("memory is full" in done.stderr) == bool(advice)
     with pytest.raises(ValueError, match="a broken file"), peers_may_wait(Peers(0, 1)):
         raise ValueError("a broken file")
 

@@ -23,7 +23,7 @@ from xwam.policy import load_policy
 from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.calibration import save_cameras
-from xwam.robot.robot_json import save_robot
+from xwam.robot.robot_json import load_robot, save_robot
 from xwam.sim.collect import Recording, collect
 from xwam.train.adapt import with_known_depth
 from xwam.train.options import Changes, Setup, Sources, Watch, changed
@@ -53,7 +53,10 @@ def test_without_depth_there_is_no_depth_branch(data, tmp_path):
     policy = load_policy(last)
     assert policy.config.model.num_depth_blocks == 0
     with pytest.warns(UserWarning, match="this world has no depth"):
-        assert imagine_recording(last, root / "arm", tmp_path / "seen", episode=0, frame=0, seed=0).name == "world.mp4"
+        shown = imagine_recording(
+            policy, root / "arm", tmp_path / "seen", episode=0, frame=0, seed=0, robot=load_robot(last / "robot.json")
+        )
+    assert shown.name == "world.mp4"
     opened = open_sources([root / "arm"], (str(root / "arm.json"),), ())
     config = fit(preset("debug"), opened)
     tiny = Path(__file__).parents[2] / "checkpoints/tiny"

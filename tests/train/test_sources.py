@@ -17,9 +17,8 @@ from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.cache import LatentCache
 from xwam.data.lerobot import open_lerobot
-from xwam.data.observations import save_observation
 from xwam.encode import Batch
-from xwam.imagine import imagine_saved
+from xwam.imagine import imagine_observation
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.policy import load_policy
@@ -121,9 +120,9 @@ def test_a_world_shows_no_camera_that_the_robot_lacks(runs, tmp_path):
     robot = load_robot(last / "robot.json")
     state = read_state(robot, {"observation.state": written(0, 24)[0][:1]})[0].astype(np.float32)
     seen = {camera.name: pictures(0, 24)[camera.key.rsplit(".", 1)[1]][0] for camera in robot.cameras}
-    save_observation(tmp_path / "seen.npz", Observation(images=seen, state=state, instruction="pick up cup 0"))
+    observation = Observation(images=seen, state=state, instruction="pick up cup 0")
     with pytest.warns(UserWarning, match="no page and no point clouds"):
-        imagine_saved(last, tmp_path / "seen.npz", tmp_path / "world", seed=0)
+        imagine_observation(load_policy(last), observation, tmp_path / "world", seed=0)
     imagined = load_prediction(tmp_path / "world/world.npz").prediction
     assert [camera.name for camera in imagined.cameras] == ["front", "wrist"]
     assert len(imagined.video) == 2

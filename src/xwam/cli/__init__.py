@@ -12,7 +12,9 @@ from xwam.cli.check import check
 from xwam.cli.data import annotate, collect, stats
 from xwam.cli.serving import serve
 from xwam.cli.training import convert, train, train_vae
+from xwam.train.options import memory_advice
 
+ABOUT = "Train, run and look at a robot policy that also imagines the future. `xwam VERB --help` explains a verb."
 VERBS = {
     "demo": demo,
     "collect": collect,
@@ -30,25 +32,20 @@ VERBS = {
 }
 
 
-LESS_MEMORY = (
-    "the GPU's memory is full. `xwam train … --plan` says what training takes; less: --recompute, --accumulate 4, "
-    "--lora-rank 16, --optimizer adamw_8bit, --validate-every 0; serving: --precision bfloat16, --actions-only."
-)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the ``xwam`` command. User mistakes end in one line and exit code 2."""
     # diffusers imports it, and it then warns of 4-bit kernels that nothing here uses
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=__doc__, args=arguments)
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="xwam", description=ABOUT, args=arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"xwam: {error}", file=sys.stderr)
         raise SystemExit(2) from error
     except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+        advice = memory_advice(error)
+        if advice is None:
             raise
-        print(f"xwam: {error}\nxwam: {LESS_MEMORY}", file=sys.stderr)
+        print(f"xwam: {error}\nxwam: {advice}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("xwam: interrupted; everything finished is kept. Repeat the command to continue.", file=sys.stderr)

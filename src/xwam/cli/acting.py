@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from xwam.cli.options import ClosedLoop, OpenLoop, Steps
+from xwam.cli.options import ClosedLoop, Dtype, OpenLoop, Steps, torch_dtype
 from xwam.config import Imagining, Simulator
 
 if TYPE_CHECKING:
@@ -23,7 +23,15 @@ def demo(
     out: Path = Path("runs/demo"),
     checkpoint: Path = Path("checkpoints/tiny"),
 ) -> None:
-    """Act and imagine in Meta-World with the shipped checkpoint; writes report.html, result.json and an mp4."""
+    """Act and imagine in Meta-World with the shipped checkpoint; writes report.html, result.json and an mp4.
+
+    Args:
+        task: a task of Meta-World; the shipped checkpoint knows six.
+        episodes: episodes to play.
+        seed: which unseen placements.
+        out: folder for the results.
+        checkpoint: a checkpoint folder.
+    """
     from xwam.demo import run_demo
 
     result = run_demo(task=task, num_episodes=episodes, seed=seed, out=out, checkpoint=checkpoint)
@@ -44,6 +52,7 @@ def evaluate(
     report: bool = True,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
+    precision: Dtype = "float32",
     device: str = "cpu",
 ) -> None:
     """Closed loop with ``--env SIMULATOR --tasks …``; open loop on held-out clips with ``--data DIR``.
@@ -60,6 +69,7 @@ def evaluate(
         report: write the page with plots and with the best, median and worst episode in 4D.
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         steps: denoising steps of an answer.
+        precision: of the weights of transformer and decoder; other results than float32, in a file of their own.
         device: cpu, cuda, …
     """
     from xwam.data.opening import robot_for
@@ -69,7 +79,7 @@ def evaluate(
 
     _check_way(env, data, open_loop, closed_loop)
     warn_of_idle_gpu(device)
-    policy = load_policy(checkpoint, device=device, robot=robot, **vars(steps))
+    policy = load_policy(checkpoint, device=device, dtype=torch_dtype(precision), robot=robot, **vars(steps))
     if data is not None:
         _warn_of_known_clips(checkpoint)
         explained = robot_for(checkpoint, robot, data)
@@ -186,6 +196,7 @@ def imagine(
     rerun: bool = False,
     robot: str | None = None,
     steps: Annotated[Steps, arg(name="")] = Steps(),  # noqa: B008 (frozen)
+    precision: Dtype = "float32",
     device: str = "cpu",
 ) -> None:
     """Imagine what follows one observation; writes the 4D page, mosaic, arrays and point clouds.
@@ -202,27 +213,39 @@ def imagine(
         rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
         robot: one of the checkpoint's robots, where it has several; its robot.json explains the data set.
         steps: denoising steps of an answer.
+        precision: of the weights of transformer and decoder.
         device: cpu, cuda, …
     """
-    from xwam.imagine import imagine_recording, imagine_saved
+    from xwam.data.observations import load_observation
+    from xwam.data.opening import robot_for
+    from xwam.imagine import imagine_observation, imagine_recording
+    from xwam.policy import load_policy
 
     if (input is None) == (data is None):
         raise ValueError(f"input={input}, data={data}: give --input OBSERVATION.npz, or --data DIR --episode --frame.")
-    asked: dict[str, Any] = {"seed": seed, "device": device, "has_rerun": rerun, "robot": robot, **vars(steps)}
     if input is not None and mode != "joint":
         raise ValueError(f"mode={mode}: an observation comes without actions; give --data DIR --episode --frame.")
     if input is not None and (episode or frame):
         raise ValueError(f"episode={episode}, frame={frame}: they are of a data set; leave them out with --input.")
-    if input is not None:
-        shown = imagine_saved(checkpoint, input, out, **asked)
-    else:
-        assert data is not None
-        shown = imagine_recording(checkpoint, data, out, episode=episode, frame=frame, mode=mode, **asked)
-    print(shown)
+    observation = None if input is None else load_observation(input)  # a wrong file fails before the weights are read
+    policy = load_policy(checkpoint, device=device, dtype=torch_dtype(precision), robot=robot, **vars(steps))
+    asked: dict[str, Any] = {"seed": seed, "has_rerun": rerun}
+    if observation is not None:
+        print(imagine_observation(policy, observation, out, **asked))
+        return
+    assert data is not None
+    asked |= {"episode": episode, "frame": frame, "mode": mode, "robot": robot_for(checkpoint, robot, data)}
+    print(imagine_recording(policy, data, out, **asked))
 
 
 def view(prediction: Annotated[Path, Positional], out: Path = Path("runs/viewed"), rerun: bool = False) -> None:
-    """Make the 4D page, mosaic and point clouds of a saved prediction (``.npz``); with --rerun also world.rrd."""
+    """Make the 4D page, mosaic and point clouds of a saved prediction.
+
+    Args:
+        prediction: the file, world.npz of ``imagine``.
+        out: folder for the results.
+        rerun: also write world.rrd for rerun's viewer (needs the extra rerun).
+    """
     from xwam.imagine import view_saved
 
     print(view_saved(prediction, out, has_rerun=rerun))

@@ -18,6 +18,7 @@ def collect(
     wander: bool = False,
     processes: int = 2,
     size_px: int = 128,
+    action_hz: float | None = None,
 ) -> None:
     """Record scripted experts as a LeRobot v3 data set. Interrupt and repeat at will: it continues.
 
@@ -26,19 +27,24 @@ def collect(
         tasks: names of tasks; by default one.
         episodes: episodes per task in the end.
         out: folder of the data set.
-        seed: first placement; by default 0, with wander 80,000 (scenes that no demonstration shows); at most 100,000
-            less the episodes.
-        noise: how strongly executed actions are disturbed (the clean action is what is stored).
+        seed: first placement; by default 0, with wander 80,000 (scenes that no demonstration shows). Every episode
+            takes the next one, all below 100,000.
+        noise: how strongly the played actions are disturbed; stored are both, the expert's clean action and the
+            played one.
         wander: the hand goes anywhere instead: this teaches what actions do, and not how to act. A data set of its own.
         processes: how many simulators at the same time.
         size_px: height and width of the images.
+        action_hz: actions per second, 20 by default; metaworld can also be recorded with 80, 40, 16, 10, 8 or 5, to
+            be mixed with other data of that rate.
     """
     from xwam.sim.collect import Recording
     from xwam.sim.collect import collect as run
     from xwam.sim.simulators import simulator_named
 
     tasks = tasks or (simulator_named(simulator).first_task,)
-    recording = Recording(simulator=simulator, noise=noise, wander=wander, width_px=size_px, height_px=size_px)
+    recording = Recording(
+        simulator=simulator, noise=noise, wander=wander, width_px=size_px, height_px=size_px, action_hz=action_hz
+    )
     run(out, tasks, episodes, recording, seed=seed, num_workers=processes)
 
 

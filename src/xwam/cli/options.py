@@ -24,9 +24,9 @@ class Steps:
     """Denoising steps of an answer: fewer are faster."""
 
     action_steps: int | None = None
-    """Until the actions are finished; by default as the checkpoint says."""
+    """denoising steps until the actions are finished; by default the checkpoint's."""
     video_steps: int | None = None
-    """Until the world is finished, the actions' steps included; by default as the checkpoint says."""
+    """denoising steps until the world is finished, those of the actions included; by default the checkpoint's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class OpenLoop:
     """With ``--data``: how clips of held-out episodes are compared."""
 
     clips: int = 32
-    """How many: one of every held-out episode before a second of any."""
+    """held-out clips to compare: one of every episode before a second of any."""
     mode: Imagining = "joint"
     """joint: it imagines its own actions; forward_dynamics: it is told those that were really played."""
     region: tuple[float, float, float, float, float, float] | None = None

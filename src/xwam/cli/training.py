@@ -29,7 +29,7 @@ def train(
     ``torchrun --nproc-per-node 8 --no-python -- xwam train …`` uses 8 processes; the batch is that of all together.
 
     Args:
-        preset: debug, tiny, small, …
+        preset: debug, mini, tiny, small, bench_small, wan22_5b.
         data: data sets, one or several (LeRobot's format, HDF5 files, or the published X-WAM ones).
         sources: what they mean, and how they are mixed and encoded.
         out: folder of the run; a run that is there already is continued exactly, by any number of processes.

@@ -33,15 +33,23 @@ def check_file(out: Path) -> None:
 
 @torch.no_grad()
 def identity(policy: Policy) -> dict[str, Any]:
-    """What tells results from others in JSON's own types: a digest of the weights, how it denoises, and METRICS."""
+    """What tells results from others in JSON's own types: a digest of the weights, their precision, how it denoises.
+
+    The digest does not show the precision: weights that were stored in bfloat16 are the same in both.
+    """
     digest = hashlib.sha256()
     for network in (policy.networks.transformer, policy.networks.vae):
         for value in network.state_dict().values():
             bits = value.float().contiguous().view(torch.int32).long()  # whole numbers: their sums have no order
             digest.update(np.array([bits.sum().item(), (bits * bits).sum().item()]).tobytes())
-    statistics = policy.normalizer.fingerprint()
-    denoise = asdict(policy.config.denoise)
-    return {"metrics": METRICS, "weights": digest.hexdigest()[:16], "denoise": denoise, "statistics": statistics}
+    dtype = next(policy.networks.transformer.parameters()).dtype
+    return {
+        "metrics": METRICS,
+        "weights": digest.hexdigest()[:16],
+        "precision": str(dtype).removeprefix("torch."),
+        "denoise": asdict(policy.config.denoise),
+        "statistics": policy.normalizer.fingerprint(),
+    }
 
 
 def are_same(stored: Mapping[str, Any], asked: Mapping[str, Any], *, but: Collection[str] = ()) -> bool:

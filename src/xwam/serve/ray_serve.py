@@ -12,8 +12,11 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+import torch
+
+from xwam.config import Quantization
 from xwam.serve.conversation import converse
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.serve.wire import knows_key, read_key
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("xwam.serve")
 PROXY_MESSAGE_BYTES = 16 * 1024 * 1024  # Ray's proxy (uvicorn's default) ends a connection that sends a larger one
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POLICY_VIOLATION = 1008  # of websocket's close codes
 
 
@@ -39,12 +43,23 @@ class RayConfig:
     device: str = "cpu"
     gpus_per_replica: float = 1.0  # where the device is cuda; 0.5: two replicas share one
     actions_only: bool = False
+    precision: str = "float32"  # or bfloat16
+    compile: bool = False
+    quantize: str = ""  # int8-dynamic, …: fewer bits for the blocks
+    robot: str = ""  # which one, when the checkpoint learned from several
+    max_batch: int = ServeConfig.max_batch
+    action_steps: int = 0  # 0: the checkpoint's
+    video_steps: int = 0
     api_key_file: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "robots_per_replica", "max_connections"):
-            if vars(self)[name] < 1:
-                raise ValueError(f"{name}={vars(self)[name]}: must be 1 or more.")
+        lowest = dict.fromkeys(("replicas", "robots_per_replica", "max_connections", "max_batch"), 1)
+        for name, least in {**lowest, "action_steps": 0, "video_steps": 0}.items():
+            if vars(self)[name] < least:
+                raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
+        for name, allowed in {"precision": [*PRECISIONS], "quantize": ["", *get_args(Quantization)]}.items():
+            if vars(self)[name] not in allowed:
+                raise ValueError(f"{name}={vars(self)[name]!r}: {suggest(vars(self)[name], filter(None, allowed))}")
         if self.max_replicas and self.robots_per_replica > self.max_connections:
             raise ValueError(
                 f"robots_per_replica={self.robots_per_replica}: at most max_connections={self.max_connections}, or no "
@@ -73,6 +88,23 @@ def _bool(word: Any) -> bool:
     return known[str(word).lower()]
 
 
+def service_of(config: RayConfig) -> Service:
+    """The service of one replica, not yet warm."""
+    service = load_service(
+        Path(config.checkpoint),
+        ServeConfig(max_connections=config.max_connections, max_batch=config.max_batch, is_compiled=config.compile),
+        device=config.device,
+        dtype=PRECISIONS[config.precision],
+        quantize=config.quantize or None,
+        with_world=not config.actions_only,
+        robot=config.robot or None,
+        action_steps=config.action_steps or None,
+        video_steps=config.video_steps or None,
+    )
+    service.metadata["limits"]["message_bytes"] = PROXY_MESSAGE_BYTES
+    return service
+
+
 def build(arguments: Mapping[str, Any]) -> "Application":
     """The application, as ``serve run`` and KubeRay's ``import_path`` want it."""
     try:
@@ -89,10 +121,7 @@ def build(arguments: Mapping[str, Any]) -> "Application":
     @serve.ingress(app)
     class Robots:
         async def __init__(self) -> None:
-            settings = ServeConfig(max_connections=config.max_connections)
-            path = Path(config.checkpoint)
-            self.service = load_service(path, settings, device=config.device, with_world=not config.actions_only)
-            self.service.metadata["limits"]["message_bytes"] = PROXY_MESSAGE_BYTES
+            self.service = service_of(config)
             self.service.metadata["replica"] = serve.get_replica_context().replica_id.unique_id
             self.key = read_key(Path(config.api_key_file)) if config.api_key_file else None
             await self.service.start()  # Ray sends no robots before this returns

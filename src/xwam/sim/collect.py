@@ -43,16 +43,21 @@ class Recording:
     wander: bool = False  # no demonstrations; the hand wanders, and success is neither wanted nor noted
     width_px: int = 128
     height_px: int = 128
+    action_hz: float | None = None  # None: the simulator's own rate
 
     def __post_init__(self) -> None:
         if not 0 <= self.noise <= 1:
             raise ValueError(f"noise={self.noise}: a share of the largest displacement, in 0..1; 0.3 is a good choice.")
+        if self.action_hz is not None and self.simulator != "metaworld":
+            raise ValueError(
+                f"action_hz={self.action_hz:g}: only metaworld knows other rates than its own; leave it out."
+            )
         check_size(self.width_px, self.height_px)
 
     def open(self, task: str) -> ExpertEnv:
         """The simulator of a task, kept open while the task stays the same."""
         make_env = simulator_named(self.simulator).make_env if self.make_env is None else self.make_env
-        return _opened(make_env, task, self.width_px, self.height_px)
+        return _opened(make_env, task, self.width_px, self.height_px, self.action_hz)
 
 
 class Slot(NamedTuple):
@@ -196,8 +201,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(make_env: MakeEnv, task: str, width_px: int, height_px: int) -> ExpertEnv:
-    return make_env(task, width_px=width_px, height_px=height_px)
+def _opened(make_env: MakeEnv, task: str, width_px: int, height_px: int, action_hz: float | None) -> ExpertEnv:
+    rate = {} if action_hz is None else {"action_hz": action_hz}
+    return make_env(task, width_px=width_px, height_px=height_px, **rate)
 
 
 def _seeds(slot: Slot) -> range:

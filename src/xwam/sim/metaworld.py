@@ -1,9 +1,10 @@
 """Meta-World: 50 table-top tasks with a Sawyer arm, MuJoCo physics and scripted experts (`pip install 'xwam[sim]'`).
 
-One action lasts 50 ms: four control steps of 12.5 ms with the same command. Its position slots are the commanded
-displacement of the hand over the whole action (metres, world axes, at most ``MAX_DELTA_M`` per axis), its gripper slot
-runs from -1 (open) to 1 (close). Meta-World cannot turn the hand, so rotation slots do nothing. The base frame is the
-world frame; the state is the pose of the body ``hand`` and the opening of the fingers (0 closed, 1 open).
+One action lasts 50 ms, unless another rate is asked for: four control steps of 12.5 ms with the same command. Its
+position slots are the commanded displacement of the hand over the whole action (metres, world axes, at most ``STEP_M``
+per axis and control step), its gripper slot runs from -1 (open) to 1 (close). Meta-World cannot turn the hand, so
+rotation slots do nothing. The base frame is the world frame; the state is the pose of the body ``hand`` and the opening
+of the fingers (0 closed, 1 open).
 
 Where the goal is a bare point in space (``MARKED_GOALS``) a green ball marks it in every picture and in the depth:
 Meta-World's own marks are often misplaced or hidden, and without one these tasks cannot be solved from images.
@@ -18,20 +19,20 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from xwam.records import Camera, Observation
-from xwam.robot.layout import two_arm_layout
+from xwam.robot.layout import same_rate, two_arm_layout
 from xwam.sim.env import check_opening, check_seed
 from xwam.sim.instructions import INSTRUCTIONS, instructions
 from xwam.sim.render import INSTALL, Marker, Renderer, load_mujoco
 from xwam.sim.views import View, camera_records, look, place_cameras
 
-__all__ = ["MARKED_GOALS", "MAX_DELTA_M", "METAWORLD_LAYOUT", "TASKS", "MetaWorld", "instructions", "make_metaworld"]
+__all__ = ["MARKED_GOALS", "METAWORLD_LAYOUT", "TASKS", "MetaWorld", "instructions", "make_metaworld"]
 
 TASKS: tuple[str, ...] = tuple(INSTRUCTIONS)
 METAWORLD_LAYOUT = two_arm_layout("metaworld", single_arm=True)
-ACTION_HZ = 20.0
-CONTROL_STEPS = 4  # control steps (80 Hz) of one action
-MAX_DELTA_M = 0.04  # one control step moves the commanded position by at most 0.01 m per axis
-MAX_STEPS = 125  # Meta-World's own horizon, 500 control steps
+ACTION_HZ = 20.0  # unless another rate is asked for
+CONTROL_HZ = 80.0
+HORIZON = 500  # control steps of an episode, Meta-World's own
+STEP_M = 0.01  # one control step moves the commanded position by at most so much per axis
 MARKED_GOALS = (
     "coffee-pull-v3",
     "hand-insert-v3",
@@ -59,22 +60,39 @@ _POSITION = METAWORLD_LAYOUT.action_slice("left_position")
 _GRIPPER = METAWORLD_LAYOUT.action_slice("left_gripper")
 
 
-def make_metaworld(task: str, *, width_px: int = 128, height_px: int = 128) -> "MetaWorld":
-    """Open one task. Raises ValueError on an unknown name, ImportError with the line to install."""
+def make_metaworld(
+    task: str, *, width_px: int = 128, height_px: int = 128, action_hz: float = ACTION_HZ
+) -> "MetaWorld":
+    """Open one task. Raises ValueError on an unknown name or rate, ImportError with the line to install."""
     check_opening(task, TASKS, width_px, height_px)
-    return MetaWorld(task, width_px=width_px, height_px=height_px)
+    return MetaWorld(task, width_px=width_px, height_px=height_px, num_control_steps=control_steps(action_hz))
+
+
+def control_steps(action_hz: float) -> int:
+    """How many control steps one action lasts. Raises ValueError for a rate of which they are no whole number."""
+    steps = round(CONTROL_HZ / action_hz) if action_hz > 0 else 0
+    if not steps or not same_rate(CONTROL_HZ / steps, action_hz):
+        rates = ", ".join(f"{CONTROL_HZ / count:g}" for count in (1, 2, 4, 5, 8, 10, 16))
+        raise ValueError(
+            f"action_hz={action_hz:g}: an action lasts a whole number of Meta-World's steps, of which there are "
+            f"{CONTROL_HZ:g} a second: choose {rates}, or a lower divisor."
+        )
+    return steps
+
+
+MAX_STEPS = HORIZON // control_steps(ACTION_HZ)
 
 
 class MetaWorld:
     """One Meta-World task as an ``ExpertEnv``. Call ``reset`` first."""
 
     layout = METAWORLD_LAYOUT
-    action_hz = ACTION_HZ
-    max_steps = MAX_STEPS
-    max_delta_m = MAX_DELTA_M
     max_turn_rad = 0.0
 
-    def __init__(self, task: str, *, width_px: int, height_px: int) -> None:
+    def __init__(self, task: str, *, width_px: int, height_px: int, num_control_steps: int) -> None:
+        self._num_control_steps = num_control_steps
+        self.action_hz, self.max_steps = CONTROL_HZ / num_control_steps, HORIZON // num_control_steps
+        self.max_delta_m = STEP_M * num_control_steps
         self._mujoco = load_mujoco()
         self._raw, self._expert_class = _open_task(task)
         self.workspaces = ((np.array(self._raw.mocap_low, float), np.array(self._raw.mocap_high, float)),)
@@ -108,11 +126,11 @@ class MetaWorld:
         self.instruction = wordings[np.random.default_rng([seed, 1]).integers(len(wordings))]
 
     def step(self, action: Float[np.ndarray, " Da"]) -> bool:
-        """Play one action for 50 ms; too large values are clipped to what Meta-World executes. Returns ``success``."""
+        """Play one action; too large values are clipped to what Meta-World executes. Returns ``success``."""
         self._check_begun()
         self.layout.check_action(action)
-        command = np.concatenate([action[_POSITION] / MAX_DELTA_M, action[_GRIPPER]]).clip(-1, 1)
-        for _ in range(CONTROL_STEPS):
+        command = np.concatenate([action[_POSITION] / self.max_delta_m, action[_GRIPPER]]).clip(-1, 1)
+        for _ in range(self._num_control_steps):
             self._obs, _, _, _, info = self._raw.step(command)
             self.success = self.success or bool(info["success"])
         return self.success
@@ -149,7 +167,7 @@ class MetaWorld:
         commands = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "constant(s) may be too high": we clip, as Meta-World does
-            for _ in range(CONTROL_STEPS):
+            for _ in range(self._num_control_steps):
                 command = np.clip(self._expert.get_action(obs), -1, 1)
                 commands.append(command)
                 raw.set_xyz_action(command[:3])
@@ -158,7 +176,7 @@ class MetaWorld:
                 obs = raw._get_obs()
         raw.data, raw._prev_obs = present, previous
         action = np.zeros(self.layout.action_width, dtype=np.float32)
-        action[_POSITION] = np.mean(commands, axis=0)[:3] * MAX_DELTA_M
+        action[_POSITION] = np.mean(commands, axis=0)[:3] * self.max_delta_m
         action[_GRIPPER] = np.mean(commands, axis=0)[3]
         return action
 

@@ -10,6 +10,17 @@ from xwam.config import SPACE_STRIDE, Config, Simulator
 
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "adamw_8bit", "paged_adamw_8bit", "muon"]
+LESS_MEMORY = (
+    "the GPU's memory is full. `xwam train … --plan` says what training takes; less: --recompute, --accumulate 4, "
+    "--lora-rank 16, --optimizer adamw_8bit, --validate-every 0; serving: --precision bfloat16, --max-batch 1, "
+    "--quantize int8-weights, --actions-only, known prompts (policy.save_prompts) without the folder text/; "
+    "evaluate and imagine: --precision bfloat16."
+)
+
+
+def memory_advice(error: BaseException) -> str | None:
+    """What takes less memory, where an error says that a GPU has no more; None for every other error."""
+    return LESS_MEMORY if type(error).__name__ == "OutOfMemoryError" else None  # torch's, which is not imported here
 
 
 def _check_least(values: Mapping[str, Any], **least: int) -> None:
@@ -99,7 +110,7 @@ class Changes:
     """Checkpoints of steps that are multiples of it stay; without it only the two newest do, and the one that did best
     with --evaluate-tasks. The last one is not always the best one on a robot."""
     compile: FlagCreatePairsOff[bool] = True
-    """Where the preset says so; without, no compiler is needed, and a step of tiny takes a quarter longer."""
+    """do not compile the blocks: no compiler is needed, a step of tiny takes a quarter longer."""
 
     def given(self) -> dict[str, Any]:
         """What is given, by the names of TrainConfig and NoiseConfig."""
@@ -112,11 +123,11 @@ class VaeChanges:
     """Numbers of an autoencoder's recipe."""
 
     steps: int = 5200
-    """How many."""
+    """training steps."""
     image_steps: int = 1200
     """The first steps, of a new autoencoder, see single pictures only."""
     learning_rate: float = 4e-3
-    """The highest; lower, as 1e-3, for going on from finished weights."""
+    """the highest learning rate; take a lower one, such as 1e-3, to go on from finished weights."""
     batch_factor: int = 1
     """Times as many clips per step; a GPU wants about 8."""
     crop_px: int | None = None
@@ -151,9 +162,9 @@ class Watch:
     evaluate_simulator: Simulator = "metaworld"
     """Whose tasks they are."""
     evaluate_episodes: int = 4
-    """Episodes per task of that."""
+    """with --evaluate-tasks: episodes per task."""
     evaluate_max_steps: int | None = None
-    """Actions per episode of that; by default the simulator's own."""
+    """with --evaluate-tasks: actions per episode; by default the simulator's own."""
     wandb: str | None = None
     """A Weights & Biases project to log to as well."""
 

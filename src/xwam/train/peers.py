@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from xwam.denoise.losses import Term
 from xwam.files import claimed
 from xwam.model.device import device_of
-from xwam.train.options import Setup
+from xwam.train.options import Setup, memory_advice
 
 LONGEST_WAIT = timedelta(hours=2)  # for one process that validates while the others wait
 BUCKET_BYTES = 256 << 20  # of gradients that are sent together
@@ -112,6 +112,9 @@ def peers_may_wait(peers: Peers) -> Iterator[None]:
     def leave(_kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None) -> None:
         if isinstance(error, Exception) and peers.num_ranks > 1:
             traceback.print_exception(error)
+            advice = memory_advice(error)
+            if advice is not None:
+                sys.stderr.write(f"xwam: {advice}\n")
             sys.stderr.flush()
             os._exit(1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xwam_client.client import MismatchError
+from xwam_client.agreement import MismatchError
 
 from xwam_benchmarks.arm import Arm
 from xwam_benchmarks.slots import Axes, names_of_cameras

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Collection, Mapping, Sequence
 
 import numpy as np
-from xwam_client.client import MismatchError
+from xwam_client.agreement import MismatchError
 
 Offered = Mapping[str, Collection[str]]  # a part's name, and what it can be (its ``kind``)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, TimeoutError
+from concurrent.futures import Future, wait
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
@@ -62,32 +62,25 @@ class Chunks:
         self.num_asked = 0
         self._is_delta = np.repeat([part["kind"].startswith("delta") for part in action_parts], sizes)
         self._last = np.zeros(sum(sizes), np.float32)
-        self._chunk, self._position = np.zeros((0, sum(sizes)), np.float32), 0  # what is played; its next row
+        # What is played; its next row; the row from which on to ask again.
+        self._chunk, self._position, self._ask_from = np.zeros((0, sum(sizes)), np.float32), 0, 0
         self._answer: Future | None = None
         # Control periods since the observation of the question on its way: so late its answer will be; and those of
         # them in which an action was played: so many rows of the answer are past.
-        self._waited = self._played = 0
         # Nothing of this chunk was played yet; when to ask again: a question that failed is not put again at once.
-        self._is_new, self._ask_at = False, 0.0
+        self._waited, self._played, self._is_new, self._ask_at = 0, 0, False, 0.0
 
     @property
     def is_waiting(self) -> bool:
         """True when only a new answer can make the robot move."""
-        return self._is_due and (self.play == "wait" or self._position >= len(self._chunk))
-
-    @property
-    def _is_due(self) -> bool:
-        """Enough of this chunk was played."""
-        return self._position >= min(self.replan_every, len(self._chunk))
+        return self._position >= (self._ask_from if self.play == "wait" else len(self._chunk))
 
     def next_action(self, observe: Callable[[], Any]) -> Command:
         """What to play now; ``observe`` is called when it is time to ask again. Raises RefusedError.
 
         Raises ValueError before ``settle``: a robot that has had no answer yet cannot know how to stand still.
         """
-        self._take_answer()
-        self._ask_when_due(observe)
-        self._take_answer()  # a server in the same process may be that quick
+        self._go_on(observe)
         if not len(self._chunk):
             raise ValueError("no answer has come yet: call settle(observe) before the first action.")
         self._waited += 1
@@ -106,25 +99,22 @@ class Chunks:
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            self._take_answer()
-            self._ask_when_due(observe)
+            self._go_on(observe)
+            now = time.monotonic()
             if not self.is_waiting:
                 return
-            now = time.monotonic()
-            if self._answer is not None:
-                try:
-                    self._answer.exception(max(0.0, deadline - now))
-                except TimeoutError as error:
-                    raise self.trouble or ConnectionError(f"no answer has come for {timeout_s:g} s.") from error
-                self._waited += math.ceil((time.monotonic() - now) * (self.action_hz or 0))
-            elif self.trouble is not None:  # a pause
-                if now >= deadline:
-                    raise self.trouble
+            if now >= deadline:
+                raise self.trouble or ConnectionError(f"no answer has come for {timeout_s:g} s.")
+            if self._answer is None:  # a pause
                 time.sleep(max(0.0, min(self._ask_at, deadline) - now))
+            else:
+                wait([self._answer], deadline - now)
+                self._waited += math.ceil((time.monotonic() - now) * (self.action_hz or 0))
 
-    def _ask_when_due(self, observe: Callable[[], Any]) -> None:
-        """Ask for the next chunk once enough of this one was played."""
-        if self._answer is not None or not self._is_due or time.monotonic() < self._ask_at:
+    def _go_on(self, observe: Callable[[], Any]) -> None:
+        """Take the answer that has come; ask for the next chunk once enough of this one was played."""
+        self._take_answer()
+        if self._answer is not None or self._position < self._ask_from or time.monotonic() < self._ask_at:
             return
         asked: dict[str, Any] = {} if self.seed is None else {"seed": self.seed + self.num_asked}
         left = self._chunk[self._position :]
@@ -135,6 +125,7 @@ class Chunks:
         self._answer = self.ask(observe(), **asked)
         self._waited = self._played = 0
         self.num_asked += 1
+        self._take_answer()  # a server in the same process may be that quick
 
     def _take_answer(self) -> None:
         """Change over to the new chunk if it is there: behind the actions that were played since its observation."""
@@ -158,3 +149,4 @@ class Chunks:
         if len(self._chunk) and self._played == self._waited:  # it never had to stand still
             self._expected.append(self._waited)
         self._chunk, self._position, self._is_new = actions, self._played, True
+        self._ask_from = min(self.replan_every, len(actions))

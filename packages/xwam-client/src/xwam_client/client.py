@@ -23,15 +23,15 @@ import numpy as np
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.sync.client import connect
 
-from xwam_client.protocol import DEFAULT_PORT, PAUSE_S, PROTOCOL, RefusedError, may_pass, packb, unpackb
+from xwam_client.agreement import MismatchError, check, field_of, offer_of
+from xwam_client.protocol import DEFAULT_PORT, PAUSE_S, RefusedError, may_pass, packb, unpackb
 
-COMPARED = ("name", "kind", "size", "unit", "frame", "is_used")  # of a part; its scaling is the model's own affair
-COMPARED_UNUSED = ("name", "size", "is_used")  # of a part that the robot does not have
 CALIBRATION = ("width", "height", "intrinsics", "base_from_camera", "hand_from_camera", "hand")
 CALIBRATION += ("near_m", "far_m", "depth_at")
 LONGEST_PAUSE_S = 2.0  # between two attempts to connect
 # For one attempt to connect at most; for a good-bye; a question not sent for so long gives way to a newer one.
 OPEN_S, CLOSE_S, STALE_S = 10.0, 1.0, 0.1
+MOST_UNTOLD = 4  # worlds that wait until somebody has looked at those before; they are some megabytes each
 # Since websockets 15 it goes through the environment's proxy, even to 127.0.0.1; before it knows none.
 NO_PROXY = dict.fromkeys({"proxy"} & set(connect.__kwdefaults__ or ()))
 
@@ -51,54 +51,6 @@ class Request(NamedTuple):
     id: int
     actions: Future
     world: Future | None
-
-
-class MismatchError(ValueError):
-    """Server and robot do not mean the same; nothing has moved."""
-
-
-def offer_of(robot: Any) -> dict[str, Any]:
-    """What a robot offers: anything with ``cameras`` (names), ``action_hz`` and ``layout``, as an ``Env`` has them.
-
-    A layout and its parts are objects or maps. Raises ValueError when something is not there.
-    """
-    try:
-        return {"cameras": list(robot.cameras), **_meaning(robot)}
-    except (AttributeError, KeyError, TypeError) as error:
-        lacks = f"cameras, action_hz or layout is not as needed: {error}"
-        raise ValueError(f"robot={type(robot).__name__}: {lacks}") from error
-
-
-def check(metadata: Mapping[str, Any], offer: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The offer itself. Raises MismatchError, naming everything in which it differs from what the server needs."""
-    if metadata.get("protocol") != PROTOCOL:
-        raise MismatchError(f"protocol={metadata.get('protocol')!r}: this client speaks {PROTOCOL!r}.")
-    if offer is None:
-        return None
-    missing = [c["name"] for c in metadata["cameras"] if c["name"] not in offer["cameras"]]
-    wrong = [f"cameras={offer['cameras']}: the model also needs {missing}"] if missing else []
-    theirs = _meaning(metadata).items()
-    wrong += [f"{key}={offer[key]!r}: the model has {its!r}" for key, its in theirs if offer.get(key, its) != its]
-    if wrong:
-        raise MismatchError(f"{'; '.join(wrong)}. Nothing was moved: use a checkpoint made for this robot.")
-    return offer
-
-
-def _meaning(side: Any) -> dict[str, Any]:
-    """All that server and robot must agree on, by name."""
-    facts: dict[str, Any] = {"action_hz": round(float(_get(side, "action_hz")), 6)}
-    for which in ("state", "action"):
-        parts = _get(_get(side, "layout"), which)
-        facts[f"{which} parts"] = [_get(part, "name") for part in parts]
-        for part in parts:
-            keys = COMPARED if _get(part, "is_used") else COMPARED_UNUSED
-            facts.update({f"{which} {_get(part, 'name')} {key}": _get(part, key) for key in keys})
-    return facts
-
-
-def _get(found: Any, name: str, *default: Any) -> Any:
-    """A field of a map or of a record. Raises KeyError or AttributeError without a default."""
-    return found[name] if isinstance(found, Mapping) and {name, *default} & {*found} else getattr(found, name, *default)
 
 
 class Client(contextlib.AbstractContextManager):
@@ -123,7 +75,8 @@ class Client(contextlib.AbstractContextManager):
         self._connection, self._fatal, self._trouble = None, None, ConnectionError(f"{self.uri}: no answer")
         self._unsent: dict[int, tuple[float, bytes]] = {}  # by number: since when it waits, and the message
         self._numbers: queue.SimpleQueue = queue.SimpleQueue()  # of them, in order; None: no more
-        self._telling = ThreadPoolExecutor(1, "xwam-worlds")  # whoever looks at a world must not hold up the actions
+        # Whoever looks at a world must not hold up the actions. What was handed over, and is not looked at yet:
+        self._telling, self._untold = ThreadPoolExecutor(1, "xwam-worlds"), []
         self._sender = threading.Thread(target=self._speak, name="xwam-questions", daemon=True)
         self._sender.start()
         threading.Thread(target=self._run, name="xwam-client", daemon=True).start()
@@ -154,7 +107,7 @@ class Client(contextlib.AbstractContextManager):
         images = {c["name"]: np.asarray(observation.images[c["name"]]) for c in self.metadata["cameras"]}
         message = {"images": images, "state": np.asarray(observation.state), "prompt": observation.instruction}
         known = getattr(observation, "cameras", None) or {}
-        cameras = {n: {k: _get(known[n], k, None) for k in CALIBRATION} for n in images if n in known}
+        cameras = {n: {k: field_of(known[n], k, None) for k in CALIBRATION} for n in images if n in known}
         message.update(session_id=self.session_id, cameras=cameras or None, seed=seed, prefix=prefix)
         message.update(num_committed=num_committed, world=world or None, world_format=world_format if world else None)
         return self._send({key: value for key, value in message.items() if value is not None}, world)
@@ -267,17 +220,20 @@ class Client(contextlib.AbstractContextManager):
             self._fail(list(self._pending), RefusedError("failed", frame))
             return
         message = unpackb(frame)
-        request, kind = self._pending.get(message.get("request_id")), message["type"]
-        if request is None:
-            return
+        # A request that was given up has futures for which nobody waits.
+        request, kind = self._pending.get(message.get("request_id"), Request(0, Future(), None)), message["type"]
         is_refused, is_world = kind == "refusal", message.get("part", kind) == "world"
         answer = RefusedError(message["rule"], message["message"]) if is_refused else message
         if is_world or is_refused or request.world is None:  # without actions there is no world either
             self._pending.pop(request.id, None)
         if not is_world:
             _settle(request.actions, answer)
+        self._untold = [told for told in self._untold if not told.done()]
+        if is_world and not is_refused and len(self._untold) >= MOST_UNTOLD:
+            answer = RefusedError("superseded", f"{MOST_UNTOLD} worlds that came before are still being looked at.")
         if is_world or is_refused:
-            self._telling.submit(_settle, request.world, answer)
+            told = self._telling.submit(_settle, request.world, answer)
+            self._untold += [] if isinstance(answer, RefusedError) else [told]
 
     def _lose(self) -> None:
         with self._lock:
