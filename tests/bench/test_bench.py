@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from xwam.bench import report, stages
+from xwam.bench import clock, report, stages, training
 from xwam.bench.clock import Sample, Timing, matrix_rate, measure
 from xwam.bench.operations import count_operations, product_shapes
 from xwam.bench.stages import Plan, run_bench
@@ -65,6 +65,12 @@ def test_the_matrix_rate_is_that_of_this_machine():
     assert 1e8 < rate < 1e13
 
 
+def test_the_best_sample_counts(monkeypatch):
+    works = iter((7.0, 3.0, 1.0, 2.0))  # the first call only says how often to call
+    monkeypatch.setattr(clock, "sample", lambda *_: Sample(wall=1.0, work=next(works)))
+    assert matrix_rate([(2, 3, 4)], torch.device("cpu"), torch.float32, repeats=3) == {(2, 3, 4): 2 * 2 * 3 * 4}
+
+
 def test_the_shapes_of_a_step_are_those_of_its_layers():
     model, clip = CONFIG.model, CONFIG.clip
     length = 2 * model.num_views * (clip.height_px // 32) ** 2 + clip.action_horizon + clip.num_states
@@ -77,6 +83,32 @@ def test_the_shapes_of_a_step_are_those_of_its_layers():
 def measured():
     policy = open_subject("debug", device="cpu", dtype=torch.float32, seed=0)
     return run_bench("debug", policy, Plan(2, 5.0, with_world=True, is_compiled=False, seed=0))
+
+
+def test_the_better_rate_of_before_and_after_counts(monkeypatch):
+    turns = iter((0, 1))
+
+    def changing(shapes, *_):
+        turn = next(turns)
+        return {shape: 1.0 + (number + turn) % 2 for number, shape in enumerate(shapes)}
+
+    monkeypatch.setattr(stages, "matrix_rate", changing)
+    policy = open_subject("debug", device="cpu", dtype=torch.float32, seed=0)
+    found = run_bench("debug", policy, Plan(1, 0.0, with_world=False, is_compiled=False, seed=0))
+    assert set(found.matrix_rates.values()) == {2.0}
+
+
+def test_the_world_and_its_decoding_share_the_time_of_one_request():
+    policy = open_subject("debug", device="cpu", dtype=torch.float32, seed=0)
+    predict = policy.predict
+    policy.predict = lambda *seen, **asked: (
+        replace(answer, seconds={"world": 3.0, "decode": 1.0}) for answer in predict(*seen, **asked)
+    )
+    plan = Plan(1, 0.0, with_world=True, is_compiled=False, seed=0)
+    world, decode, _ = stages._world_stages(policy, plan, world=30, decode=10)
+    assert (world.name, world.timing.wall, world.operations) == ("world (after the actions)", 3.0, 30)
+    assert (decode.name, decode.timing.wall, decode.operations) == ("decode", 1.0, 10)
+    assert world.timing.work == pytest.approx(3 * decode.timing.work)
 
 
 def test_every_stage_is_in_the_table(measured):
@@ -124,11 +156,11 @@ def test_the_verb(tmp_path, capsys):
     assert "neither a checkpoint" in capsys.readouterr().err
 
 
-def test_a_training_step_is_three_forwards():
+def test_a_training_step_is_three_forwards(monkeypatch):
     config = CONFIG
     forward = count_operations(config, prompt_length=config.model.text_length)
     found = operations_per_sample(config)
     assert 2.7 < found / (forward.step_with_depth + forward.prompt) < 3.0  # the first layers need no input gradient
+    monkeypatch.setattr(training, "_rate", lambda *_: 1e9)  # of one thread of one rank
     limits = [samples_per_second_limit(config, torch.device("cpu"), in_bfloat16=False, num_ranks=n) for n in (1, 2)]
-    assert limits[0] > 0
-    assert limits[1] > limits[0] / 2
+    assert limits == [n * torch.get_num_threads() * 1e9 / found for n in (1, 2)]
