@@ -21,12 +21,11 @@ from xwam.model.weights import is_depth_name
 from xwam.model.xwam import all_blocks
 from xwam.presets import preset
 from xwam.train import checkpoint, loop, manifest
-from xwam.train.optimizers import num_updates
 from xwam.train.options import Changes, Setup, changed
 from xwam.train.peers import Peers, peers_may_wait
 from xwam.train.rates import learning_rate_at
-from xwam.train.saving import load_state, read_tensors
-from xwam.train.state import build_model, make_state
+from xwam.train.saving import read_tensors
+from xwam.train.state import build_model
 
 CONFIG = preset("debug")
 
@@ -244,15 +243,6 @@ def test_a_run_resumes_exactly_after_such_a_step(tmp_path, optimizer):
     assert json.loads(saved.read_text()) == {"step": 3, "updates": 2}
     found = load_file(loop.train(config, EncodedClips(CONFIG, size=7), parts, how=how) / "model.safetensors")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
-def test_a_run_that_was_saved_without_that_count_goes_on(tmp_path):
-    settings = replace(CONFIG.train, num_steps=2, save_every=2, batch_size=7, validate_every=0)
-    last = loop.train(replace(CONFIG, train=settings), EncodedClips(CONFIG, size=7), make_run(tmp_path))
-    (last / "training/step.json").write_text('{"step": 2}')
-    state = make_state(CONFIG, Setup(), Peers(0, 1), torch.device("cpu"), None)
-    assert load_state(last, state) == 2
-    assert num_updates(state.optimizer) == 2
 
 
 def test_a_validation_that_fails_loses_nothing(tmp_path):

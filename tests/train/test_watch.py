@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 import threading
@@ -22,10 +21,7 @@ from xwam.model.xwam import XWAM, init_weights
 from xwam.policy import load_policy
 from xwam.train import checkpoint, export, loop, manifest
 from xwam.train.log import open_log
-from xwam.train.options import Setup, Watch
-from xwam.train.peers import Peers
-from xwam.train.saving import load_state
-from xwam.train.state import make_state
+from xwam.train.options import Watch
 from xwam.train.validate import make_closed_loop, make_validate, together
 
 
@@ -144,23 +140,13 @@ def test_weights_and_biases_gets_every_number(tmp_path, monkeypatch):
     assert exit_code == 0
 
 
-def test_a_run_of_the_earlier_layout_is_exported_and_goes_on(tmp_path):
+def test_a_run_goes_on_from_its_state_in_one_file(tmp_path):
     data = EncodedClips(CONFIG, size=7)
     whole, later = make_run(tmp_path, "whole"), make_run(tmp_path, "later")
     loop.train(CONFIG, data, whole)
     four = whole.out / "step-0000004"
-    state = make_state(CONFIG, Setup(), Peers(0, 1), torch.device("cpu"), None)
-    assert load_state(four, state) == 4
-    old = tmp_path / "old" / "step-0000004"
-    shutil.copytree(four, old, ignore=shutil.ignore_patterns("training"))
-    checkpoint.save_training(old, state, 4)
-    assert sorted(p.name for p in (old / "training").glob("*.safetensors")) == [
-        "average.safetensors", "optimizer.safetensors", "weights.safetensors",
-    ]  # fmt: skip
-    export.export_policy(old, tmp_path / "shipped", dtype=torch.float32)
-    shipped, average = (checkpoint.load_file(f / "model.safetensors") for f in (tmp_path / "shipped", four))
-    assert all(torch.equal(shipped[name], average[name]) for name in average)
-    export.export_state(old, later.out / old.name)
+    export.export_state(four, later.out / four.name)
+    assert [p.name for p in (later.out / four.name / "training").glob("*.safetensors")] == ["state.safetensors"]
     loop.train(CONFIG, data, later)
     for got, expected in zip(losses_of(later), losses_of(whole)[4:], strict=True):
         assert got["loss/depth"] == expected["loss/depth"]
