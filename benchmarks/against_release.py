@@ -33,11 +33,11 @@ from xwam.bench.clock import matrix_rate
 from xwam.bench.operations import count_operations, inputs_of, product_shapes
 from xwam.bench.subject import random_observation, random_policy
 from xwam.compile import compiled, num_programs, warm_up
-from xwam.denoise.noise import Given, Velocity
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
 from xwam.model import rope, tokens
 from xwam.policy import Policy, start_noise
 from xwam.presets import preset
+from xwam.tensors import Given, Velocity
 
 
 class Naive:

@@ -21,10 +21,10 @@ from tyro.conf import Positional, arg
 
 from xwam.bench.training import samples_per_second_limit
 from xwam.config import Config
-from xwam.encode import Batch
 from xwam.evaluate.study import markdown_table
 from xwam.files import write_json
 from xwam.presets import preset
+from xwam.tensors import Batch
 from xwam.train import step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.descend import change_weights, compute_gradients

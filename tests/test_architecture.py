@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "xwam"
 FILES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted((ROOT.parents[1] / "packages").glob("*/src/*/*.py"))
 STAIRS = [
-    {"records", "config", "strict_json", "files", "processes", "images", "colours", "robot"},
+    {"records", "tensors", "config", "strict_json", "files", "processes", "images", "colours", "robot"},
     {"encode"},
     {"data", "model", "denoise"},
     {"presets", "policy", "dynamics", "compile", "quantize", "bench", "train", "sim", "evaluate", "view", "check"},

@@ -12,11 +12,11 @@ from benchmarks.against_release import Naive
 from tests.model.test_xwam import answer, make_inputs, make_model
 from xwam.bench.subject import INSTRUCTION, random_observation, random_policy
 from xwam.config import DenoiseConfig
-from xwam.denoise.noise import Given, Noisy, Velocity
 from xwam.denoise.sampler import denoise
 from xwam.model.rope import Rotation, angles, positions, rotate, rotation
 from xwam.model.tokens import Grid
 from xwam.presets import preset
+from xwam.tensors import Given, Noisy
 
 CONFIG = preset("debug")
 
@@ -113,7 +113,7 @@ def test_the_loop_never_waits_for_the_device(policy):
     *_, prompt = make_inputs(model, batch_size=1)
 
     def call(sample, levels, *, depth, video):
-        return Velocity(*model(*sample, *levels, prompt, depth=depth, actions_only=not video))
+        return model(*sample, *levels, prompt, depth=depth, actions_only=not video)
 
     steps = DenoiseConfig(num_video_steps=5, num_action_steps=3, shift=5.0, guidance=1.0)
     with NoWaiting():

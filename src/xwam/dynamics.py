@@ -13,13 +13,14 @@ from torch import Tensor
 
 from xwam import encode
 from xwam.config import Config, DenoiseConfig
-from xwam.denoise.noise import Noisy, depth_apart, observed
+from xwam.denoise.noise import depth_apart, observed
 from xwam.denoise.sampler import WorldReady, denoise
 from xwam.denoise.start import start_noise
 from xwam.model.clock import Clock
 from xwam.policy import Policy
 from xwam.records import Observation, Prediction
 from xwam.robot.layout import Layout
+from xwam.tensors import Noisy
 
 SAME_STATE = 0.01  # of half a span of the statistics: what rounding and a sensor's noise may differ by
 

@@ -10,11 +10,10 @@ Depth travels as an image: with ``n, f`` the camera's near and far distance, a d
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from torch import Tensor
 
 from xwam.config import TIME_STRIDE, ClipConfig, DenoiseConfig
@@ -23,46 +22,10 @@ from xwam.records import Camera, Clip, Observation
 from xwam.robot.layout import Layout
 from xwam.robot.normalizer import Normalizer
 from xwam.strict_json import suggest
+from xwam.tensors import Pixels, Prefix
 
 Encoder = Callable[[Tensor], Tensor]
 """Maps images ``B 3 T H W`` in [-1, 1] to latents ``B C F h w``."""
-
-
-class Pixels(NamedTuple):
-    """A batch of clips before the VAE: images in [-1, 1], states and actions normalised, masks True where real."""
-
-    video: Float[Tensor, "B V 3 T H W"]
-    depth: Float[Tensor, "B V 3 T H W"]
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
-    video_mask: Bool[Tensor, "B F V"]
-    depth_mask: Bool[Tensor, "B F V"]
-    state_mask: Bool[Tensor, "B Ts Ds"]
-    action_mask: Bool[Tensor, "B Ta Da"]
-    executed: Float[Tensor, "B Ta Da"]  # the actions that led to these images
-
-
-class Batch(NamedTuple):
-    """What a training step eats: as Pixels, with latents in place of images and the encoded prompt."""
-
-    video: Float[Tensor, "B C F V h w"]
-    depth: Float[Tensor, "B C F V h w"]
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
-    video_mask: Bool[Tensor, "B F V"]
-    depth_mask: Bool[Tensor, "B F V"]
-    state_mask: Bool[Tensor, "B Ts Ds"]
-    action_mask: Bool[Tensor, "B Ta Da"]
-    executed: Float[Tensor, "B Ta Da"]  # what is given where actions are given; ``action`` is what should be done
-    prompt: Float[Tensor, "B P Dt"]
-
-
-class Prefix(NamedTuple):
-    """What robots still play of their last chunks, from the observation on; normalised, zero beyond what is known."""
-
-    action: Float[Tensor, "B Ta Da"]
-    known: Int[Tensor, " B"]  # how many are left of the old chunk; 0: this robot stands still
-    committed: Int[Tensor, " B"]  # how many of them will be played whatever the answer says
 
 
 # --- images and depth -------------------------------------------------------------------------------------------

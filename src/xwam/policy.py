@@ -21,7 +21,7 @@ from torch import Tensor
 from xwam import encode
 from xwam.config import Config, DenoiseConfig, Mode, with_denoise_steps
 from xwam.denoise.guidance import Denoiser
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, depth_apart, observed
+from xwam.denoise.noise import depth_apart, observed
 from xwam.denoise.prefix import begin
 from xwam.denoise.sampler import ActionsReady, StepDone, WorldReady, denoise_stepwise
 from xwam.denoise.start import start_noise
@@ -39,6 +39,7 @@ from xwam.robot.layout import load_layout
 from xwam.robot.normalizer import Normalizer, load_normalizer
 from xwam.robot.of_checkpoint import absent_views, robot_folder
 from xwam.strict_json import load
+from xwam.tensors import Given, NoiseLevels, Noisy, Prefix, Velocity
 
 PROMPTS_FILE = "prompts.safetensors"
 
@@ -195,7 +196,7 @@ class Policy:
     @torch.no_grad()
     def _go_on(
         self, start: Noisy, prefixes: Sequence[np.ndarray | None] | None, num_committed: Sequence[int | None] | None
-    ) -> tuple[Noisy, Given, encode.Prefix | None]:
+    ) -> tuple[Noisy, Given, Prefix | None]:
         """Begin with what the robots still play of their last chunks."""
         if prefixes is None or (all(prefix is None for prefix in prefixes) and not any(num_committed or ())):
             return start, self._observed, None
@@ -213,12 +214,11 @@ class Policy:
         prompt = self._prepared.prepare(transformer, instructions, self.encode_prompts)
 
         def denoiser(noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
-            output = transformer(
+            return transformer(
                 *noisy, *levels, prompt, given_frames=given.frames, given_states=given.states,
                 given_actions=given.actions, depth=depth and transformer.config.has_depth,
                 actions_only=not video,
             )  # fmt: skip
-            return Velocity(*output)
 
         return denoiser if self._lacking is None else kept_on_line(denoiser, start, self._lacking)
 

@@ -10,10 +10,10 @@ from safetensors.numpy import save_file
 from xwam.check.golden_model import golden_model, model_config
 from xwam.config import DenoiseConfig
 from xwam.denoise.losses import masked_losses
-from xwam.denoise.noise import Draw, Given, NoiseLevels, Noisy, Velocity, add_noise, keep_given
+from xwam.denoise.noise import Draw, add_noise, keep_given
 from xwam.denoise.sampler import denoise
-from xwam.encode import Batch
 from xwam.model.xwam import XWAM
+from xwam.tensors import Batch, Given, NoiseLevels, Noisy, Velocity
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 SCALE = 0.1  # of the weights in runs and training steps
@@ -106,7 +106,7 @@ def write_training(folder: Path, name: str, model_name: str) -> None:
         masks["proprio_mask"].bool(), masks["action_mask"].bool(), clean.action, context,
     )  # fmt: skip
     prompt = model.prompt_keys_values(context)
-    output = Velocity(*model(*mixed, *levels, prompt, given_frames=1, given_states=1, depth=has_depth))
+    output = model(*mixed, *levels, prompt, given_frames=1, given_states=1, depth=has_depth)
     losses = masked_losses(output, batch, Draw(levels, noise, torch.zeros(len(noise.video), dtype=torch.bool), GIVEN))
     total = torch.stack(list(losses.values())).sum()
     total.backward()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from xwam.denoise.losses import loss_terms, masked_losses, weighted_sum
-from xwam.denoise.noise import Draw, Given, NoiseLevels, Noisy, Velocity
-from xwam.encode import Batch
+from xwam.denoise.noise import Draw
+from xwam.tensors import Batch, Given, NoiseLevels, Noisy, Velocity
 
 
 def draw_of(levels: NoiseLevels, noise: Noisy, given: Given = Given()) -> Draw:  # noqa: B008 (it never changes)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from xwam.config import NoiseConfig
-from xwam.denoise.noise import Given, Noisy, add_noise, draw_levels, draw_prefix, keep_given, shift, with_clean_actions
+from xwam.denoise.noise import add_noise, draw_levels, draw_prefix, keep_given, shift, with_clean_actions
+from xwam.tensors import Given, Noisy
 
 
 def config(draw: str, ratio: float = 0.5) -> NoiseConfig:

@@ -7,10 +7,10 @@ import torch
 
 from tests.denoise.test_sampler import CuriousModel, PerfectModel, random_noisy
 from xwam.config import DenoiseConfig
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
+from xwam.denoise.noise import keep_given
 from xwam.denoise.prefix import MAX_PULL, begin, pull, soft_mask, steer
 from xwam.denoise.sampler import denoise
-from xwam.encode import Prefix
+from xwam.tensors import Given, NoiseLevels, Noisy, Prefix, Velocity
 
 CONFIG = DenoiseConfig(num_video_steps=12, num_action_steps=10, shift=5.0, guidance=1.0)
 HORIZON = 8

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tests.denoise.test_sampler import CONFIG, CuriousModel, random_noisy
-from xwam.denoise.noise import Given, keep_given
+from xwam.denoise.noise import keep_given
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.tensors import Given
 
 
 def run(every: int):

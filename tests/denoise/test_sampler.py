@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from xwam.config import DenoiseConfig
-from xwam.denoise.noise import Given, Noisy, Velocity, keep_given
+from xwam.denoise.noise import keep_given
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
+from xwam.tensors import Given, Noisy, Velocity
 
 CONFIG = DenoiseConfig(num_video_steps=7, num_action_steps=3, shift=5.0, guidance=1.0)
 

@@ -7,10 +7,10 @@ import torch
 
 from tests.examples import make_normalizer
 from xwam.config import DenoiseConfig
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity
 from xwam.denoise.sampler import denoise
 from xwam.denoise.untaught import kept_on_line, lacking_of
 from xwam.presets import preset
+from xwam.tensors import Given, NoiseLevels, Noisy, Velocity
 
 CONFIG = preset("debug")
 LAYOUT = make_normalizer().layout

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from xwam.model.layers import KeysValues
-from xwam.model.xwam import XWAM, Output, init_weights, sinusoid
+from xwam.model.xwam import XWAM, init_weights, sinusoid
 from xwam.presets import PRESETS, preset
+from xwam.tensors import Velocity
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CONFIG = preset("debug").model
@@ -32,12 +33,12 @@ def make_inputs(model: XWAM, batch_size: int = 2, num_views: int = 3, seed: int 
     return (normal(config.latent_channels, 2, num_views, 4, 4), normal(5, 16), normal(16, 14), *levels, prompt)
 
 
-def answer(model: XWAM, inputs: tuple, **settings) -> Output:
+def answer(model: XWAM, inputs: tuple, **settings) -> Velocity:
     with torch.no_grad():
         return model(*inputs, **settings)
 
 
-def assert_same_bits(found: Output, expected: Output) -> None:
+def assert_same_bits(found: Velocity, expected: Velocity) -> None:
     for name in ("video", "state", "action"):
         assert torch.equal(getattr(found, name), getattr(expected, name)), name
 

@@ -7,11 +7,11 @@ import torch
 
 from tests.examples import make_cameras, make_normalizer
 from xwam.config import Config
-from xwam.encode import Batch
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
 from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM, init_weights
+from xwam.tensors import Batch
 from xwam.train import checkpoint
 
 

@@ -7,10 +7,11 @@ import torch
 from tests.train.encoded import EncodedClips
 from xwam.config import Config
 from xwam.denoise.losses import loss_terms
-from xwam.denoise.noise import Noisy, depth_apart, keep_given, observed
+from xwam.denoise.noise import depth_apart, keep_given, observed
 from xwam.model.tokens import CLEAN_LEVEL, VIDEO_LEVEL, Grid, token_levels
 from xwam.presets import preset
 from xwam.strict_json import from_json, to_json
+from xwam.tensors import Noisy
 from xwam.train import step
 from xwam.train.cached import depth_as_views
 from xwam.train.options import Setup

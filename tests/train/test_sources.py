@@ -17,7 +17,6 @@ from tests.examples import SHORT_VAE
 from xwam.cli import main
 from xwam.data.cache import LatentCache
 from xwam.data.lerobot import open_lerobot
-from xwam.encode import Batch
 from xwam.imagine import imagine_observation
 from xwam.model.text import TextEncoder
 from xwam.model.vae import VideoVae
@@ -27,6 +26,7 @@ from xwam.records import Observation
 from xwam.robot.columns import follow, read_state, write_action
 from xwam.robot.parts import CameraSource, PartSource
 from xwam.robot.robot_json import RobotConfig, load_robot, save_robot
+from xwam.tensors import Batch
 from xwam.train import prepare
 from xwam.train.adapt import adapted
 from xwam.train.films import load_films

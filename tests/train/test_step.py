@@ -8,9 +8,9 @@ import torch
 
 from tests.train.encoded import EncodedClips
 from xwam.denoise.losses import masked_losses
-from xwam.denoise.noise import Given
 from xwam.model.xwam import XWAM, init_weights
 from xwam.presets import preset
+from xwam.tensors import Given
 from xwam.train import step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.state import update_average

@@ -18,11 +18,12 @@ import torch
 from xwam.check.golden_model import golden_model
 from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.config import DenoiseConfig, NoiseConfig, NoiseDraw
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, draw_levels, keep_given
+from xwam.denoise.noise import draw_levels, keep_given
 from xwam.denoise.sampler import ActionsReady, WorldReady, denoise
 from xwam.denoise.solvers import schedule
 from xwam.model.prompt import PromptKeysValues
 from xwam.model.xwam import XWAM
+from xwam.tensors import Given, NoiseLevels, Noisy, Velocity
 
 GIVEN = Given(frames=1, states=1)
 OUTPUTS = {"action": "actions", "state": "proprios", "video": "latents", "depth": "depth_latents"}  # ours: theirs
@@ -127,16 +128,14 @@ def _check_run(
 
     def answer(prompt: PromptKeysValues, noisy: Noisy, levels: NoiseLevels, *, depth: bool, video: bool) -> Velocity:
         calls.append(Call(noisy, levels))
-        return Velocity(
-            *model(
-                *noisy,
-                *levels,
-                prompt,
-                given_frames=GIVEN.frames,
-                given_states=GIVEN.states,
-                depth=depth and numbers["run_depth"] and model.config.has_depth,
-                actions_only=not video,
-            )
+        return model(
+            *noisy,
+            *levels,
+            prompt,
+            given_frames=GIVEN.frames,
+            given_states=GIVEN.states,
+            depth=depth and numbers["run_depth"] and model.config.has_depth,
+            actions_only=not video,
         )
 
     events = list(

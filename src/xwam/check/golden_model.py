@@ -18,7 +18,8 @@ from torch import Tensor
 from xwam.check.golden_recipe import read_json, read_tensors, relative_error, weights
 from xwam.config import ModelConfig
 from xwam.model import rope, tokens
-from xwam.model.xwam import XWAM, Output
+from xwam.model.xwam import XWAM
+from xwam.tensors import Velocity
 
 MODALITIES = {"video": "video", "depth": "depth", "proprio": "state", "action": "action"}  # theirs: ours
 FRAMES_PER_LATENT = 4
@@ -114,7 +115,7 @@ def _level(timesteps: np.ndarray) -> tuple[np.ndarray, int]:
     return timesteps[:, -1].astype(np.float64), given
 
 
-def _run(model: XWAM, golden: Mapping[str, np.ndarray], case: str, *, guidance: float, depth: bool) -> Output:
+def _run(model: XWAM, golden: Mapping[str, np.ndarray], case: str, *, guidance: float, depth: bool) -> Velocity:
     """Our answer for a case. Depth is never guided."""
     device = next(model.parameters()).device
     video, state, action, context = (
@@ -123,7 +124,7 @@ def _run(model: XWAM, golden: Mapping[str, np.ndarray], case: str, *, guidance: 
     levels = case_levels(golden, case)
     sigmas = levels.video_sigma.to(device), levels.action_sigma.to(device)
 
-    def answer(context: Tensor, depth: bool) -> Output:
+    def answer(context: Tensor, depth: bool) -> Velocity:
         prompt = model.prompt_keys_values(context)
         given = {name: number for name, number in levels._asdict().items() if name.startswith("given")}
         return model(video, state, action, *sigmas, prompt, **given, depth=depth)

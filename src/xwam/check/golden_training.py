@@ -16,9 +16,9 @@ from xwam.check.golden_denoise import GIVEN, settings_of_model
 from xwam.check.golden_model import golden_model
 from xwam.check.golden_recipe import read_json, read_tensors, relative_error
 from xwam.denoise.losses import masked_losses, weighted_sum
-from xwam.denoise.noise import Draw, NoiseLevels, Noisy, Velocity
-from xwam.encode import Batch
+from xwam.denoise.noise import Draw
 from xwam.model.xwam import XWAM
+from xwam.tensors import Batch, NoiseLevels, Noisy
 from xwam.train import step
 
 NOISE_NAMES = {"video": "latents", "state": "proprios", "action": "actions"}  # ours: theirs
@@ -51,7 +51,7 @@ def _check_training_step(
 
     prompt = model.prompt_keys_values(batch.prompt)
     depth = numbers["run_depth"] and model.config.has_depth
-    output = Velocity(*model(*noisy, *drawn.levels, prompt, given_frames=1, given_states=1, depth=depth))
+    output = model(*noisy, *drawn.levels, prompt, given_frames=1, given_states=1, depth=depth)
     losses = masked_losses(output, batch, drawn)
     largest = max(numbers["losses"].values())
     for ours, loss in losses.items():

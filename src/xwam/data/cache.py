@@ -24,10 +24,11 @@ from tqdm import tqdm
 from xwam.data.augment import LARGEST_FACTOR, LARGEST_HUE, augment, centre_crop
 from xwam.data.clips import Clips
 from xwam.data.latents import Latents, batch_of, normalized, used_slots
-from xwam.encode import Batch, Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
+from xwam.encode import Encoder, depth_to_tensor, encode_views, latent_mask, video_to_tensor
 from xwam.files import Recent, as_json, claimed, whole_file, write_text
 from xwam.records import Clip
 from xwam.robot.normalizer import Normalizer
+from xwam.tensors import Batch
 
 CLIPS_PER_SHARD = 64
 WAIT_S = 0.5

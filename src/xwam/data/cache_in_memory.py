@@ -13,8 +13,8 @@ from torch import Tensor
 
 from xwam.data.cache import LatentCache
 from xwam.data.latents import Latents, batch_of, normalized, used_slots
-from xwam.encode import Batch
 from xwam.robot.normalizer import Normalizer
+from xwam.tensors import Batch
 
 
 class CacheInMemory:

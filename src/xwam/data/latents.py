@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Float16
 from torch import Tensor
 
-from xwam.encode import Batch, encode_states
+from xwam.encode import encode_states
 from xwam.robot.normalizer import Normalizer
+from xwam.tensors import Batch
 
 
 class Latents(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from xwam.denoise.noise import NoiseLevels, Noisy, Velocity
+from xwam.tensors import NoiseLevels, Noisy, Velocity
 
 
 @runtime_checkable

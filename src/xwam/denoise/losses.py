@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from xwam.denoise.noise import Draw, Velocity, given_actions, given_frames
-from xwam.encode import Batch
+from xwam.denoise.noise import Draw, given_actions, given_frames
+from xwam.tensors import Batch, Velocity
 
 
 class Term(NamedTuple):

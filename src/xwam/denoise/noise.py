@@ -21,47 +21,12 @@ from torch import Tensor
 
 from xwam.config import Config, NoiseConfig
 from xwam.strict_json import suggest
+from xwam.tensors import Given, NoiseLevels, Noisy
 
 Level = TypeVar("Level", float, np.ndarray, Tensor)
 
 
 NO_PREFIX_RATIO = 0.5  # of the samples of a training that gives prefixes: the plain request stays the usual one
-
-
-class NoiseLevels(NamedTuple):
-    """One level per sample, each in [0, 1]; the state shares the action's."""
-
-    video: Float[Tensor, " B"]
-    action: Float[Tensor, " B"]
-
-
-class Noisy(NamedTuple):
-    """What the network reads: latents, normalised states and actions, each somewhere between clean and noise."""
-
-    video: Float[Tensor, "B C F V h w"]
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
-
-
-class Given(NamedTuple):
-    """How many leading latent frames, states and actions are known: they are clean, whatever the levels say.
-
-    ``actions`` may differ from sample to sample (a robot still playing its last chunk knows its next actions), and
-    ``frames`` from view to view.
-    """
-
-    frames: int | Int[Tensor, " V"] = 1
-    states: int = 1
-    actions: int | Int[Tensor, " B"] = 0
-
-
-class Velocity(NamedTuple):
-    """What the network answers. ``depth`` is no velocity but the clean depth latents; None where not asked for."""
-
-    video: Float[Tensor, "B C F V h w"] | None
-    depth: Float[Tensor, "B C F V h w"] | None
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
 
 
 class Draw(NamedTuple):

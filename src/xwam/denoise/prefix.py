@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xwam.denoise.guidance import Denoiser
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
-from xwam.encode import Prefix
+from xwam.denoise.noise import keep_given
+from xwam.tensors import Given, NoiseLevels, Noisy, Prefix, Velocity
 
 MAX_PULL = 5.0  # the published setting
 CANNOT_STEER = (

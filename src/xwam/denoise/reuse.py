@@ -5,7 +5,7 @@ denoised: a robot acts on those.
 """
 
 from xwam.denoise.guidance import Denoiser
-from xwam.denoise.noise import NoiseLevels, Noisy, Velocity
+from xwam.tensors import NoiseLevels, Noisy, Velocity
 
 
 def reusing(model: Denoiser, num_action_steps: int, every: int) -> Denoiser:

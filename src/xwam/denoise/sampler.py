@@ -14,11 +14,11 @@ from torch import Tensor
 
 from xwam.config import DenoiseConfig
 from xwam.denoise.guidance import Denoiser, guided
-from xwam.denoise.noise import Given, NoiseLevels, Noisy, Velocity, keep_given
+from xwam.denoise.noise import keep_given
 from xwam.denoise.prefix import put_back, steer
 from xwam.denoise.reuse import reusing
 from xwam.denoise.solvers import Memory, Schedule, Solver, make_solver, schedule
-from xwam.encode import Prefix
+from xwam.tensors import Given, NoiseLevels, Noisy, Prefix, Velocity
 
 
 class StepDone(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from xwam.config import Config
-from xwam.denoise.noise import Noisy
+from xwam.tensors import Noisy
 
 
 def start_noise(config: Config, seeds: Sequence[int], grid: tuple[int, int]) -> Noisy:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.denoise.guidance import Denoiser
-from xwam.denoise.noise import NoiseLevels, Noisy, Velocity
 from xwam.encode import video_to_tensor
 from xwam.images import GREY
 from xwam.robot.layout import Layout
+from xwam.tensors import NoiseLevels, Noisy, Velocity
 
 
 class Lacking(NamedTuple):

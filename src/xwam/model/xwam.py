@@ -19,17 +19,9 @@ from xwam.config import ModelConfig
 from xwam.model import depth_branch, rope, tokens
 from xwam.model.layers import Block, Head, WideMlp, gelu_mlp, wide
 from xwam.model.prompt import PromptKeysValues
+from xwam.tensors import Velocity
 
 LONGEST_PERIOD = 10000.0  # of the timestep's sinusoids, in units of 2 pi
-
-
-class Output(NamedTuple):
-    """Velocities; ``depth`` is the clean depth latents themselves. None where not asked for."""
-
-    video: Float[Tensor, "B C F V h w"] | None
-    depth: Float[Tensor, "B C F V h w"] | None
-    state: Float[Tensor, "B Ts Ds"]
-    action: Float[Tensor, "B Ta Da"]
 
 
 class TimeRows(NamedTuple):
@@ -81,7 +73,7 @@ class XWAM(nn.Module):
         depth: bool = False,
         actions_only: bool = False,
         views: Int[Tensor, " V"] | None = None,
-    ) -> Output:
+    ) -> Velocity:
         """Noise levels in [0, 1]. ``views``: rows of the view embedding, by default the first ``V``.
 
         ``actions_only`` leaves the video out of the answer; it changes no other number.
@@ -105,7 +97,7 @@ class XWAM(nn.Module):
             )  # fmt: skip
 
         video_x, action_x, state_x = x.split([num_video, num_action, num_state], dim=1)
-        return Output(
+        return Velocity(
             video=None if actions_only else self.latents(self.head, video_x, time, levels, grid),
             depth=None if depth_x is None else self.latents(self.extra_heads[0], depth_x, time, levels, grid),
             state=wide(self.proprio_decoder(state_x)),

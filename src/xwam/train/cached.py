@@ -18,8 +18,8 @@ from xwam.data.clips import Clips
 from xwam.data.episodes import Episodes
 from xwam.data.lerobot import open_lerobot
 from xwam.data.stats import normalizer_from
-from xwam.encode import Batch
 from xwam.model.text import TextEncoder
+from xwam.tensors import Batch
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, train
 from xwam.train.options import Setup

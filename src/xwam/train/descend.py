@@ -15,10 +15,9 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.denoise.losses import Term, loss_terms
-from xwam.denoise.noise import Velocity
-from xwam.encode import Batch
 from xwam.model.weights import is_depth_name
 from xwam.model.xwam import XWAM
+from xwam.tensors import Batch, Velocity
 from xwam.train import sharding, state, step
 from xwam.train.checkpoint import TrainingState
 from xwam.train.optimizers import take_step

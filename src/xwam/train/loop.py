@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from xwam.bench.training import samples_per_second_limit
 from xwam.config import Config
-from xwam.encode import Batch
 from xwam.model.weights import save_weights
 from xwam.model.xwam import XWAM
+from xwam.tensors import Batch
 from xwam.train import checkpoint, manifest, sharding, step
 from xwam.train.descend import Losses, change_weights, check_gradient, compute_gradients, global_losses
 from xwam.train.log import Log, Meter, open_log

@@ -20,12 +20,12 @@ import torch
 from xwam.config import Config
 from xwam.data.cache import LatentCache
 from xwam.data.cache_in_memory import CacheInMemory
-from xwam.encode import Batch
 from xwam.model.device import warn_of_idle_gpu
 from xwam.model.vae import VideoVae
 from xwam.presets import preset
 from xwam.records import Camera
 from xwam.robot.calibration import load_cameras
+from xwam.tensors import Batch
 from xwam.train.adapt import adapted, with_frozen_of, with_known_depth
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate, batch_indices, train

@@ -24,9 +24,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from xwam.config import Config
-from xwam.encode import Batch
 from xwam.model import rope, tokens
 from xwam.model.xwam import XWAM, all_blocks
+from xwam.tensors import Batch
 from xwam.train import step
 from xwam.train.optimizers import BLOCK_8BIT, LEAST_8BIT, is_block_matrix, trained
 from xwam.train.options import Setup

@@ -23,10 +23,10 @@ from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import VALIDATION_SHARE, Clips, Split
 from xwam.data.episodes import Episodes
 from xwam.data.opening import is_published, open_data
-from xwam.encode import Batch
 from xwam.records import Camera
 from xwam.robot.layout import same_rate
 from xwam.robot.robot_json import RobotConfig, load_robot
+from xwam.tensors import Batch
 
 OWN = "own"  # in place of a robot.json: a data set that needs none, of ours or published
 

@@ -10,20 +10,9 @@ from torch import Tensor
 
 from xwam.config import Config
 from xwam.denoise.losses import Term, loss_terms, weighted_sum
-from xwam.denoise.noise import (
-    Draw,
-    NoiseLevels,
-    Noisy,
-    Velocity,
-    add_noise,
-    draw_levels,
-    draw_prefix,
-    keep_given,
-    observed,
-    with_clean_actions,
-)
-from xwam.encode import Batch
+from xwam.denoise.noise import Draw, add_noise, draw_levels, draw_prefix, keep_given, observed, with_clean_actions
 from xwam.model.xwam import XWAM
+from xwam.tensors import Batch, NoiseLevels, Noisy, Velocity
 
 CPU = torch.device("cpu")
 
@@ -94,11 +83,10 @@ def predict(model: XWAM, batch: Batch, drawn: Draw, empty_prompt: Float[Tensor, 
     """What the network answers to a batch with its noise mixed in."""
     context = torch.where(drawn.text_is_dropped[:, None, None], empty_prompt, batch.prompt)
     given = drawn.given
-    output = model(
+    return model(
         *mixed(batch, drawn), *drawn.levels, model.prompt_keys_values(context), given_frames=given.frames,
         given_states=given.states, given_actions=given.actions, depth=model.config.has_depth,
     )  # fmt: skip
-    return Velocity(*output)
 
 
 def count_terms(batch: Batch, drawn: Draw, *, has_depth: bool) -> dict[str, Term]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from xwam.config import Config
 from xwam.data.augment import centre_crop
 from xwam.data.clips import Clips
-from xwam.encode import Batch, decode_views, encode_clips, encode_views, tensor_to_video
+from xwam.encode import decode_views, encode_clips, encode_views, tensor_to_video
 from xwam.evaluate.clips import one_of_each, score_clip
 from xwam.evaluate.closed_loop import ClosedLoopConfig, evaluate_closed_loop
 from xwam.evaluate.compare import summarize
@@ -23,6 +23,7 @@ from xwam.model.vae import VideoVae
 from xwam.model.xwam import XWAM
 from xwam.policy import Networks, Policy
 from xwam.sim.simulators import simulator_named
+from xwam.tensors import Batch
 from xwam.train import step
 from xwam.train.checkpoint import Robot
 from xwam.train.loop import Run, Validate
