@@ -15,7 +15,7 @@ from xwam_client.protocol import PROTOCOL, RefusedError, packb, unpackb
 from xwam_client.rollout import rollout
 
 from tests.client.mock_robot import MockRobot
-from tests.serve.conftest import CONFIG
+from tests.serve.conftest import CONFIG, until
 
 METADATA = {"protocol": PROTOCOL, "cameras": [{"name": "front"}]}
 SMALL = Observation({"front": np.zeros((8, 8, 3), np.uint8)}, np.zeros(3, np.float32), "wave")
@@ -133,7 +133,7 @@ def test_a_connection_on_which_nothing_gets_through_is_lost_and_made_anew():
             last = [client.ask(LARGE) for _ in range(8)][-1]
             assert isinstance(last.actions.exception(20), ConnectionError)
             client._wait_until_ready(time.monotonic() + 10)
-        assert len(begun) == 3
+        assert until(lambda: len(begun) == 3), "a server says who it is before its conversation begins"
 
 
 class Timed(MockRobot):

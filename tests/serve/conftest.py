@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def hear(connection, timeout: float = 60.0):
 def ask(connection, **more):
     connection.send(packb(message(**more)))
     return hear(connection)
+
+
+def until(true, timeout: float = 30.0) -> bool:
+    """Wait for it; False when it does not come true."""
+    end = time.monotonic() + timeout
+    while not true() and time.monotonic() < end:
+        time.sleep(0.02)
+    return true()

@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 import msgpack
 import numpy as np
@@ -22,20 +21,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from xwam_client.protocol import packb
 
-from tests.serve.conftest import CONFIG, Running, ask, hear, message
+from tests.serve.conftest import CONFIG, Running, ask, hear, message, until
 from xwam.serve.conversation import MAX_UNSENT, converse
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.serve.wire import LIMITS
 
 NUM_FUZZED = 3000
 BURST = 10  # messages sent before their answers are read
-
-
-def until(true, timeout: float = 30.0) -> bool:
-    end = time.monotonic() + timeout
-    while not true() and time.monotonic() < end:
-        time.sleep(0.02)
-    return true()
 
 
 def resident_mb() -> float:
