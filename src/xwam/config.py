@@ -12,6 +12,7 @@ NoiseDraw = Literal["asynchronous", "synchronous", "decoupled"]
 Mode = Literal["policy", "joint", "forward_dynamics"]
 Imagining = Literal["joint", "forward_dynamics"]  # modes with a world: it imagines its own actions, or is told them
 Simulator = Literal["metaworld", "robosuite"]  # sim/simulators.py opens them
+Dtype = Literal["float32", "bfloat16"]  # of the weights of transformer and decoder
 Quantization = Literal["int8-dynamic", "int8-weights", "float8-weights"]  # quantize.py says what they are
 TIME_STRIDE, SPACE_STRIDE = 4, 16  # frames and pixels of one latent cell of Wan2.2's autoencoder
 

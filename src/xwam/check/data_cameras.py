@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from xwam.check.data_subject import Finding, Subject
 from xwam.records import Camera
 from xwam.robot.layout import used_slices
+from xwam.view.points import project
 
 ASIDE = 0.25  # of the picture's size: a lens's middle is nearer to the picture's
 MOST_LOST = 0.5  # of all frames
@@ -72,7 +73,6 @@ def _seen_by(
     pose = camera.base_from_camera
     points = (hands - pose[:3, 3]) @ pose[:3, :3]  # camera_from_base
     is_before = points[..., 2] > 0
-    pixels = points @ camera.intrinsics.T
-    pixels = pixels[..., :2] / np.where(is_before, points[..., 2], 1.0)[..., None]
+    pixels = project(np.where(is_before[..., None], points, (0.0, 0.0, 1.0)), camera.intrinsics)
     is_inside = ((pixels >= 0) & (pixels <= [camera.width, camera.height])).all(axis=-1)
     return np.any(is_before, axis=0), np.any(is_before & is_inside, axis=0)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from xwam.cli.options import ClosedLoop, Dtype, OpenLoop, Steps, torch_dtype
-from xwam.config import Imagining, Simulator
+from xwam.cli.options import ClosedLoop, OpenLoop, Steps, torch_dtype
+from xwam.config import Dtype, Imagining, Simulator
 
 if TYPE_CHECKING:
     from xwam.policy import Policy

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from xwam.cli.options import Dtype, torch_dtype
-from xwam.config import Quantization
+from xwam.cli.options import torch_dtype
+from xwam.config import Dtype, Quantization
 
 
 def bench(

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from xwam.config import Imagining
+from xwam.config import Dtype, Imagining
 
 if TYPE_CHECKING:
     import torch
-
-Dtype = Literal["float32", "bfloat16"]  # of the weights of transformer and decoder
 
 
 def torch_dtype(name: Dtype) -> "torch.dtype":

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from xwam.cli.options import Dtype, Steps, torch_dtype
-from xwam.config import Quantization
+from xwam.cli.options import Steps, torch_dtype
+from xwam.config import Dtype, Quantization
 
 
 def serve(

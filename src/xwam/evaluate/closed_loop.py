@@ -258,8 +258,7 @@ def _load_finished(out: Path, settings: dict[str, Any]) -> dict[tuple[str, int],
     if not out.is_file():
         return {}
     stored = json.loads(out.read_text())
-    before = {"statistics": settings["statistics"], "simulator": "metaworld"} | stored["settings"]  # not in older ones
-    if not are_same(before, settings, but=MAY_DIFFER):
+    if not are_same(stored["settings"], settings, but=MAY_DIFFER):
         raise OtherSettingsError(
             f"out={out} holds results of other settings {stored['settings']}: choose another file."
         )

@@ -16,6 +16,7 @@ from xwam.evaluate.metrics import check_same_shape
 from xwam.records import Camera
 from xwam.robot.layout import Layout
 from xwam.robot.rotations import matrix_from_quat, vector_from_matrix
+from xwam.view.points import project
 
 MAX_QUERIES = 20_000  # points of each cloud that look for their nearest neighbour
 F_THRESHOLDS_M = (0.005, 0.010, 0.020)
@@ -182,8 +183,7 @@ def _gaps(points: np.ndarray, depth_m: np.ndarray, camera: Camera, base_from_cam
     camera_from_base = np.linalg.inv(base_from_camera)
     seen = points @ camera_from_base[:3, :3].T + camera_from_base[:3, 3]
     seen = seen[seen[:, 2] > camera.near_m]
-    pixel = seen @ camera.intrinsics.T
-    there = _depth_between_pixels(depth_m, pixel[:, :2] / pixel[:, 2:] + 0.5 - camera.depth_at)
+    there = _depth_between_pixels(depth_m, project(seen, camera.intrinsics) + 0.5 - camera.depth_at)
     return (seen[:, 2] - there)[there > 0]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
-from xwam.config import Quantization
+from xwam.config import Dtype, Quantization
 from xwam.serve.conversation import converse
 from xwam.serve.service import ServeConfig, Service, load_service
 from xwam.serve.wire import knows_key, read_key
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("xwam.serve")
 PROXY_MESSAGE_BYTES = 16 * 1024 * 1024  # Ray's proxy (uvicorn's default) ends a connection that sends a larger one
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POLICY_VIOLATION = 1008  # of websocket's close codes
 
 
@@ -57,7 +56,7 @@ class RayConfig:
         for name, least in {**lowest, "action_steps": 0, "video_steps": 0}.items():
             if vars(self)[name] < least:
                 raise ValueError(f"{name}={vars(self)[name]}: must be {least} or more.")
-        for name, allowed in {"precision": [*PRECISIONS], "quantize": ["", *get_args(Quantization)]}.items():
+        for name, allowed in {"precision": get_args(Dtype), "quantize": ["", *get_args(Quantization)]}.items():
             if vars(self)[name] not in allowed:
                 raise ValueError(f"{name}={vars(self)[name]!r}: {suggest(vars(self)[name], filter(None, allowed))}")
         if self.max_replicas and self.robots_per_replica > self.max_connections:
@@ -94,7 +93,7 @@ def service_of(config: RayConfig) -> Service:
         Path(config.checkpoint),
         ServeConfig(max_connections=config.max_connections, max_batch=config.max_batch, is_compiled=config.compile),
         device=config.device,
-        dtype=PRECISIONS[config.precision],
+        dtype=getattr(torch, config.precision),
         quantize=config.quantize or None,
         with_world=not config.actions_only,
         robot=config.robot or None,

@@ -4,7 +4,6 @@ Arrays are written and read by ``xwam_client.protocol``; what only a server need
 """
 
 import hmac
-import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from xwam_client.protocol import RefusedError, unpackb
+
+from xwam.images import encoded
 
 RULES = (
     "malformed",  # not msgpack, or not as described
@@ -69,13 +70,8 @@ def pack_images(images: UInt8[np.ndarray, "T H W 3"], image_format: str = "jpeg"
     """Jpeg (quality 92) or png pictures, or ``raw``: exact, and needs no pillow to read. See ``unpack_images``."""
     if image_format == "raw":
         return pack_array(images)
-    from PIL import Image
-
-    frames = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, image_format, quality=92, compress_level=1)
-        frames.append(buffer.getvalue())
+    missing = "jpeg and png need Pillow: pip install 'xwam[serve]'"
+    frames = [encoded(image, image_format, missing=missing, quality=92, compress_level=1) for image in images]
     return {"format": image_format, "frames": frames}
 
 

@@ -21,7 +21,7 @@ from xwam.data.recorded import RecordedEpisodes
 from xwam.files import fingerprint
 from xwam.model.depth_teacher import Alignment, DepthTeacher, fit_alignment, to_metres
 from xwam.records import Camera
-from xwam.view.points import camera_poses, unproject
+from xwam.view.points import camera_poses, project, unproject
 
 REFERENCE_FRAMES = 6  # per episode (another camera) or in all (other episodes)
 
@@ -104,13 +104,12 @@ def seen_from(
     assert other.intrinsics is not None
     points = unproject(depth_m.astype(np.float64), camera.intrinsics, camera.depth_at)[depth_m > 0]
     other_from_camera = np.linalg.inv(base_from_other) @ base_from_camera
-    there = (points @ other_from_camera[:3, :3].T + other_from_camera[:3, 3]).T
-    there = there[:, there[2] > other.near_m]
-    u, v, w = other.intrinsics @ there
-    column, row = np.floor(u / w).astype(int), np.floor(v / w).astype(int)
+    there = points @ other_from_camera[:3, :3].T + other_from_camera[:3, 3]
+    there = there[there[:, 2] > other.near_m]
+    column, row = np.floor(project(there, other.intrinsics)).astype(int).T
     inside = (column >= 0) & (column < other.width) & (row >= 0) & (row < other.height)
     nearest = np.full((other.height, other.width), np.inf)
-    np.minimum.at(nearest, (row[inside], column[inside]), there[2, inside])
+    np.minimum.at(nearest, (row[inside], column[inside]), there[inside, 2])
     return np.where(np.isfinite(nearest), nearest, 0).astype(np.float32)
 
 

@@ -1,9 +1,8 @@
-"""What must be there before the transformer learns: frozen parts, latents, statistics, encoded prompts.
+"""What must be there before the transformer learns: frozen parts, statistics, latents, encoded prompts.
 
 Everything is made once and found again. When it is all there, neither the VAE nor the text encoder is loaded.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shard
 from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips
 from xwam.data.stats import normalizer_from
+from xwam.files import fingerprint
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.processes import end_with_parent, in_processes
 from xwam.robot.layout import Layout, load_layout
@@ -106,8 +106,8 @@ def normalizers_of(sources: Sequence[Source], numbers: Sequence[Sequence[int]], 
     found = {}
     for layout, places in same.items():
         episodes, only = [sources[i].episodes for i in places], [list(numbers[i]) for i in places]
-        measured = repr([(one.fingerprint, some) for one, some in zip(episodes, only, strict=True)])
-        path = folder / f"statistics-{hashlib.sha256(measured.encode()).hexdigest()[:16]}.json"
+        measured = [(one.fingerprint, some) for one, some in zip(episodes, only, strict=True)]
+        path = folder / f"statistics-{fingerprint(folder, (), measured)}.json"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             normalizer_from(*episodes, only=only).save(path)

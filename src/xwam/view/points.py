@@ -51,6 +51,12 @@ def unproject(
     return (depth_m[..., None] * rays).astype(np.float32)
 
 
+def project(points: Float[np.ndarray, "*any 3"], intrinsics: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "*any 2"]:
+    """Points in the camera's frame, before it, to places in the image (column, row; pixels): unproject's inverse."""
+    place = points @ intrinsics.T
+    return place[..., :2] / place[..., 2:]
+
+
 def transformed(
     points: Float[np.ndarray, "*any H W 3"], target_from_source: Float[np.ndarray, "*any 4 4"]
 ) -> Float[np.ndarray, "*any H W 3"]:
