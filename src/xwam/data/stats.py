@@ -26,6 +26,7 @@ from xwam.data.episodes import Episodes
 from xwam.robot.layout import GRIPPER_ACTIONS, Layout, Part, layout_slices
 from xwam.robot.normalizer import Normalizer
 
+KIND = 1  # counts up when the same numbers get other bounds: kept ones are then measured anew
 LOW, HIGH = 0.01, 0.99
 FARTHEST = 3.0  # normalised values beyond this deserve a warning
 LEAST_SPAN = {"m": 0.02, "rad": 0.04, "1": 0.02}  # between two quantiles, by unit; what moves less is at rest

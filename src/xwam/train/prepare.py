@@ -13,7 +13,7 @@ from xwam.config import Config
 from xwam.data.cache import LatentCache, build_cache, cache_facts, missing_shards
 from xwam.data.cache_in_memory import CacheInMemory
 from xwam.data.clips import Clips
-from xwam.data.stats import normalizer_from
+from xwam.data.stats import KIND, normalizer_from
 from xwam.files import fingerprint
 from xwam.model.vae import VideoVae, encoder_hash
 from xwam.processes import end_with_parent, in_processes
@@ -107,7 +107,7 @@ def normalizers_of(sources: Sequence[Source], numbers: Sequence[Sequence[int]], 
     for layout, places in same.items():
         episodes, only = [sources[i].episodes for i in places], [list(numbers[i]) for i in places]
         measured = [(one.fingerprint, some) for one, some in zip(episodes, only, strict=True)]
-        path = folder / f"statistics-{fingerprint(folder, (), measured)}.json"
+        path = folder / f"statistics-{fingerprint(folder, (), KIND, measured)}.json"
         if not path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             normalizer_from(*episodes, only=only).save(path)
